@@ -1,0 +1,46 @@
+"""Recover text from embedding vectors with a conditional masked diffusion language model.
+
+    from unembed import Inverter
+    inverter = Inverter.from_pretrained("default")
+    for recovery in inverter.invert(vectors):
+        print(recovery.confidence, recovery.text)
+
+The public names below are imported at first use, so that `import unembed` needs neither numpy nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.encoders.registry import load_encoder
+    from unembed.inverter import Inverter, Recovery
+    from unembed.stores.registry import read_vectors
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Inverter": "unembed.inverter",
+    "Recovery": "unembed.inverter",
+    "load_encoder": "unembed.encoders.registry",
+    "read_vectors": "unembed.stores.registry",
+}
+
+__all__ = ["Inverter", "Recovery", "UnembedError", "__version__", "load_encoder", "read_vectors"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home at first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unembed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted(__all__)
