@@ -18,7 +18,7 @@ from unembed.errors import UnembedError
 if TYPE_CHECKING:
     from unembed.encoders.registry import load_encoder
     from unembed.inverter import Inverter, Recovery
-    from unembed.stores.registry import read_vectors
+    from unembed.stores.files import read_vectors
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "Inverter": "unembed.inverter",
     "Recovery": "unembed.inverter",
     "load_encoder": "unembed.encoders.registry",
-    "read_vectors": "unembed.stores.registry",
+    "read_vectors": "unembed.stores.files",
 }
 
 __all__ = ["Inverter", "Recovery", "UnembedError", "__version__", "load_encoder", "read_vectors"]

@@ -1,0 +1,1 @@
+"""Where vectors come from: files today, vector databases by entry point."""

@@ -1,0 +1,56 @@
+"""Stores by address: a path is a file; `scheme:rest` asks a store that registered `scheme`.
+
+Others add a store with an entry point of the group "unembed.stores" whose value is a function
+`open(address, column, id_column) -> Store`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from unembed.errors import InputError
+from unembed.stores.files import open_file
+from unembed.stores.protocol import Store
+
+Opener = Callable[[str, str | None, str | None], Store]
+
+GROUP = "unembed.stores"
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
+_OPENERS: dict[str, Opener] = {}
+
+
+def register_store(scheme: str, opener: Opener) -> None:
+    """Let `opener` handle addresses that begin with `scheme://` in this process."""
+    _OPENERS[scheme] = opener
+
+
+def store_schemes() -> list[str]:
+    """Return the schemes that can be opened, those of installed plugins included."""
+    return sorted({"file", *_OPENERS, *(point.name for point in entry_points(group=GROUP))})
+
+
+def open_store(address: str | Path, column: str | None = None, id_column: str | None = None) -> Store:
+    """Open a store by path or `scheme://...`.
+
+    Raises:
+        InputError: no store has that scheme, or what the store itself finds wrong.
+    """
+    match = _SCHEME.match(str(address))
+    if match is None:
+        return open_file(address, column, id_column)
+    scheme = match.group(1)
+    if scheme == "file":
+        return open_file(str(address)[len("file://") :], column, id_column)
+    opener = _OPENERS.get(scheme)
+    if opener is None:
+        point = next(iter(entry_points(group=GROUP, name=scheme)), None)
+        if point is None:
+            raise InputError(
+                f"No store is registered for {scheme}://.",
+                f"Use a file, or install a store for it (known: {', '.join(store_schemes())}).",
+            )
+        opener = point.load()
+    return opener(str(address), column, id_column)
