@@ -1,0 +1,1 @@
+"""Text, tokens and vectors for training and testing: sources, tokenization, shards, batches, online embedding."""

@@ -1,0 +1,1 @@
+"""Models that make vectors from texts, behind one small protocol, found by name."""
