@@ -1,0 +1,70 @@
+"""What a denoiser has to beat, each with nothing but the training set (design, "Metrics").
+
+- `random_tokens`: tokens drawn from the unigram distribution, lengths from the training lengths.
+- `nearest_neighbour`: the text of the nearest vector in a seeded sample of the training set.
+- `unconditional`: the same denoiser and strategy with the mean training vector in place of each vector.
+- `closed_form`: token, position and length priors alone, no network.
+
+None of them sees a reference or its length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unembed.evaluation.sets import TrainingSample
+
+if TYPE_CHECKING:
+    from unembed.inverter import Inverter
+    from unembed.model.closed_form import ClosedForm
+
+BASELINES = ("random-tokens", "unconditional", "nearest-neighbour", "closed-form")
+
+
+def random_tokens(sample: TrainingSample, n: int, vocab_size: int, seed: int = 0) -> list[list[int]]:
+    """Draw `n` texts of independent tokens.
+
+    Args:
+        sample: gives the unigram distribution and the distribution of lengths.
+        n: number of texts.
+        vocab_size: size of the vocabulary V.
+        seed: seed of the draws.
+    """
+    generator = np.random.default_rng([seed, n])
+    lengths = generator.choice(np.diff(sample.offsets), size=n)
+    tokens = generator.choice(vocab_size, size=int(lengths.sum()), p=sample.unigram(vocab_size))
+    return [part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])]
+
+
+def nearest_neighbour(sample: TrainingSample, vectors: np.ndarray) -> list[list[int]]:
+    """Return the text of the sample whose vector has the largest cosine to each of `vectors` (n, d)."""
+    index, _ = sample.nearest(vectors)
+    return [sample.ids(int(i)) for i in index]
+
+
+def unconditional(inverter: Inverter, mean: np.ndarray, n: int, **options: Any) -> list[Any]:
+    """Decode the mean vector (d,): what the denoiser writes when it is told nothing.
+
+    Greedy strategies write one text, so it is decoded once and stands for all `n`; with a temperature each is drawn.
+
+    Returns:
+        n recoveries.
+    """
+    if options.get("temperature", 0.0) > 0:
+        return list(inverter.invert(np.repeat(mean[None], n, axis=0), **options))
+    return list(inverter.invert(mean[None], **options)) * n
+
+
+def closed_form(parts: ClosedForm, vectors: np.ndarray, batch_size: int = 64) -> list[list[int]]:
+    """Read a text off the priors alone for each of `vectors` (n, d)."""
+    import torch
+
+    from unembed.model.closed_form import prior_decode
+
+    out: list[list[int]] = []
+    for start in range(0, len(vectors), batch_size):
+        batch = torch.from_numpy(np.ascontiguousarray(vectors[start : start + batch_size], dtype=np.float32))
+        out += [[int(i) for i in row] for row in prior_decode(parts, batch)]
+    return out

@@ -1,0 +1,147 @@
+"""Pictures from result files and training logs (matplotlib, Agg): PNG or SVG by the file's ending.
+
+- `training_curve`: loss and validation against texts seen, from the JSONL log.
+- `passes_curve`: quality against passes, one line a strategy.
+- `calibration_plot`: confidence against what was realised.
+- `length_plot`: a metric by length, with its intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unembed.errors import DataError, InputError
+from unembed.files import atomic_path
+
+
+def _canvas(title: str, x: str, y: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("Figures need matplotlib, which is not installed.", "Run: pip install matplotlib.") from error
+    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in ("png", "svg"):
+        raise InputError(f"{path} is neither PNG nor SVG.", "Give the file one of these endings.")
+    with atomic_path(path) as part:
+        figure.savefig(part, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Read a JSONL log; a last line cut off by a crash is left out.
+
+    Raises:
+        DataError: the file is absent, or a line other than the last is no JSON object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number} is not JSON.", "Restore the log or remove the line.") from error
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def training_curve(log: str | Path, path: str | Path, x: str = "texts") -> None:
+    """Plot a run: its loss on the left axis, its decoded validation metrics on the right.
+
+    Args:
+        log: JSONL; rows with `loss` are steps, rows with `validation` (a dict of metrics, numbers or {value, ...}) are
+            validations; both hold `x`.
+        path: PNG or SVG.
+        x: key of the horizontal axis.
+    """
+    rows = [row for row in read_log(log) if x in row]
+    steps = [row for row in rows if isinstance(row.get("loss"), (int, float))]
+    validations = [row for row in rows if isinstance(row.get("validation"), dict)]
+    if not steps and not validations:
+        raise DataError(f"{log} holds no row with {x!r} and a loss.", "Give the log.jsonl of a training run.")
+    figure, axes = _canvas("Training", x, "loss (nats per token)")
+    axes.plot([r[x] for r in steps], [r["loss"] for r in steps], color="0.6", linewidth=1, label="loss")
+    names = [n for n in ("token_f1", "token_accuracy", "exact_match") if any(n in v["validation"] for v in validations)]
+    if names:
+        right = axes.twinx()
+        right.set(ylabel="validation, decoded from all masks", ylim=(0, 1))
+        for name in names:
+            points = [(v[x], _plain(v["validation"][name])) for v in validations if name in v["validation"]]
+            right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        right.legend(loc="upper right")
+    _save(figure, path)
+
+
+def _plain(metric: Any) -> float:
+    return float(metric["value"] if isinstance(metric, dict) else metric)
+
+
+def _bars(metrics: Sequence[dict[str, float]]) -> tuple[list[float], list[list[float]]]:
+    values = [m["value"] for m in metrics]
+    below = [max(0.0, m["value"] - m["low"]) for m in metrics]
+    above = [max(0.0, m["high"] - m["value"]) for m in metrics]
+    return values, [below, above]
+
+
+def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: str = "token_f1") -> None:
+    """Plot a metric against the mean passes spent a text, one line a strategy."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for r in results:
+        if r["kind"] == "strategy" and metric in r["metrics"]:
+            runs.setdefault(r["strategy"], []).append(r)
+    if not runs:
+        raise DataError(f"No run of a strategy has {metric!r}.", "Evaluate at least one strategy.")
+    figure, axes = _canvas(f"{metric} against passes", "passes a text (mean)", metric)
+    for strategy, group in sorted(runs.items()):
+        group.sort(key=lambda r: r["passes"])
+        values, bars = _bars([r["metrics"][metric] for r in group])
+        axes.errorbar([r["passes"] for r in group], values, bars, marker="o", markersize=4, capsize=2, label=strategy)
+    axes.legend()
+    _save(figure, path)
+
+
+def calibration_plot(result: dict[str, Any], path: str | Path, realised: str = "token_f1") -> None:
+    """Plot mean confidence against what was realised in each bin; the area of a point is its share of the texts."""
+    part = result.get("calibration", {}).get(realised)
+    if not part or not part["bins"]:
+        raise DataError(f"The result has no calibration of {realised!r}.", "Evaluate an inverter, not a baseline.")
+    figure, axes = _canvas(f"Calibration, ECE {part['ece']:.3f}", "mean confidence", f"mean {realised}")
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    total = sum(b["n"] for b in part["bins"])
+    sizes = [400 * b["n"] / total + 8 for b in part["bins"]]
+    axes.scatter([b["confidence"] for b in part["bins"]], [b["realised"] for b in part["bins"]], s=sizes, alpha=0.7)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _save(figure, path)
+
+
+def length_plot(results: Sequence[dict[str, Any]], path: str | Path, metric: str = "token_f1") -> None:
+    """Plot a metric in the bins of length, one line a run."""
+    figure, axes = _canvas(f"{metric} by length", "length of the text in tokens", metric)
+    drawn = False
+    for r in results:
+        rows = [row for row in r["bins"]["length"] if metric in row.get("metrics", {})]
+        if rows:
+            values, bars = _bars([row["metrics"][metric] for row in rows])
+            axes.errorbar(
+                [row["bin"] for row in rows], values, bars, marker="o", markersize=4, capsize=2, label=r["name"]
+            )
+            drawn = True
+    if not drawn:
+        raise DataError(f"No result has {metric!r} by length.", "Evaluate at least one run.")
+    axes.legend()
+    _save(figure, path)
