@@ -1,1 +1,5 @@
-"""The command line: one file a command, imported when the command is used."""
+"""The command line: one file a command, each imported only when it is used."""
+
+from unembed.cli.app import main
+
+__all__ = ["main"]

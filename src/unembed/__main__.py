@@ -1,0 +1,7 @@
+"""`python -m unembed` is the command `unembed`."""
+
+import sys
+
+from unembed.cli import main
+
+sys.exit(main())

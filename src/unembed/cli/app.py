@@ -1,0 +1,119 @@
+"""The command `unembed`: the group of commands, and what happens when one fails.
+
+Exit codes: 0 success; 2 for anything that the user can mend, with two lines on stderr (what is wrong, what to do); 130
+after Ctrl-C; 141 when the reader of a pipe went away. A stack trace means a defect of the program.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from unembed import __version__
+from unembed.errors import UnembedError
+
+# Command -> the first sentence of its help. Held here so that `unembed --help` imports no command.
+COMMANDS = {
+    "doctor": "Check that this machine, the model and the encoder fit together.",
+    "embed": "Embed texts into a file of vectors, or into training shards.",
+    "evaluate": "Score a model on texts, with intervals and baselines.",
+    "invert": "Recover texts from a file of vectors.",
+    "models": "List, show and verify checkpoints.",
+    "train": "Train a model from a recipe.",
+}
+INTERRUPTED, PIPE_CLOSED, USER_ERROR = 130, 141, 2
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of `unembed.cli`, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command and return its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"unembed.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is answered with the nearest name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(COMMANDS))}."
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="unembed")
+def group() -> None:
+    """Recover text from embedding vectors, to see and measure what they leak.
+
+    \b
+    Examples:
+      unembed doctor
+      unembed invert vectors.parquet
+      unembed COMMAND --help
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        args: arguments without the program's name; None takes those of the process.
+    """
+    _quiet_libraries()
+    try:
+        group.main(args=None if args is None else list(args), prog_name="unembed", standalone_mode=False)
+        sys.stdout.flush()
+    except UnembedError as error:
+        return _fail(error.what, error.do)
+    except click.ClickException as error:
+        error.show()
+        return USER_ERROR
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter would complain once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}.", "Check the path, its permissions and the space on the disk.")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return _fail("The memory is not enough.", "Lower --batch-size, --lengths or --samples.")
+        raise
+    return 0
+
+
+def _fail(what: str, do: str) -> int:
+    """Print the two sentences and return the exit code."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {what}\n{do}", err=True)
+    return USER_ERROR
+
+
+def _quiet_libraries() -> None:
+    """Keep the progress bars and advice of the libraries under the encoders off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,115 @@
+"""Recovered texts on a terminal: a table that grows batch by batch, and the scores under it.
+
+Words that both texts have are green; on a pipe the table is plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_ID_WIDTH, _CONFIDENCE_WIDTH = 10, 5
+
+# Metrics in the order in which they are shown; what is not measured is left out.
+METRICS = (
+    "token_f1",
+    "token_accuracy",
+    "exact_match",
+    "bleu",
+    "sentence_bleu",
+    "rouge_l",
+    "edit_similarity",
+    "length_error",
+    "cosine",
+)
+
+
+def mark_shared(text: str, other: str) -> Text:
+    """Colour the words of `text` that `other` has too, each as often as it stands there."""
+    from rich.text import Text
+
+    left = Counter(word.lower() for word in _WORD.findall(other))
+    out, end = Text(), 0
+    for match in _WORD.finditer(text):
+        word = match.group().lower()
+        shared = left[word] > 0
+        left[word] -= shared
+        out.append(text[end : match.start()])
+        out.append(match.group(), style="green" if shared else "dim")
+        end = match.end()
+    out.append(text[end:])
+    return out
+
+
+class RecoveryTable:
+    """A table of recovered texts with fixed columns, so that it can be printed in parts.
+
+    Args:
+        console: where it goes.
+        compare: whether a column with the originals stands beside.
+    """
+
+    def __init__(self, console: Console, compare: bool) -> None:
+        self._console, self._compare, self._begun = console, compare, False
+
+    def add(self, ids: Sequence[Any], recoveries: Sequence[Any], originals: Sequence[str | None] | None = None) -> None:
+        """Print some rows.
+
+        Args:
+            ids: one a row.
+            recoveries: with `.text` and `.confidence`.
+            originals: one a row where originals are compared.
+        """
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        columns = 2 if self._compare else 1
+        margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 2 * (columns + 2)
+        width = max((self._console.width - margin) // columns, 16)
+        table = Table(box=box.SIMPLE_HEAD if not self._begun else None, show_header=not self._begun, pad_edge=False)
+        table.add_column("id", width=_ID_WIDTH, no_wrap=True, overflow="ellipsis")
+        table.add_column("conf.", width=_CONFIDENCE_WIDTH, justify="right")
+        table.add_column("recovered", width=width)
+        if self._compare:
+            table.add_column("original", width=width)
+        for row, (name, recovery) in enumerate(zip(ids, recoveries, strict=True)):
+            cells = [Text(str(name)), Text("" if recovery.confidence is None else f"{recovery.confidence:.2f}")]
+            original = originals[row] if originals is not None else None
+            if original is None:
+                cells += [Text(recovery.text)] + [Text("")] * self._compare
+            else:
+                cells += [mark_shared(recovery.text, original), mark_shared(original, recovery.text)]
+            table.add_row(*cells)
+        self._console.print(table)
+        self._begun = True
+
+
+def show_scores(console: Console, scores: dict[str, Any]) -> None:
+    """Print the metrics of a report of `evaluation.measure` with intervals, and the floor of the cosine."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95% interval", justify="right")
+    table.add_column("floor", justify="right")
+    metrics = scores["metrics"]
+    for name in [*(m for m in METRICS if m in metrics), *(m for m in metrics if m not in METRICS)]:
+        digits = 1 if "bleu" in name else 3
+        value, floor = metrics[name], scores.get("floors", {}).get(name)
+        table.add_row(
+            name,
+            f"{value['value']:.{digits}f}",
+            f"{value['low']:.{digits}f} to {value['high']:.{digits}f}",
+            "" if floor is None else f"{floor['value']:.{digits}f}",
+        )
+    console.print(table)

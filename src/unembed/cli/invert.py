@@ -1,0 +1,246 @@
+"""`unembed invert`: a file of vectors in, recovered texts out, as a table, JSON lines, CSV or parquet.
+
+The file is read, decoded and written batch by batch, so memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.options import decoding_options, given, model_options, output_options
+from unembed.errors import EncoderMismatchError, InputError
+
+if TYPE_CHECKING:
+    from unembed.inverter import Inverter, Recovery
+    from unembed.stores.protocol import Store, VectorBatch
+
+CHUNK = 64  # vectors read and shown at a time
+
+
+@click.command("invert")
+@click.argument("vectors", metavar="VECTORS")
+@model_options
+@click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
+@click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
+@click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
+@click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
+@click.option("--compare", metavar="NAME", help="Column with the true texts: show them beside, then the scores.")
+@click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
+@decoding_options
+@click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
+@output_options
+def command(
+    vectors: str,
+    model: str,
+    device: str | None,
+    out: str | None,
+    column: str | None,
+    id_column: str | None,
+    keep: tuple[str, ...],
+    compare: str | None,
+    limit_rows: int | None,
+    trace: str | None,
+    batch_size: int | None,
+    as_json: bool,
+    quiet: bool,
+    **decoding: Any,
+) -> None:
+    """Recover texts from VECTORS, a .npy, .npz, .parquet, .jsonl, .csv or .safetensors file.
+
+    The confidence is the share of tokens (token_f1) that is expected to be right.
+
+    \b
+    Examples:
+      unembed invert examples/vectors.parquet --limit-rows 5
+      unembed invert examples/vectors.parquet --limit-rows 5 --compare text
+      unembed invert examples/vectors.parquet --limit-rows 5 --out texts.csv --keep source
+      unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
+    """
+    from unembed.cli.console import progress
+    from unembed.cli.output import check_output, open_writer
+    from unembed.stores.registry import open_store
+
+    if out is not None and as_json:
+        raise InputError("Both --out and --json are given.", "Use one of them: --out FILE.jsonl writes JSON lines too.")
+    for path, kinds in ((out, None), (trace, (".jsonl",))):
+        if path is not None:
+            check_output(path, *([kinds] if kinds else []))
+    store = open_store(vectors, column, id_column)
+    inverter = _load(model, device, store)
+    options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
+    step = max(CHUNK, batch_size or 0)
+    scores = _Scores(inverter) if compare is not None else None
+    total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(_sink(out, as_json, compare is not None))
+        write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
+        bar = stack.enter_context(progress("Inverting", total, quiet))
+        for batch in _first(store.batches(step), limit_rows):
+            originals = _column(batch, compare, store.name) if compare is not None else None
+            kept = {name: _column(batch, name, store.name) for name in keep}
+            _check_rows(batch, store.name)
+            found = inverter.invert(batch.vectors, **options)
+            sink(batch.ids, found, originals, kept)
+            if scores is not None and originals is not None:
+                scores.add(batch.vectors, found, originals)
+            if write_trace is not None:
+                write_trace([_trace_row(name, part) for name, part in zip(batch.ids, found, strict=True)])
+            bar.advance(len(batch))
+    if scores is not None:
+        scores.show(as_json, quiet)
+
+
+def _load(model: str, device: str | None, store: Store) -> Inverter:
+    """Load the model and check that the store's vectors can be its encoder's."""
+    from unembed.inverter import Inverter
+
+    inverter = Inverter.from_pretrained(model, device=device)
+    if store.dimension != inverter.dimension:
+        raise EncoderMismatchError(
+            f"The vectors of {store.name} have dimension {store.dimension}; "
+            f"the model was trained on vectors of dimension {inverter.dimension}.",
+            "Use a model for the encoder that made these vectors, or name the right column with --column.",
+        )
+    return inverter
+
+
+def _first(batches: Iterator[VectorBatch], count: int | None) -> Iterator[VectorBatch]:
+    """Cut the stream after `count` rows."""
+    left = count
+    for batch in batches:
+        if left is not None and len(batch) >= left:
+            yield batch.head(left)
+            return
+        yield batch
+        left = None if left is None else left - len(batch)
+
+
+def _check_rows(batch: VectorBatch, source: str) -> None:
+    """Refuse vectors without a direction; the reader has refused NaN already."""
+    empty = ~batch.vectors.any(axis=1)
+    if empty.any():
+        raise InputError(
+            f"Row {batch.start + int(empty.argmax())} of {source} is a vector of zeros.",
+            "Remove that row: it holds nothing to recover.",
+        )
+
+
+def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
+    """Return a metadata column of the batch."""
+    if name not in batch.metadata:
+        listed = ", ".join(batch.metadata) or "none"
+        raise InputError(
+            f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
+        )
+    return batch.metadata[name]
+
+
+@contextlib.contextmanager
+def _sink(out: str | None, as_json: bool, compare: bool) -> Iterator[Any]:
+    """Yield a function (ids, recoveries, originals, kept columns) that writes rows where they are wanted."""
+    from unembed.cli.console import show_json, stdout_console
+    from unembed.cli.display import RecoveryTable
+    from unembed.cli.output import open_writer
+
+    def rows(ids: Sequence[Any], found: Sequence[Recovery], originals: Any, kept: dict[str, list[Any]]) -> list[Any]:
+        return [
+            {
+                "id": name,
+                **_row(recovery),
+                **({"original": originals[i]} if originals is not None else {}),
+                **{key: values[i] for key, values in kept.items()},
+            }
+            for i, (name, recovery) in enumerate(zip(ids, found, strict=True))
+        ]
+
+    if out is not None:
+        with open_writer(out) as write:
+            yield lambda *parts: write(rows(*parts))
+    elif as_json:
+        yield lambda *parts: [show_json(row, indent=None) for row in rows(*parts)]
+    else:
+        table = RecoveryTable(stdout_console(), compare)
+        yield lambda ids, found, originals, kept: table.add(ids, found, originals)
+
+
+def _row(recovery: Recovery) -> dict[str, Any]:
+    """Return the columns of one recovered text."""
+    return {
+        "text": recovery.text,
+        "confidence": recovery.confidence,
+        "p_exact": recovery.p_exact,
+        "length": recovery.length,
+        "passes": recovery.passes,
+        "queries": recovery.queries,
+        "tokens": list(recovery.tokens),
+        "token_confidence": list(recovery.token_confidence),
+        "alternatives": [part.text for part in recovery.alternatives],
+    }
+
+
+def _trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
+    """Return the steps of one decode as plain values."""
+    import dataclasses
+
+    steps = recovery.trace.steps if recovery.trace is not None else ()
+    return {"id": name, "text": recovery.text, "steps": [dataclasses.asdict(step) for step in steps]}
+
+
+class _Scores:
+    """What `--compare` gathers: recovered ids, reference ids and vectors, and the report over them."""
+
+    def __init__(self, inverter: Inverter) -> None:
+        self._inverter = inverter
+        self._preds: list[list[int]] = []
+        self._refs: list[list[int]] = []
+        self._vectors: list[Any] = []
+        self._confidence: list[float | None] = []
+        self._dropped = 0
+
+    def add(self, vectors: Any, found: Sequence[Recovery], originals: Sequence[Any]) -> None:
+        """Add some rows; originals that are empty or hold unknown characters are left out of the scores."""
+        texts = ["" if text is None else str(text) for text in originals]
+        cut = self._inverter.tokenizer.truncate(texts, self._inverter.limit)
+        for vector, recovery, reference in zip(vectors, found, cut, strict=True):
+            if reference is None:
+                self._dropped += 1
+                continue
+            self._preds.append(list(recovery.token_ids))
+            self._refs.append(list(reference.ids))
+            self._vectors.append(vector)
+            self._confidence.append(recovery.confidence)
+
+    def show(self, as_json: bool, quiet: bool) -> None:
+        """Measure and print: a table, or one JSON object after the rows."""
+        import numpy as np
+
+        from unembed.cli.console import note, show_json, stdout_console
+        from unembed.cli.display import show_scores
+        from unembed.evaluation.measure import measure
+        from unembed.evaluation.sets import EvaluationSet
+
+        if not self._refs:
+            note("No original can be compared: all are empty or hold unknown characters.", quiet)
+            return
+        tokenizer, encoder = self._inverter.tokenizer, self._inverter.encoder
+        report = measure(
+            self._preds,
+            EvaluationSet("compared rows", self._refs, np.stack(self._vectors)),
+            display=tokenizer.detokenize,
+            embed=lambda ids: encoder.encode([tokenizer.decode(row) for row in ids]),
+            confidence=None if None in self._confidence else [c for c in self._confidence if c is not None],
+        )
+        if as_json:
+            show_json({"scores": report}, indent=None)
+            return
+        show_scores(stdout_console(), report)
+        note(
+            f"n = {len(self._refs)} texts of at most {self._inverter.limit} tokens; no query was made to recover them.",
+            quiet,
+        )
+        if self._dropped:
+            note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)

@@ -1,0 +1,61 @@
+"""Options that several commands share, as decorators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STRATEGIES = (
+    "adaptive",
+    "confidence",
+    "euler",
+    "euler-remask",
+    "left-to-right",
+    "remdm",
+    "sequential",
+    "two-stage",
+)
+
+
+def output_options(command: F) -> F:
+    """Add --json and --quiet."""
+    command = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes; errors are still shown.")(
+        command
+    )
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(command)
+
+
+def model_options(command: F) -> F:
+    """Add --model and --device."""
+    command = click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")(
+        command
+    )
+    return click.option(
+        "--model", "-m", default="default", show_default=True, metavar="PATH", help="Checkpoint folder or shipped name."
+    )(command)
+
+
+def decoding_options(command: F) -> F:
+    """Add the options of `DecodeConfig` and the batch size; an option that is not given leaves the config's default."""
+    options = [
+        click.option("--strategy", type=click.Choice(STRATEGIES), default=None, help="How a draft is decoded."),
+        click.option("--passes", type=click.IntRange(1), default=None, help="Passes of the network, at most."),
+        click.option("--lengths", type=click.IntRange(1), default=None, help="Likely lengths that are decoded."),
+        click.option("--samples", type=click.IntRange(1), default=None, help="Drafts a length; needs a temperature."),
+        click.option("--temperature", type=click.FloatRange(0), default=None, help="0 takes the likeliest tokens."),
+        click.option("--guidance", type=click.FloatRange(0), default=None, help="Weight of the vector against none."),
+        click.option("--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Keep the options that were given, so that the library's defaults hold for the others."""
+    return {name: value for name, value in values.items() if value is not None}
