@@ -7,18 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from unembed.decoding.config import STRATEGIES
 
-STRATEGIES = (
-    "adaptive",
-    "confidence",
-    "euler",
-    "euler-remask",
-    "left-to-right",
-    "remdm",
-    "sequential",
-    "two-stage",
-)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def output_options(command: F) -> F:
@@ -42,11 +33,12 @@ def model_options(command: F) -> F:
 def decoding_options(command: F) -> F:
     """Add the options of `DecodeConfig` and the batch size; an option that is not given leaves the config's default."""
     options = [
-        click.option("--strategy", type=click.Choice(STRATEGIES), default=None, help="How a draft is decoded."),
+        click.option("--strategy", type=click.Choice(list(STRATEGIES)), default=None, help="How a draft is decoded."),
         click.option("--passes", type=click.IntRange(1), default=None, help="Passes of the network, at most."),
         click.option("--lengths", type=click.IntRange(1), default=None, help="Likely lengths that are decoded."),
         click.option("--samples", type=click.IntRange(1), default=None, help="Drafts a length; needs a temperature."),
         click.option("--temperature", type=click.FloatRange(0), default=None, help="0 takes the likeliest tokens."),
+        click.option("--beam", type=click.IntRange(1), default=None, help="Hypotheses kept by left-to-right."),
         click.option("--guidance", type=click.FloatRange(0), default=None, help="Weight of the vector against none."),
         click.option("--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch."),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),

@@ -1,0 +1,59 @@
+"""`unembed train`: a recipe in, a checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unembed.cli.options import output_options
+
+
+@click.command("train")
+@click.argument("recipe", metavar="RECIPE", type=click.Path(dir_okay=False))
+@click.option("--out", "-o", required=True, metavar="FOLDER", help="Where the run and its checkpoint are written.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe; repeatable.")
+@click.option("--max-time", metavar="TIME", help='Time box, such as "90s", "20m" or "2h".')
+@click.option("--resume", is_flag=True, help="Go on from the state in --out.")
+@click.option("--init-from", metavar="MODEL", help="Start from the weights of a checkpoint.")
+@output_options
+def command(
+    recipe: str,
+    out: str,
+    overrides: tuple[str, ...],
+    max_time: str | None,
+    resume: bool,
+    init_from: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a model from RECIPE, a TOML file.
+
+    The resolved recipe, the log (JSON lines), the training curve and the checkpoint are written to --out. SIGTERM and
+    the end of the time box save the state; --resume goes on from there, bit for bit on a CPU.
+
+    \b
+    Examples:
+      unembed train recipes/default.toml --out runs/mine --max-time 9m
+      unembed train recipes/default.toml --out runs/mine --resume
+      unembed train recipes/default.toml --out runs/small --set model.width=256 --set optimizer.lr=3e-4
+    """
+    from unembed.cli.console import note, show_json, start_logging
+    from unembed.cli.models import find_model
+    from unembed.training.loop import train
+    from unembed.training.recipe import Recipe
+
+    start_logging(quiet)
+    resolved = Recipe.load(recipe, overrides)
+    result = train(
+        resolved,
+        Path(out),
+        max_time=max_time,
+        resume=resume,
+        init_from=find_model(init_from) if init_from is not None else None,
+        progress=not quiet,
+    )
+    if as_json:
+        show_json(result)
+    else:
+        note(f"The checkpoint is in {out}.", quiet)
