@@ -104,11 +104,9 @@ class SentenceTransformerEncoder:
                 raise InputError(f"Text {row} is a {type(text).__name__}.", "Pass a list of strings.")
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        order = np.argsort(self._lengths(texts), kind="stable")
         vectors: np.ndarray | None = None
         autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-        for start in range(0, len(texts), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in self._batches(np.asarray(self._lengths(texts))):
             with autocast:
                 part = self._model.encode(
                     [texts[row] for row in rows],
@@ -124,6 +122,28 @@ class SentenceTransformerEncoder:
         assert vectors is not None
         return vectors
 
+    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of each batch, sorted by length.
+
+        Where the tokenizer pads on the left, a batch holds texts of one length only: models with learnt absolute
+        positions count the padding there, and a vector would depend on the other texts of its batch.
+        """
+        import numpy as np
+
+        order = np.argsort(lengths, kind="stable")
+        groups = [order]
+        if self._pads_left():
+            groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+        for group in groups:
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+    def _pads_left(self) -> bool:
+        """Whether the model's tokenizer puts padding before the text."""
+        with contextlib.suppress(AttributeError, NotImplementedError, KeyError):
+            return self._model.tokenizer.padding_side == "left"
+        return False
+
     def _backend_tokenizer(self) -> Any:
         """The `tokenizers` object inside the model, or None."""
         with contextlib.suppress(AttributeError, NotImplementedError, KeyError):
@@ -131,9 +151,11 @@ class SentenceTransformerEncoder:
         return None
 
     def _lengths(self, texts: list[str]) -> list[int]:
-        """Length of each text in tokens, or in characters where the tokenizer is no fast one."""
+        """Length of each input in tokens, prompt included; in characters where the tokenizer is no fast one."""
         if self._counter is None:
             return [len(text) for text in texts]
+        if self.prompt:
+            texts = [self.prompt + text for text in texts]
         try:
             return [len(e.ids) for e in self._counter.encode_batch_fast(texts, add_special_tokens=False)]
         except UnicodeError as error:
