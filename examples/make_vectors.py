@@ -9,29 +9,18 @@ of the test set is in the training set (docs/data.md).
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import zstandard
 
+from unembed.data.sources import read_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
-from unembed.files import atomic_path
+from unembed.stores.protocol import VectorBatch
+from unembed.stores.writing import write_vectors
 
 LIMIT = 32
 HERE = Path(__file__).resolve().parent
-
-
-def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Read (source, text) pairs from a .tsv or .tsv.zst file."""
-    with open(path, "rb") as raw:
-        stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-        lines = io.TextIOWrapper(stream, encoding="utf-8").read().splitlines()
-    pairs = [line.split("\t", 1) for line in lines if "\t" in line]
-    return [(source, text) for source, text in pairs]
 
 
 def main() -> None:
@@ -43,41 +32,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2)
     options = parser.parse_args()
 
-    pairs = read_lines(options.lines)
-    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    pairs = list(read_texts(options.lines))
     encoder = load_encoder("minilm")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    rows: list[tuple[str, str]] = []
-    for place in order:
-        source, text = pairs[place]
+    texts: list[str] = []
+    sources: list[str] = []
+    for place in np.random.default_rng(options.seed).permutation(len(pairs)):
+        text, source = pairs[place]
         cut = tokenizer.truncate([text], LIMIT)[0]
         if cut is None:
             continue
         display = tokenizer.detokenize(cut.ids)  # the form in which recovered texts are shown
-        rows.append((source, display if tokenizer.encode([display])[0] == cut.ids else cut.text))
-        if len(rows) == options.count:
+        texts.append(display if tokenizer.encode([display])[0] == cut.ids else cut.text)
+        sources.append(source)
+        if len(texts) == options.count:
             break
-    vectors = encoder.encode([text for _, text in rows]).astype(np.float32)
-    values = pa.array(vectors.reshape(-1), pa.float32())
-    table = pa.table(
-        {
-            "id": pa.array(range(len(rows)), pa.int32()),
-            "text": pa.array([text for _, text in rows]),
-            "source": pa.array([source for source, _ in rows]),
-            "embedding": pa.FixedSizeListArray.from_arrays(values, encoder.dimension),
-        }
-    )
-    with atomic_path(options.out) as part:
-        pq.write_table(
-            table,
-            part,
-            compression="zstd",
-            compression_level=19,
-            use_dictionary=["source"],
-            column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"},
-        )
-    sources = len({source for source, _ in rows})
-    print(f"{options.out}: {len(rows)} texts of {sources} sources, {options.out.stat().st_size / 1024:.0f} KiB")
+    metadata = {"text": texts, "source": sources}
+    write_vectors(options.out, [VectorBatch(list(range(len(texts))), encoder.encode(texts), metadata)])
+    options.out.chmod(0o644)  # public sentences
+    print(f"{options.out}: {len(texts)} texts of {len(set(sources))} sources, {options.out.stat().st_size >> 10} KiB")
 
 
 if __name__ == "__main__":

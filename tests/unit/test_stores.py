@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from unembed.errors import InputError
 from unembed.stores.files import open_file, read_vectors
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.registry import open_store, register_store
+from unembed.stores.writing import write_vectors
 
 ROWS, DIMENSION = 23, 6
 
@@ -249,3 +251,31 @@ def test_opening_needs_no_torch(tmp_path: Path, vectors: np.ndarray) -> None:
     path = write(tmp_path / "a.parquet", vectors)
     code = f"import sys, unembed; next(unembed.read_vectors({str(path)!r})); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.npy", "a.jsonl"])
+def test_what_is_written_is_read_back(tmp_path: Path, vectors: np.ndarray, name: str) -> None:
+    parts = [
+        VectorBatch(list(range(s, s + 10)), vectors[s : s + 10], {"text": [f"t{i}" for i in range(s, s + 10)]}, s)
+        for s in (0, 10)
+    ]
+    assert write_vectors(tmp_path / name, iter(parts)) == 20
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    batch = next(read_vectors(tmp_path / name))
+    np.testing.assert_allclose(batch.vectors, vectors[:20], rtol=1e-6)
+    assert batch.ids == list(range(20))
+    assert name == "a.npy" or batch.metadata["text"][13] == "t13"
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, vectors: np.ndarray) -> None:
+    def broken() -> Iterator[VectorBatch]:
+        yield VectorBatch([0], vectors[:1])
+        raise InputError("The source broke.", "Mend it.")
+
+    with pytest.raises(InputError, match="broke"):
+        write_vectors(tmp_path / "a.parquet", broken())
+    with pytest.raises(InputError, match="nothing to write"):
+        write_vectors(tmp_path / "a.npy", [])
+    with pytest.raises(InputError, match="not a name for a file of vectors"):
+        write_vectors(tmp_path / "a.txt", [])
+    assert list(tmp_path.iterdir()) == []
