@@ -1,0 +1,240 @@
+"""The drafts in the making: what is committed, what is masked, what is given, and what it cost.
+
+Contents: `Canvas`, `empty_canvas`, `open_canvases`, `last_given`, `check_given`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.trace import Step
+from unembed.errors import InputError
+from unembed.model.denoiser import Denoiser
+
+
+@dataclass
+class Canvas:
+    """D drafts of B texts over n positions. Mutable: the loop commits and reopens in place.
+
+    Attributes:
+        ids: (D, n) int64 token ids, `mask_id` where masked.
+        masked: (D, n) bool.
+        given: (D, n) bool, tokens known to be true; never changed.
+        inside: (D, n) bool, positions that belong to the draft.
+        log_prob: (D, n) float32 log-probability of each token when it was committed; 0 elsewhere.
+        lengths: (D,) positions that belong to each draft.
+        text: (D,) index of the draft's text.
+        number: (D,) number of the draft among those of its text.
+        prior: (D,) log p(n | vector).
+        end_log_prob: (D,) log-probability of the end, for left-to-right drafts.
+        passes: (D,) passes of each draft.
+        spent: (B,) passes of each text.
+        history: for each draft its recorded steps.
+        end_id: id of the end token where the canvas learns the end, else -1.
+        mask_id: id that stands at masked positions.
+    """
+
+    ids: Tensor
+    masked: Tensor
+    given: Tensor
+    inside: Tensor
+    log_prob: Tensor
+    lengths: Tensor
+    text: Tensor
+    number: Tensor
+    prior: Tensor
+    end_log_prob: Tensor
+    passes: Tensor
+    spent: Tensor
+    history: list[list[Step]]
+    end_id: int
+    mask_id: int
+
+    def __len__(self) -> int:
+        """Return the number of drafts D."""
+        return len(self.ids)
+
+    @property
+    def free(self) -> Tensor:
+        """(D, n) bool: positions that decoding fills."""
+        return self.inside & ~self.given
+
+    def reopen(self, index: Tensor, which: Tensor) -> None:
+        """Mask the positions `which` (A, n) of the drafts `index` (A,) again."""
+        self.ids[index] = self.ids[index].masked_fill(which, self.mask_id)
+        self.log_prob[index] = self.log_prob[index].masked_fill(which, 0.0)
+        self.masked[index] |= which
+
+    def commit(self, index: Tensor, which: Tensor, tokens: Tensor, log_prob: Tensor) -> Tensor:
+        """Write tokens (A, n) at the positions `which` (A, n) of the drafts `index` (A,).
+
+        Where the canvas learns the end, everything after the first end token becomes end tokens too, at no cost.
+
+        Returns:
+            (A, n) bool, all positions that changed.
+        """
+        ids = torch.where(which, tokens, self.ids[index])
+        kept = torch.where(which, log_prob, self.log_prob[index])
+        masked = self.masked[index] & ~which
+        if self.end_id >= 0:
+            ended = (ids == self.end_id) & ~masked
+            after = (ended.long().cumsum(1) - ended.long() > 0) & ~self.given[index]
+            changed = after & (masked | (ids != self.end_id))
+            ids = ids.masked_fill(changed, self.end_id)
+            kept = kept.masked_fill(changed, 0.0)
+            masked = masked & ~changed
+            which = which | changed
+        self.ids[index], self.log_prob[index], self.masked[index] = ids, kept, masked
+        return which
+
+    def count(self, index: Tensor, passes: int = 1) -> None:
+        """Add passes to the drafts `index` (A,) and to their texts."""
+        self.passes[index] += passes
+        self.spent.index_add_(0, self.text[index], torch.full_like(index, passes))
+
+    def written(self) -> Tensor:
+        """(D, n) bool: positions of the text and of its end token, without what follows."""
+        if self.end_id < 0:
+            return self.inside
+        ended = self.ids == self.end_id
+        return self.inside & (ended.long().cumsum(1) - ended.long() == 0)
+
+    def record(self, index: Tensor, chosen: Tensor, remasked: Tensor) -> list[Step]:
+        """Add the pass just made over the drafts `index` (A,) to the history; chosen and remasked are (A, n) bool."""
+        out = []
+        probability = self.log_prob.exp().masked_fill(self.masked, 0.0)
+        for i, draft in enumerate(index.tolist()):
+            n = int(self.lengths[draft])
+            step = Step(
+                draft=int(self.number[draft]),
+                index=len(self.history[draft]),
+                ids=tuple(self.ids[draft, :n].tolist()),
+                masked=tuple(self.masked[draft, :n].tolist()),
+                confidences=tuple(probability[draft, :n].tolist()),
+                chosen=tuple(chosen[i].nonzero().flatten().tolist()),
+                remasked=tuple(remasked[i].nonzero().flatten().tolist()),
+                pass_count=int(self.passes[draft]),
+            )
+            self.history[draft].append(step)
+            out.append(step)
+        return out
+
+
+def empty_canvas(
+    denoiser: Denoiser, lengths: Tensor, text: Tensor, number: Tensor, prior: Tensor, texts: int, given: Tensor | None
+) -> Canvas:
+    """Lay out D drafts, all masked but for the given tokens.
+
+    Args:
+        denoiser: for its limit and special ids.
+        lengths: (D,) positions of each draft.
+        text: (D,) index of its text.
+        number: (D,) number among the drafts of its text.
+        prior: (D,) log p(n | vector).
+        texts: B.
+        given: (B, n) known tokens, -1 elsewhere, or None.
+    """
+    c = denoiser.config
+    device, drafts = lengths.device, len(lengths)
+    inside = torch.arange(c.canvas_length, device=device) < lengths.unsqueeze(1)
+    ids = torch.full((drafts, c.canvas_length), c.mask_id, device=device)
+    known = torch.zeros_like(inside)
+    if given is not None:
+        tokens = torch.nn.functional.pad(given, (0, c.canvas_length - given.shape[1]), value=-1)[text]
+        known = (tokens >= 0) & inside
+        ids = torch.where(known, tokens, ids)
+    zero = torch.zeros(drafts, device=device)
+    return Canvas(
+        ids=ids.masked_fill(~inside, c.pad_id),
+        masked=inside & ~known,
+        given=known,
+        inside=inside,
+        log_prob=torch.zeros(drafts, c.canvas_length, device=device),
+        lengths=lengths,
+        text=text,
+        number=number,
+        prior=prior,
+        end_log_prob=zero,
+        passes=torch.zeros_like(text),
+        spent=torch.zeros(texts, dtype=torch.long, device=device),
+        history=[[] for _ in range(drafts)],
+        end_id=c.eos_id if c.canvas == "eos" else -1,
+        mask_id=c.mask_id,
+    )
+
+
+def open_canvases(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig,
+    given: Tensor | None = None,
+    known_lengths: Tensor | None = None,
+) -> tuple[Canvas, list[tuple[int, int]]]:
+    """Lay out one draft for each text, length and sample, in that order.
+
+    Args:
+        denoiser: the network, whose length head proposes lengths where the canvas is "length".
+        vectors: (B, d) raw.
+        config: for the numbers of lengths and samples.
+        given: (B, limit) known tokens, -1 elsewhere; no length shorter than the last of them is tried.
+        known_lengths: (B,) lengths known beforehand; they replace the head's.
+
+    Returns:
+        The canvas, and for each draft its length and sample number.
+    """
+    c, device, texts = denoiser.config, vectors.device, len(vectors)
+    if c.canvas == "eos":
+        options = torch.full((texts, 1), c.canvas_length, device=device)
+        prior = torch.zeros(texts, 1, device=device)
+    elif known_lengths is not None:
+        options = known_lengths.to(device).view(texts, 1)
+        prior = torch.zeros(texts, 1, device=device)
+    else:
+        log_probs = denoiser.length_log_probs(vectors)
+        least = last_given(given, texts, device)
+        if bool((least > 0).any()):
+            too_short = torch.arange(c.limit, device=device) < least.unsqueeze(1)
+            log_probs = log_probs.masked_fill(too_short, -torch.inf)
+        count = min(config.lengths, c.limit - int(least.max()) if texts else 1)
+        prior, index = log_probs.topk(max(count, 1), dim=1)
+        options = index + 1
+    per_text = options.shape[1] * config.samples
+    text = torch.arange(texts, device=device).repeat_interleave(per_text)
+    number = torch.arange(per_text, device=device).repeat(texts)
+    sample = number % config.samples
+    lengths = options.flatten().repeat_interleave(config.samples)
+    canvas = empty_canvas(
+        denoiser, lengths, text, number, prior.flatten().repeat_interleave(config.samples), texts, given
+    )
+    return canvas, list(zip(lengths.tolist(), sample.tolist(), strict=True))
+
+
+def last_given(given: Tensor | None, texts: int, device: torch.device) -> Tensor:
+    """(B,) position of the last given token of each text, -1 where there is none."""
+    if given is None:
+        return torch.full((texts,), -1, device=device)
+    position = torch.arange(given.shape[1], device=device)
+    return torch.where(given >= 0, position, -1).amax(1)
+
+
+def check_given(denoiser: Denoiser, given: Tensor, texts: int) -> None:
+    """Refuse given tokens that cannot stand.
+
+    Raises:
+        InputError: wrong shape, an id outside the vocabulary, or a special id.
+    """
+    c = denoiser.config
+    if given.dim() != 2 or given.shape[0] != texts or given.shape[1] > c.limit:
+        raise InputError(
+            f"Given tokens have shape {tuple(given.shape)} for {texts} vectors.",
+            f"Pass one row of at most {c.limit} token ids for each vector, -1 where the token is unknown.",
+        )
+    known = given[given >= 0]
+    if bool((known >= c.vocab_size).any()) or bool(denoiser.banned[known.clamp_max(c.vocab_size - 1)].any()):
+        raise InputError(
+            "A given token is a special id or lies outside the vocabulary.", "Give only ids of ordinary tokens."
+        )

@@ -1,0 +1,265 @@
+"""Left-to-right drafts from the same weights, with keys and values kept: greedy, sampled, or by beam.
+
+Contents: `draft_left_to_right`.
+
+A pass here feeds one token and costs about 1/n of a pass over the whole text. A hypothesis that has ended stays in its
+beam with its score; beams that have ended, and texts whose beams all have, leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unembed.decoding.canvas import Canvas, empty_canvas, last_given
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.noise import Noise
+from unembed.decoding.proposals import guided, log_softmax_and_entropy, pick
+from unembed.decoding.trace import Step
+from unembed.model.conditioning import Condition
+from unembed.model.denoiser import CausalState, Denoiser
+
+
+@dataclass
+class _Beams:
+    """K hypotheses of each of R texts (or samples of texts).
+
+    `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `length`, `ended` are (R, K). `total` orders the beams
+    and is -inf for slots that hold nothing.
+    """
+
+    tokens: Tensor
+    log_prob: Tensor
+    total: Tensor
+    end: Tensor
+    length: Tensor
+    ended: Tensor
+
+    @classmethod
+    def start(cls, rows: int, beam: int, limit: int, pad: int, device: torch.device) -> _Beams:
+        total = torch.full((rows, beam), -torch.inf, device=device)
+        total[:, 0] = 0
+        return cls(
+            tokens=torch.full((rows, beam, limit), pad, device=device),
+            log_prob=torch.zeros(rows, beam, limit, device=device),
+            total=total,
+            end=torch.zeros(rows, beam, device=device),
+            length=torch.zeros(rows, beam, dtype=torch.long, device=device),
+            ended=total.isinf(),
+        )
+
+    def advance(self, alive: Tensor, tokens: Tensor, log_prob: Tensor, eos: int, position: int) -> Tensor:
+        """Extend the live hypotheses `alive` (A,), flat indices, by candidates (A, C); keep the K best of each text.
+
+        Returns:
+            (R, K) the beam that each kept hypothesis came from.
+        """
+        rows, beam = self.total.shape
+        options = tokens.shape[1]
+        score = torch.full((rows * beam, options), -torch.inf, device=tokens.device)
+        score[alive] = self.total.flatten()[alive].unsqueeze(1) + log_prob
+        score[self.ended.flatten(), 0] = self.total[self.ended]
+        token = torch.full_like(score, eos, dtype=torch.long)
+        token[alive] = tokens
+        single = torch.zeros_like(score)
+        single[alive] = log_prob
+        best = score.view(rows, -1).topk(beam, dim=1)
+        parent = best.indices // options
+        token = token.view(rows, -1).gather(1, best.indices)
+        single = single.view(rows, -1).gather(1, best.indices)
+        wide = parent.unsqueeze(2).expand(-1, -1, self.tokens.shape[2])
+        self.tokens, self.log_prob = self.tokens.gather(1, wide), self.log_prob.gather(1, wide)
+        self.end, self.length = self.end.gather(1, parent), self.length.gather(1, parent)
+        was_ended = self.ended.gather(1, parent)
+        self.total = best.values
+        real = self.total.isfinite()
+        ends = real & ~was_ended & (token == eos)
+        goes_on = real & ~was_ended & ~ends
+        self.end = torch.where(ends, single, self.end)
+        self.tokens[:, :, position] = torch.where(goes_on, token, self.tokens[:, :, position])
+        self.log_prob[:, :, position] = torch.where(goes_on, single, self.log_prob[:, :, position])
+        self.length = self.length + goes_on.long()
+        self.ended = ~goes_on
+        return parent
+
+
+def draft_left_to_right(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    condition: Condition,
+    config: DecodeConfig,
+    seeds: list[bytes],
+    given: Tensor | None,
+    traced: bool,
+) -> Generator[list[Step], None, Canvas]:
+    """Draft token by token until the end token or the limit.
+
+    Args:
+        denoiser: with causal rows.
+        vectors: (B, d) raw, for the length head.
+        condition: of the B vectors.
+        config: samples, temperature, beam.
+        seeds: digests of the vectors.
+        given: (B, up to limit) known tokens, -1 elsewhere.
+        traced: record steps.
+
+    Yields:
+        The steps of each pass where `traced` (with a beam of more than 1, at the end).
+
+    Returns:
+        A canvas without masks: samples (or beam) drafts for each text.
+
+    Raises:
+        InputError: the denoiser has no causal rows.
+    """
+    c, device = denoiser.config, vectors.device
+    texts, beam, limit = len(vectors), min(config.beam, c.vocab_size), c.limit
+    text = torch.arange(texts, device=device).repeat_interleave(config.samples)
+    rows = len(text)
+    noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
+    earliest = last_given(given, texts, device)[text]
+    beams = _Beams.start(rows, beam, limit, c.pad_id, device)
+    states = [denoiser.start_causal(condition.select(text))]
+    if config.guidance != 1:
+        mean = denoiser.condition(denoiser.whitening.mean.unsqueeze(0))
+        states.append(denoiser.start_causal(mean.select(torch.zeros_like(text))))
+    alive = torch.arange(rows, device=device) * beam
+    last = torch.full_like(alive, c.bos_id)
+    spent = torch.zeros(texts, dtype=torch.long, device=device)
+    history: list[list[Step]] = [[] for _ in range(rows)]
+    for position in range(limit):
+        owner = alive // beam
+        scored = [denoiser.next_logits(last, state) for state in states]
+        logits, states = scored[0][0], [state for _, state in scored]
+        if len(scored) > 1:
+            logits = guided(logits, scored[1][0], config.guidance)
+        spent.index_add_(0, text[owner], torch.full_like(owner, config.cost))
+        _forbid(logits, position, earliest[owner], given, text[owner], c.eos_id)
+        gumbel = None
+        if config.temperature > 0:
+            gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
+            tokens = pick(logits, config.temperature, gumbel).unsqueeze(1)
+            log_prob, _ = log_softmax_and_entropy(logits, False)
+            log_prob = log_prob.gather(1, tokens)
+        else:
+            allowed = logits.isfinite()
+            log_prob, _ = log_softmax_and_entropy(logits, False)
+            log_prob, tokens = log_prob.masked_fill_(~allowed, -torch.inf).topk(beam, dim=1)
+        parent = beams.advance(alive, tokens, log_prob, c.eos_id, position)
+        if traced and beam == 1:
+            yield _grow(beams, owner, position, config, history)
+        alive, states = _survivors(beams, parent, alive, states)
+        if not len(alive):
+            break
+        last = beams.tokens[:, :, position].flatten()[alive]
+    canvas = _canvas(denoiser, vectors, beams, text, spent, given, config)
+    if traced and beam == 1:
+        canvas.history = history
+    elif traced:
+        canvas.history = [[] for _ in range(len(canvas))]
+        for position in range(limit + 1):
+            yield _replay(canvas, position, config)
+    return canvas
+
+
+def _forbid(logits: Tensor, position: int, earliest: Tensor, given: Tensor | None, text: Tensor, eos: int) -> None:
+    """Force given tokens and forbid the end before the first token and before the last given one; in place."""
+    logits[:, eos].masked_fill_((earliest >= position) | (position == 0), -torch.inf)
+    if given is not None and position < given.shape[1]:
+        known = given[text, position]
+        some = (known >= 0).nonzero().flatten()
+        logits[some] = -torch.inf
+        logits[some, known[some]] = 0.0
+
+
+def _survivors(
+    beams: _Beams, parent: Tensor, alive: Tensor, states: list[CausalState]
+) -> tuple[Tensor, list[CausalState]]:
+    """Flat indices of the hypotheses that go on, and the states reordered to match."""
+    rows, beam = parent.shape
+    slot = torch.full((rows * beam,), -1, dtype=torch.long, device=parent.device)
+    slot[alive] = torch.arange(len(alive), device=parent.device)
+    source = (torch.arange(rows, device=parent.device).unsqueeze(1) * beam + parent).flatten()
+    going = (~beams.ended).flatten().nonzero().flatten()
+    if len(going) == len(alive) and bool((source[going] == alive).all()):
+        return going, states
+    return going, [state.select(slot[source[going]]) for state in states]
+
+
+def _grow(beams: _Beams, rows: Tensor, position: int, config: DecodeConfig, history: list[list[Step]]) -> list[Step]:
+    out = []
+    for row in rows.tolist():
+        n = int(beams.length[row, 0])
+        step = Step(
+            draft=row % config.samples,
+            index=position,
+            ids=tuple(beams.tokens[row, 0, :n].tolist()),
+            masked=(False,) * n,
+            confidences=tuple(beams.log_prob[row, 0, :n].exp().tolist()),
+            chosen=(position,) if n > position else (),
+            remasked=(),
+            pass_count=(position + 1) * config.cost,
+        )
+        history[row].append(step)
+        out.append(step)
+    return out
+
+
+def _replay(canvas: Canvas, position: int, config: DecodeConfig) -> list[Step]:
+    """Steps of the finished hypotheses as if each had been the only one."""
+    out = []
+    written = (canvas.written() & (canvas.ids != canvas.end_id)).sum(1)
+    for i in range(len(canvas)):
+        if position * config.cost >= int(canvas.passes[i]):
+            continue
+        n = min(int(written[i]), position + 1)
+        step = Step(
+            draft=int(canvas.number[i]),
+            index=position,
+            ids=tuple(canvas.ids[i, :n].tolist()),
+            masked=(False,) * n,
+            confidences=tuple(canvas.log_prob[i, :n].exp().tolist()),
+            chosen=(position,) if n > position else (),
+            remasked=(),
+            pass_count=(position + 1) * config.cost,
+        )
+        canvas.history[i].append(step)
+        out.append(step)
+    return out
+
+
+def _canvas(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    beams: _Beams,
+    text: Tensor,
+    spent: Tensor,
+    given: Tensor | None,
+    config: DecodeConfig,
+) -> Canvas:
+    """Lay the hypotheses out as finished drafts, empty slots left out."""
+    c, device = denoiser.config, vectors.device
+    row, slot = beams.total.isfinite().nonzero(as_tuple=True)
+    owner, n = text[row], beams.length[row, slot]
+    first = torch.searchsorted(owner, owner)  # owner ascends: the first draft of the same text
+    number = torch.arange(len(owner), device=device) - first
+    eos = c.canvas == "eos"
+    lengths = torch.full_like(n, c.canvas_length) if eos else n
+    prior = torch.zeros(len(owner), device=device)
+    if not eos:
+        prior = denoiser.length_log_probs(vectors)[owner, n - 1]
+    canvas = empty_canvas(denoiser, lengths, owner, number, prior, len(vectors), given)
+    position = torch.arange(c.limit, device=device)
+    mine = position < n.unsqueeze(1)
+    canvas.ids[:, : c.limit] = torch.where(mine, beams.tokens[row, slot], c.eos_id if eos else c.pad_id)
+    if eos:
+        canvas.ids[:, c.limit] = c.eos_id
+    canvas.log_prob[:, : c.limit] = torch.where(mine, beams.log_prob[row, slot], 0.0)
+    canvas.masked = torch.zeros_like(canvas.masked)
+    canvas.end_log_prob = beams.end[row, slot]
+    canvas.passes = (n + (n < c.limit).long()) * config.cost
+    canvas.spent = spent
+    return canvas

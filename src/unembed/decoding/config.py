@@ -1,0 +1,140 @@
+"""What a decode may spend and how it goes about it. Free of torch, so that the command line can show it fast.
+
+Contents: `STRATEGIES` (names and one line each), `DecodeConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from unembed.errors import InputError
+
+STRATEGIES: dict[str, str] = {
+    "adaptive": "as many positions a pass as an entropy bound allows, at least enough to end in time",
+    "confidence": "the surest positions first, evenly spread over the passes",
+    "sequential": "the leftmost ceil(n / passes) positions at a time",
+    "euler": "each position at a random pass, as the schedule says",
+    "euler-remask": "euler, and committed tokens are re-masked at random or below a threshold",
+    "two-stage": "a sequential draft, re-masked to a rate, then euler",
+    "remdm": "euler with the re-masking posterior of ReMDM (2503.00307)",
+    "left-to-right": "token by token in causal order: greedy, sampled or by beam; needs causal rows",
+    "draft-correct": "a left-to-right draft, then its least sure positions are predicted again; needs causal rows",
+}
+CAUSAL_STRATEGIES = ("left-to-right", "draft-correct")
+RANDOM_STRATEGIES = ("euler", "euler-remask", "two-stage", "remdm")
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Everything that fixes a decode besides the weights and the vector.
+
+    Attributes:
+        strategy: a key of `STRATEGIES`.
+        passes: the most denoiser passes a draft may take; for draft-correct, passes of correction after the draft;
+            not used by left-to-right, which takes one (incremental) pass a token.
+        temperature: of the token choice; 0 takes the likeliest. Sampling adds float64 Gumbel noise.
+        samples: drafts for each length (or for each text, where the length is not chosen beforehand).
+        lengths: lengths tried for each text, the likeliest first; only where the canvas is "length".
+        guidance: scale s of classifier-free guidance, logits = u + s (c - u) with u from the mean vector
+            (2207.12598); 1 is off, any other value costs two passes for one.
+        remask: euler-remask: the probability, or the threshold, of re-masking; remdm: the cap of sigma.
+        remask_rule: euler-remask: "probability" or "threshold".
+        remask_rate: two-stage: share of the draft that is re-masked; draft-correct: the share at the first pass.
+        entropy_bound: adaptive: nats that a group of tokens committed together may hold besides its largest.
+        beam: hypotheses kept by left-to-right and draft-correct.
+        seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
+            on the rows beside it.
+        choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
+            others (minimum Bayes risk).
+        score: "commit" adds the log-probabilities at which tokens were committed, "pseudo" those of each half of the
+            draft given the other half (two more passes a draft).
+        length_weight: weight of log p(n) in the score; None is 1, or 0 for left-to-right drafts, whose own
+            probability of the end says the same.
+        length_power: the log-likelihood is divided by n to this power in the score.
+        schedule: the noise schedule that euler, euler-remask, two-stage and remdm follow.
+    """
+
+    strategy: str = "adaptive"
+    passes: int = 8
+    temperature: float = 0.0
+    samples: int = 1
+    lengths: int = 3
+    guidance: float = 1.0
+    remask: float = 0.05
+    remask_rule: str = "probability"
+    remask_rate: float = 0.5
+    entropy_bound: float = 0.5
+    beam: int = 1
+    seed: int = 0
+    choose: str = "likelihood"
+    score: str = "commit"
+    length_weight: float | None = None
+    length_power: float = 0.0
+    schedule: str = "linear"
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            InputError: naming the option and what it may be.
+        """
+        _one_of("strategy", self.strategy, tuple(STRATEGIES))
+        _one_of("remask_rule", self.remask_rule, ("probability", "threshold"))
+        _one_of("choose", self.choose, ("likelihood", "mbr"))
+        _one_of("score", self.score, ("commit", "pseudo"))
+        for name in ("passes", "samples", "lengths", "beam"):
+            _whole(name, getattr(self, name), least=1)
+        _whole("seed", self.seed, least=0)
+        _within("temperature", self.temperature, 0, 100)
+        _within("guidance", self.guidance, 0, 100)
+        _within("remask", self.remask, 0, 1)
+        _within("remask_rate", self.remask_rate, 0, 1)
+        _within("entropy_bound", self.entropy_bound, 0, 1e9)
+        _within("length_power", self.length_power, 0, 1)
+        if self.length_weight is not None:
+            _within("length_weight", self.length_weight, 0, 1e9)
+        if self.beam > 1 and (self.temperature > 0 or self.samples > 1):
+            raise InputError(
+                f"A beam of {self.beam} cannot be combined with sampling.",
+                "Set beam = 1 to sample, or temperature = 0 and samples = 1 to search.",
+            )
+        if self.beam > 1 and not self.causal:
+            raise InputError(
+                f"The strategy {self.strategy} has no beam.", "Set beam = 1, or use left-to-right or draft-correct."
+            )
+        if self.samples > 1 and self.temperature == 0 and self.strategy not in RANDOM_STRATEGIES:
+            raise InputError(
+                f"{self.samples} samples of {self.strategy} at temperature 0 would all be equal.",
+                "Set a temperature above 0, such as 0.7, or samples = 1.",
+            )
+
+    @property
+    def causal(self) -> bool:
+        """Whether the draft is made left to right."""
+        return self.strategy in CAUSAL_STRATEGIES
+
+    @property
+    def cost(self) -> int:
+        """Denoiser passes of one step: guidance needs the pass without the vector too."""
+        return 1 if self.guidance == 1 else 2
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}.", f"Use one of: {', '.join(allowed)}.")
+
+
+def _whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise InputError(f"{name} is {value!r}.", f"Use a number from {low} to {high:g}.")

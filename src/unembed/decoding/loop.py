@@ -1,0 +1,237 @@
+"""The one decode loop, and the two ways into it: `decode` for drafts, `stream` for their steps as they happen.
+
+Contents: `run`, `decode`, `stream`.
+
+A pass is: reopen (re-masking rule), ask the denoiser for all masked positions, commit (selection rule), let finished
+drafts leave (stop rule). The last pass commits everything, so every strategy ends without a mask for any number of
+passes. Texts, lengths and samples are one flat batch of drafts; the condition is computed once for each text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unembed.decoding.canvas import Canvas, check_given, last_given, open_canvases
+from unembed.decoding.causal import draft_left_to_right
+from unembed.decoding.choosing import choose
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.noise import Noise, vector_seeds
+from unembed.decoding.proposals import Proposer
+from unembed.decoding.selection import View
+from unembed.decoding.strategies import Strategy, get_strategy
+from unembed.decoding.trace import Draft, Step
+from unembed.diffusion.schedule import get_schedule
+from unembed.errors import InputError
+from unembed.model.denoiser import Denoiser
+
+
+def run(
+    proposer: Proposer, canvas: Canvas, strategy: Strategy, config: DecodeConfig, traced: bool = False
+) -> Iterator[list[Step]]:
+    """Fill a canvas in place, one pass at a time.
+
+    Args:
+        proposer: runs the denoiser.
+        canvas: the drafts.
+        strategy: the rules.
+        config: the options.
+        traced: describe each pass.
+
+    Yields:
+        After each pass the steps of the drafts that took part, or nothing unless `traced`.
+    """
+    schedule = get_schedule(config.schedule)
+    n = canvas.ids.shape[1]
+    active = canvas.free.any(1).nonzero().flatten()
+    fresh = torch.zeros_like(canvas.masked)
+    zeros = torch.zeros(1, 1, device=canvas.ids.device)
+    for step in range(config.passes):
+        if not len(active):
+            return
+        uniform = zeros.expand(len(active), n), zeros.expand(len(active), n)
+        if strategy.random:
+            numbers = proposer.noise.uniform(active.tolist(), 2 * n)
+            uniform = numbers[:, :n], numbers[:, n:]
+        view = View(
+            step=step,
+            passes=config.passes,
+            masked=canvas.masked[active],
+            free=canvas.free[active],
+            fresh=fresh[active],
+            confidence=canvas.log_prob[active].exp(),
+            entropy=zeros.expand(len(active), n),
+            uniform=uniform[0],
+            schedule=schedule,
+            config=config,
+        )
+        reopened = strategy.remask(view) & view.free & ~view.masked
+        canvas.reopen(active, reopened)
+        here = canvas.masked[active].any(1).nonzero().flatten()
+        fresh[active] = False
+        if len(here):
+            drafts = active[here]
+            proposals = proposer.propose(canvas, drafts, strategy.entropy)
+            masked = canvas.masked[drafts]
+            kept = canvas.log_prob[drafts]
+            seen = replace(
+                view,
+                masked=masked,
+                free=view.free[here],
+                fresh=view.fresh[here],
+                confidence=torch.where(masked, proposals.log_prob, kept).exp(),
+                entropy=proposals.entropy,
+                uniform=uniform[1][here],
+            )
+            chosen = masked if step == config.passes - 1 else strategy.select(seen) & masked
+            fresh[drafts] = canvas.commit(drafts, chosen, proposals.tokens, proposals.log_prob)
+            yield canvas.record(drafts, fresh[drafts], reopened[here]) if traced else []
+        active = active[~strategy.stop(replace(view, masked=canvas.masked[active]))]
+
+
+def _decode(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig,
+    given: Tensor | None,
+    known_lengths: Tensor | None,
+    traced: bool,
+) -> Generator[list[Step], None, list[Draft]]:
+    strategy = get_strategy(config.strategy)
+    device = denoiser.banned.device
+    vectors = vectors.to(device, torch.float32)
+    if given is not None:
+        given = given.to(device)
+        check_given(denoiser, given, len(vectors))
+    condition = denoiser.condition(vectors)
+    seeds = vector_seeds(vectors, config.seed)
+    end = last_given(given, len(vectors), device)
+    if strategy.causal_draft:
+        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, given, traced)
+        keys = [(0, number) for number in canvas.number.tolist()]
+    else:
+        canvas, keys = open_canvases(denoiser, vectors, config, given, known_lengths)
+    noise = Noise([(seeds[t], *key) for t, key in zip(canvas.text.tolist(), keys, strict=True)], device)
+    proposer = Proposer(denoiser, condition, config, noise, end)
+    every = torch.arange(len(canvas), device=device)
+    if config.strategy == "draft-correct":
+        canvas.log_prob = torch.where(canvas.free, proposer.judge(canvas, every), canvas.log_prob)
+        canvas.end_log_prob = torch.zeros_like(canvas.end_log_prob)
+    yield from run(proposer, canvas, strategy, config, traced)
+    judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
+    return choose(canvas, config, judged)
+
+
+def _drive(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig,
+    given: Tensor | None,
+    known_lengths: Tensor | None,
+    traced: bool,
+) -> Generator[list[Step], None, list[Draft]]:
+    dimension = denoiser.config.vector_dim
+    if vectors.dim() != 2 or vectors.shape[1] != dimension:
+        raise InputError(
+            f"Vectors of shape {tuple(vectors.shape)} do not fit a denoiser for {dimension} dimensions.",
+            f"Pass a tensor of shape (number of vectors, {dimension}).",
+        )
+    if not len(vectors):
+        return []
+    training = denoiser.training
+    denoiser.eval()
+    steps = _decode(denoiser, vectors, config, given, known_lengths, traced)
+    try:
+        while True:
+            with torch.inference_mode():
+                try:
+                    found = next(steps)
+                except StopIteration as stop:
+                    return list(stop.value)
+            yield found
+    finally:
+        denoiser.train(training)
+
+
+def decode(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    given: Tensor | None = None,
+    known_lengths: Tensor | None = None,
+    trace: bool = False,
+) -> list[Draft]:
+    """Decode vectors to drafts.
+
+    Args:
+        denoiser: the network; put into evaluation mode for the decode.
+        vectors: (B, d) raw encoder vectors; all B are decoded in one batch.
+        config: strategy and options.
+        generator: draws the seed instead of `config.seed`.
+        given: (B, up to limit) int64 known token ids, -1 where unknown; they are never changed.
+        known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only.
+        trace: keep every draft's steps.
+
+    Returns:
+        The chosen draft of each vector, with its alternatives.
+
+    Raises:
+        InputError: a wrong shape, a given token that cannot stand, or a causal strategy without causal rows.
+    """
+    config = config or DecodeConfig()
+    if generator is not None:
+        drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+        config = replace(config, seed=int(drawn))
+    passes = _drive(denoiser, vectors, config, given, known_lengths, trace)
+    while True:
+        try:
+            next(passes)
+        except StopIteration as stop:
+            return list(stop.value)
+
+
+def stream(
+    denoiser: Denoiser,
+    vector: Tensor,
+    config: DecodeConfig | None = None,
+    *,
+    given: Tensor | None = None,
+) -> Iterator[Step]:
+    """Decode one vector (d,) and yield the steps of all its drafts as they happen.
+
+    Yields:
+        Steps; `Step.draft` tells the drafts apart. The last has `final` set and holds the chosen draft: its tokens
+        without the end, nothing masked, chosen or re-masked.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    config = config or DecodeConfig()
+    given = None if given is None else given.view(1, -1)
+    passes = _drive(denoiser, vector.view(1, -1), config, given, None, True)
+    while True:
+        try:
+            yield from next(passes)
+        except StopIteration as stop:
+            yield _final(stop.value[0])
+            return
+
+
+def _final(draft: Draft) -> Step:
+    last = draft.trace.steps[-1] if draft.trace else None
+    return Step(
+        draft=last.draft if last else 0,
+        index=last.index + 1 if last else 0,
+        ids=draft.ids,
+        masked=(False,) * draft.length,
+        confidences=draft.token_confidence,
+        chosen=(),
+        remasked=(),
+        pass_count=draft.passes,
+        final=True,
+    )

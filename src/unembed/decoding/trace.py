@@ -1,0 +1,80 @@
+"""What a decode leaves behind: steps, their trace, and drafts.
+
+Contents: `Step`, `Trace`, `Draft`. Plain tuples of Python numbers: they outlive the tensors and turn into JSON as is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass over one draft: positions were re-masked, the network ran, positions were committed.
+
+    With `before` the masks of the step before (all free positions at first):
+    masked = (before or remasked) and not chosen. In a left-to-right draft the canvas grows by the committed token.
+
+    Attributes:
+        draft: number of the draft among those of its text, 0 for the likeliest length's first sample.
+        index: the step's number in its draft, from 0.
+        ids: token ids of the canvas after the step; the mask id where masked.
+        masked: which positions are masked after the step.
+        confidences: probability of each token when it was committed; 0 where masked, 1 for given tokens.
+        chosen: positions committed in this step.
+        remasked: positions reopened at the beginning of this step.
+        pass_count: denoiser passes of this draft so far.
+        final: True for the last step of a stream: the draft that was chosen, as a whole.
+    """
+
+    draft: int
+    index: int
+    ids: tuple[int, ...]
+    masked: tuple[bool, ...]
+    confidences: tuple[float, ...]
+    chosen: tuple[int, ...]
+    remasked: tuple[int, ...]
+    pass_count: int
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All steps of one draft, in order."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def passes(self) -> int:
+        """Denoiser passes of the draft."""
+        return self.steps[-1].pass_count if self.steps else 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A full text hypothesis.
+
+    Attributes:
+        ids: token ids, without the end token.
+        token_confidence: probability of each token when it was committed, at temperature 1; 1 for given tokens.
+        log_likelihood: log-likelihood that the score uses (`DecodeConfig.score`), the end token included, given
+            tokens left out; nats.
+        log_prior_length: log p(n | vector) of the length head; 0 where the canvas learns the end.
+        length: number of tokens.
+        passes: denoiser passes of this draft.
+        spent: denoiser passes of all drafts of this text, pruned ones included.
+        score: what the choice is made by: the weighted sum of the two above, or the mean token F1 to the others.
+        alternatives: the other drafts of the text, best first.
+        trace: the steps, where asked for.
+    """
+
+    ids: tuple[int, ...]
+    token_confidence: tuple[float, ...]
+    log_likelihood: float
+    log_prior_length: float
+    length: int
+    passes: int
+    spent: int
+    score: float
+    alternatives: tuple[Draft, ...] = ()
+    trace: Trace | None = field(default=None, compare=False)

@@ -1,0 +1,389 @@
+"""The facade: vectors in, texts with their confidence out.
+
+    inverter = Inverter.from_pretrained("default")
+    for recovery in inverter.invert(vectors):
+        print(recovery.confidence, recovery.text)
+
+Contents: `Recovery`, `Inverter`, `check_vectors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unembed.data.tokenization import Tokenizer
+from unembed.decoding.confidence import Calibration, calibration_for, draft_features
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.loop import decode, stream
+from unembed.decoding.trace import Draft, Step, Trace
+from unembed.encoders.identity import EncoderIdentity
+from unembed.errors import InputError
+from unembed.model.checkpoint import Checkpoint, load_checkpoint
+from unembed.model.denoiser import Denoiser
+from unembed.model.shipped import find_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from unembed.encoders.protocol import Encoder
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 64
+_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One recovered text.
+
+    Attributes:
+        text: for display ("don't", "check-out").
+        confidence: the token_f1 that is expected on texts like the validation texts; without a calibration for the
+            strategy the mean of `token_confidence`, and `p_exact` is None.
+        p_exact: probability that every token is right, calibrated; None without a calibration.
+        token_ids: ids without special tokens.
+        tokens: the same as vocabulary entries ("##ing").
+        token_confidence: probability of each token when it was committed; 1 for given tokens.
+        length: number of tokens.
+        passes: denoiser passes spent on this text, those of its alternatives included.
+        queries: texts sent to the encoder for this text; 0 here, refinement needs them.
+        score: what the draft was chosen by.
+        alternatives: the other drafts, best first, without repetition; they have no alternatives of their own.
+        trace: the steps of the decode, where asked for.
+        original: the text that was embedded (`invert_strings`), else None.
+    """
+
+    text: str
+    confidence: float
+    p_exact: float | None
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    token_confidence: tuple[float, ...]
+    length: int
+    passes: int
+    queries: int = 0
+    score: float = 0.0
+    alternatives: tuple[Recovery, ...] = ()
+    trace: Trace | None = None
+    original: str | None = None
+
+
+def check_vectors(vectors: Any, dimension: int, encoder: str, normalised: bool = False) -> np.ndarray:
+    """Turn what a caller passes into rows that can be inverted.
+
+    Args:
+        vectors: array, tensor or nested list, (n, d) or (d,).
+        dimension: d.
+        encoder: name of the encoder, for messages.
+        normalised: whether the encoder makes vectors of length 1; rows of another length are then scaled to it.
+
+    Returns:
+        float32 (n, d).
+
+    Raises:
+        InputError: not numbers, wrong rank, wrong dimension, NaN, infinity or a row of zeros.
+    """
+    expected = f"the checkpoint expects vectors of dimension {dimension} made by {encoder}"
+    try:
+        if hasattr(vectors, "detach"):  # a torch tensor of any type, on any device
+            vectors = vectors.detach().to("cpu").float().numpy()
+        rows = np.asarray(vectors)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The vectors are not an array of numbers ({error}); {expected}.",
+            f"Pass numbers of shape (n, {dimension}).",
+        ) from error
+    if rows.dtype.kind not in "fiu":
+        raise InputError(
+            f"The vectors are an array of type {rows.dtype}, not of numbers; {expected}.",
+            f"Pass float32 of shape (n, {dimension}); stack an array of arrays with numpy.stack.",
+        )
+    if rows.ndim == 1 and rows.shape != (0,):
+        rows = rows[None]
+    if rows.size == 0 and rows.shape[0] == 0:
+        return np.zeros((0, dimension), dtype=np.float32)
+    if rows.ndim != 2:
+        raise InputError(
+            f"The vectors have {rows.ndim} axes (shape {rows.shape}); {expected}.",
+            f"Pass one vector of shape ({dimension},) or several of shape (n, {dimension}).",
+        )
+    if rows.shape[1] != dimension:
+        raise InputError(
+            f"The vectors have dimension {rows.shape[1]} (row 0 and all others); {expected}.",
+            "Use vectors of that encoder, or a checkpoint trained for yours.",
+        )
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise InputError(
+            f"Row {int(bad.argmax())} of the vectors holds NaN or infinite values; {expected}.",
+            f"Remove or repair that row ({int(bad.sum())} of {len(rows)} are affected).",
+        )
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    if (norms == 0).any():
+        raise InputError(
+            f"Row {int((norms == 0).argmax())} of the vectors is all zeros; {expected}.",
+            "Remove that row: it holds nothing to recover.",
+        )
+    if normalised and np.abs(norms - 1).max() > 1e-3:
+        log.info("Vectors are scaled to length 1, as %s makes them (lengths found: up to %.3g).", encoder, norms.max())
+        rows = (rows / norms[:, None]).astype(np.float32)
+    return rows
+
+
+class Inverter:
+    """Recovers texts from vectors with one checkpoint.
+
+    Args:
+        checkpoint: as `load_checkpoint` returns it.
+        name: what it was called; shown in results.
+
+    Attributes:
+        denoiser: the network.
+        tokenizer: between ids and texts.
+        identity: the encoder that the checkpoint belongs to.
+        name, sha256: of the checkpoint.
+        calibrations: confidence calibrations as stored in the checkpoint, or None.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str = "") -> None:
+        self.denoiser: Denoiser = checkpoint.denoiser
+        self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+        self.identity = EncoderIdentity.from_dict(checkpoint.identity)
+        self.calibrations = checkpoint.calibration
+        self.name = name or Path(checkpoint.path).name
+        self.sha256 = checkpoint.sha256
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path = "default", device: str | None = None) -> Inverter:
+        """Load a checkpoint.
+
+        Args:
+            path_or_name: "default", the name of a checkpoint that ships, or a folder.
+            device: "cpu", "cuda", ...; None takes a GPU where there is one.
+
+        Raises:
+            CheckpointError: missing, foreign, truncated or damaged.
+            InputError: no such device.
+        """
+        folder = find_checkpoint(path_or_name)
+        return cls(load_checkpoint(folder, _device(device)), name=folder.name)
+
+    @property
+    def limit(self) -> int:
+        """Longest text in tokens."""
+        return self.denoiser.config.limit
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the vectors."""
+        return self.denoiser.config.vector_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.denoiser.banned.device
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the checkpoint, loaded at first use and checked with its probe vectors.
+
+        Raises:
+            EncoderError: it cannot be loaded.
+            EncoderMismatchError: it does not make the vectors that the checkpoint was trained on.
+        """
+        from unembed.encoders.registry import load_matching
+
+        return load_matching(self.identity)
+
+    def calibration(self, strategy: str) -> Calibration | None:
+        """Return the calibration for a strategy, None where the checkpoint has none."""
+        return calibration_for(self.calibrations, strategy)
+
+    def invert(
+        self,
+        vectors: Any,
+        *,
+        given: Any = None,
+        batch_size: int = BATCH_SIZE,
+        trace: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> list[Recovery]:
+        """Recover the texts behind vectors, without any query to the encoder.
+
+        Args:
+            vectors: array, tensor or nested list of numbers, (n, d) or (d,).
+            given: (n, up to limit) token ids that are known, -1 where not; they are never changed.
+            batch_size: vectors decoded together; memory does not grow with n beyond the results.
+            trace: keep the steps in each `Recovery.trace`.
+            progress: show a bar on stderr.
+            options: any field of `DecodeConfig`: strategy, passes, lengths, samples, temperature, beam, seed, ...
+
+        Returns:
+            One recovery for each row, in order.
+
+        Raises:
+            InputError: vectors or options that cannot be used, with the row and the dimension that is expected.
+        """
+        config = _config(options)
+        found = self._drafts(vectors, config, given, batch_size, trace, progress)
+        return self._recoveries([draft for batch in found for draft in batch], config)
+
+    def invert_strings(self, texts: Sequence[str], **options: Any) -> list[Recovery]:
+        """Embed texts with the checkpoint's own encoder and invert the vectors.
+
+        Args:
+            texts: strings; each is cut to the limit in tokens first, and `Recovery.original` is what was embedded.
+            options: of `invert`.
+
+        Raises:
+            InputError: a text that is empty or holds characters that the tokenizer does not know.
+            EncoderMismatchError: see `encoder`.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        cut = self.tokenizer.truncate(texts, self.limit)
+        originals = []
+        for row, part in enumerate(cut):
+            if part is None:
+                raise InputError(
+                    f"Text {row} is empty or holds characters that {self.identity.name} does not know.",
+                    "Remove or change it.",
+                )
+            originals.append(part.text)
+        if not originals:
+            return []
+        found = self.invert(self.encoder.encode(originals), **options)
+        return [dataclasses.replace(r, original=text) for r, text in zip(found, originals, strict=True)]
+
+    def drafts(
+        self, vectors: Any, *, given: Any = None, batch_size: int = BATCH_SIZE, progress: bool = False, **options: Any
+    ) -> list[Draft]:
+        """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement."""
+        found = self._drafts(vectors, _config(options), given, batch_size, False, progress)
+        return [draft for batch in found for draft in batch]
+
+    def stream(self, vector: Any, *, given: Any = None, **options: Any) -> Iterator[Step]:
+        """Decode one vector (d,) and yield each step as it happens; see `unembed.decoding.loop.stream`.
+
+        Raises:
+            InputError: as `invert`, or more than one vector.
+        """
+        import torch
+
+        config = _config(options)
+        rows = self._rows(vector)
+        if len(rows) != 1:
+            raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
+        known = None if given is None else _given(given, 1)[0]
+        return stream(self.denoiser, torch.from_numpy(rows[0]), config, given=known)
+
+    def _rows(self, vectors: Any) -> np.ndarray:
+        return check_vectors(vectors, self.dimension, self.identity.name, self.identity.normalised)
+
+    def _drafts(
+        self, vectors: Any, config: DecodeConfig, given: Any, batch_size: int, trace: bool, progress: bool
+    ) -> Iterator[list[Draft]]:
+        import torch
+
+        rows = self._rows(vectors)
+        known = None if given is None else _given(given, len(rows))
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
+        starts: Any = range(0, len(rows), batch_size)
+        if progress:
+            from rich.console import Console
+            from rich.progress import track
+
+            starts = track(starts, description="Inverting", console=Console(stderr=True))
+        for start in starts:
+            part = slice(start, start + batch_size)
+            yield decode(
+                self.denoiser,
+                torch.from_numpy(rows[part]),
+                config,
+                given=None if known is None else known[part],
+                trace=trace,
+            )
+
+    def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
+        calibration = self.calibration(config.strategy)
+        confidence = np.array([np.mean(draft.token_confidence or (1.0,)) for draft in drafts])
+        p_exact: list[float | None] = [None] * len(drafts)
+        if calibration is not None and drafts:
+            confidence, exact = calibration.apply(np.stack([draft_features(draft) for draft in drafts]))
+            p_exact = exact.tolist()
+        return [self._recovery(draft, float(confidence[i]), p_exact[i]) for i, draft in enumerate(drafts)]
+
+    def _recovery(self, draft: Draft, confidence: float, p_exact: float | None) -> Recovery:
+        others: dict[tuple[int, ...], Draft] = {}
+        for other in draft.alternatives:
+            if other.ids != draft.ids:
+                others.setdefault(other.ids, other)
+        return Recovery(
+            text=self.tokenizer.detokenize(draft.ids),
+            confidence=confidence,
+            p_exact=p_exact,
+            token_ids=draft.ids,
+            tokens=tuple(self.tokenizer.tokens(draft.ids)),
+            token_confidence=draft.token_confidence,
+            length=draft.length,
+            passes=draft.spent,
+            score=draft.score,
+            alternatives=tuple(
+                self._recovery(other, float(np.mean(other.token_confidence or (1.0,))), None)
+                for other in others.values()
+            ),
+            trace=draft.trace,
+        )
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device {name!r} cannot be used.", 'Use "cpu", or "cuda" on a machine with a GPU.'
+        ) from error
+    return name
+
+
+def _config(options: dict[str, Any]) -> DecodeConfig:
+    for name in options:
+        if name not in _OPTIONS:
+            near = difflib.get_close_matches(name, _OPTIONS, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Options: {', '.join(_OPTIONS)}."
+            raise InputError(f"There is no decoding option {name!r}.", hint)
+    return DecodeConfig(**options)
+
+
+def _given(given: Any, rows: int) -> torch.Tensor:
+    import torch
+
+    known = np.asarray(given)
+    if known.dtype.kind not in "iu":
+        raise InputError("Given tokens are not whole numbers.", "Pass token ids, -1 where the token is unknown.")
+    if known.ndim == 1 and rows == 1:
+        known = known[None]
+    if known.ndim != 2 or len(known) != rows:
+        raise InputError(
+            f"Given tokens have shape {known.shape} for {rows} vectors.",
+            "Pass one row of token ids for each vector, -1 where the token is unknown.",
+        )
+    return torch.from_numpy(known.astype(np.int64))
