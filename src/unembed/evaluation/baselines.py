@@ -10,15 +10,17 @@ None of them sees a reference or its length.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unembed.evaluation.sets import TrainingSample
 
 if TYPE_CHECKING:
-    from unembed.inverter import Inverter
+    from unembed.decoding.config import DecodeConfig
     from unembed.model.closed_form import ClosedForm
+    from unembed.model.denoiser import Denoiser
 
 BASELINES = ("random-tokens", "unconditional", "nearest-neighbour", "closed-form")
 
@@ -44,17 +46,25 @@ def nearest_neighbour(sample: TrainingSample, vectors: np.ndarray) -> list[list[
     return [sample.ids(int(i)) for i in index]
 
 
-def unconditional(inverter: Inverter, mean: np.ndarray, n: int, **options: Any) -> list[Any]:
+def unconditional(denoiser: Denoiser, mean: np.ndarray, n: int, config: DecodeConfig) -> tuple[list[list[int]], int]:
     """Decode the mean vector (d,): what the denoiser writes when it is told nothing.
 
     Greedy strategies write one text, so it is decoded once and stands for all `n`; with a temperature each is drawn.
 
     Returns:
-        n recoveries.
+        n texts as token ids, and the passes spent a text.
     """
-    if options.get("temperature", 0.0) > 0:
-        return list(inverter.invert(np.repeat(mean[None], n, axis=0), **options))
-    return list(inverter.invert(mean[None], **options)) * n
+    import torch
+
+    from unembed.decoding.loop import decode
+
+    texts = n if config.temperature > 0 else 1
+    found = []
+    for index in range(texts):
+        vector = torch.from_numpy(np.asarray(mean, dtype=np.float32)[None])
+        found += decode(denoiser, vector, replace(config, seed=config.seed + index))
+    preds = [list(draft.ids) for draft in found]
+    return (preds if texts == n else preds * n), found[0].spent
 
 
 def closed_form(parts: ClosedForm, vectors: np.ndarray, batch_size: int = 64) -> list[list[int]]:

@@ -1,0 +1,107 @@
+"""What the benchmarks share: the machine's matrix-multiply rate, the arithmetic of the design, one JSON line.
+
+Contents: `machine`, `matmul_rates`, `Counter` (operations by the design's arithmetic), `resident_bytes`, `emit`.
+
+The share that a benchmark prints is (operations that the arithmetic says are needed) / seconds / (rate of a plain
+matrix product, measured in the same process, with the same number of threads and the same dtype).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unembed.machine import describe, matmul_rate
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, the load of the last minute included."""
+    return {**describe(), "load": os.getloadavg()[0]}
+
+
+def matmul_rates(device: str = "cpu") -> dict[str, float]:
+    """GFLOP/s of a plain matrix product in fp32 and in bf16, measured now."""
+    return {
+        name: round(matmul_rate(name, device, seconds=1.0, side=2048 if device == "cpu" else 0), 1)
+        for name in PRECISIONS
+    }
+
+
+class Counter:
+    """Counts the operations that the design's arithmetic asks for while a denoiser runs.
+
+    A pass of A active parameters over n tokens costs 2 A n, and the head 2 x rows x columns x width ("Arithmetic").
+    A is the blocks' parameters; n leaves padding out, so padding shows as a smaller share. Modulation, prefix tokens
+    and attention scores are not counted.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.denoiser: Any = denoiser
+        self.active = self.denoiser.parameter_counts()["blocks"]
+        self.positions = 0
+        self.padded = 0
+        self.head_cells = 0
+        self.passes = 0
+        self.head_width = self.denoiser.embedding.weight.shape[1]
+
+    @property
+    def forward_operations(self) -> float:
+        """Operations of the forward passes so far; training costs three times as many."""
+        return 2.0 * self.active * self.positions + 2.0 * self.head_cells * self.head_width
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Counter]:
+        """Count inside the block."""
+        denoiser = self.denoiser
+        hidden, step = denoiser.hidden, denoiser.next_logits
+
+        def count_hidden(ids: Any, states: Any, condition: Any, lengths: Any = None, *rest: Any, **more: Any) -> Any:
+            self.positions += ids.numel() if lengths is None else int(lengths.sum())
+            self.padded += ids.numel()
+            self.passes += 1
+            return hidden(ids, states, condition, lengths, *rest, **more)
+
+        def count_step(last: Any, state: Any) -> Any:
+            self.positions += len(last)
+            self.padded += len(last)
+            self.passes += 1
+            return step(last, state)
+
+        def count_head(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self.head_cells += output.shape[0] * output.shape[-1]
+
+        denoiser.hidden, denoiser.next_logits = count_hidden, count_step
+        hook = denoiser.head.register_forward_hook(count_head)
+        try:
+            yield self
+        finally:
+            hook.remove()
+            del denoiser.hidden, denoiser.next_logits
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def emit(record: dict[str, Any]) -> None:
+    """Print one JSON line on stdout."""
+    print(json.dumps(record), flush=True)
