@@ -1,0 +1,108 @@
+"""What a folder of shards holds: `manifest.json` and the names of its files.
+
+Contents: `Manifest`, `ShardEntry`, `part_path`, `PARTS`.
+
+A folder holds `manifest.json` and, for shard k of n texts with t tokens in all,
+
+    shard-0000k.tokens.npy    (t,) uint16 or int32: ids of all texts, one after the other
+    shard-0000k.lengths.npy   (n,) uint8 or uint16: tokens of each text
+    shard-0000k.vectors.npy   (n, d) float16 or float32: what the encoder made of exactly these tokens
+    shard-0000k.sources.npy   (n,) uint16: index into the manifest's list of sources
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from unembed.encoders.identity import EncoderIdentity
+from unembed.errors import DataError, EncoderError
+from unembed.files import read_json, write_json
+
+FORMAT = 1
+PARTS = ("tokens", "lengths", "vectors", "sources")
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class ShardEntry:
+    """One whole shard: texts `n`, tokens `tokens`, texts read for it (also dropped ones), sha256 of each part."""
+
+    n: int
+    tokens: int
+    read: int
+    digest: str
+    sha256: dict[str, str]
+
+
+@dataclass
+class Manifest:
+    """What a folder of shards holds and how it was made.
+
+    Attributes:
+        identity: the encoder, as `EncoderIdentity.to_dict`.
+        tokenizer_sha256: `Tokenizer.sha256`.
+        limit: greatest number of tokens of a text.
+        vocabulary: `Tokenizer.size`.
+        pad_id: what fills the rows that the reader pads.
+        dtype: of the vectors, "float16" or "float32".
+        shard_size: texts of a whole shard.
+        complete: whether all texts were read.
+        sources: names; `sources.npy` holds indices into it.
+        counts: texts kept of each source.
+        dropped: texts that were empty or held special or unknown tokens.
+        shards: the whole shards, in order.
+    """
+
+    identity: dict[str, Any]
+    tokenizer_sha256: str
+    limit: int
+    vocabulary: int
+    pad_id: int
+    dtype: str
+    shard_size: int
+    complete: bool = False
+    sources: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    dropped: int = 0
+    shards: list[ShardEntry] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def n(self) -> int:
+        """Texts in all shards."""
+        return sum(shard.n for shard in self.shards)
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json`, atomically."""
+        value = asdict(self)
+        write_json(folder / MANIFEST, {"format": value.pop("format"), "texts": self.n, **value})
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read `manifest.json`.
+
+        Raises:
+            DataError: absent, damaged or of another format version.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{folder} holds no shards: it has no {MANIFEST}.", "Make it with `unembed embed`.")
+        value = read_json(path)
+        try:
+            if value["format"] != FORMAT:
+                raise DataError(
+                    f"{path} has format {value['format']}, this version reads {FORMAT}.", "Embed the texts again."
+                )
+            known = {f.name: value[f.name] for f in fields(cls)}
+            known["shards"] = [ShardEntry(**entry) for entry in value["shards"]]
+            EncoderIdentity.from_dict(known["identity"])
+            return cls(**known)
+        except (KeyError, TypeError, EncoderError) as error:
+            raise DataError(f"{path} is damaged ({error}).", "Embed the texts again.") from error
+
+
+def part_path(folder: Path, shard: int, part: str) -> Path:
+    """Path of one part of one shard."""
+    return folder / f"shard-{shard:05d}.{part}.npy"

@@ -1,0 +1,244 @@
+"""Writing shards: texts are tokenised, truncated, decoded back and embedded once, then kept on disk.
+
+Contents: `write_shards`, `ShardWriter`. The format is in `manifest.py`.
+
+A shard is written under temporary names and enters the manifest when it is whole, with the sha256 of each file.
+An interrupted run goes on behind the last whole shard. At most one shard is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path
+from unembed.data.tokenization import Tokenizer
+from unembed.encoders.identity import EncoderIdentity
+from unembed.encoders.protocol import Encoder
+from unembed.errors import DataError
+from unembed.files import atomic_path, sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CHUNK = 4096
+_MAX_SOURCES = 65536
+
+
+class ShardWriter:
+    """Writes whole shards into a folder and keeps its manifest; it embeds nothing.
+
+    Args:
+        out: the folder; made where absent.
+        identity: the encoder of the vectors.
+        tokenizer: the tokenizer of the tokens.
+        limit: greatest number of tokens of a text.
+        shard_size: texts of a whole shard.
+        dtype: "float16" or "float32".
+
+    Raises:
+        DataError: an option that makes no sense, or a folder that holds shards made in another way.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        identity: EncoderIdentity,
+        tokenizer: Tokenizer,
+        limit: int = 32,
+        shard_size: int = 65536,
+        dtype: str = "float16",
+    ) -> None:
+        """Open the folder, or go on with the shards that it holds."""
+        if dtype not in ("float16", "float32"):
+            raise DataError(f"Vectors cannot be kept as {dtype!r}.", "Choose float16 or float32.")
+        if not 1 <= limit <= 65535 or shard_size < 1:
+            raise DataError(f"Limit {limit} or shard size {shard_size} is out of range.", "Choose positive numbers.")
+        self.folder = Path(out)
+        fresh = Manifest(
+            identity=identity.to_dict(),
+            tokenizer_sha256=tokenizer.sha256,
+            limit=limit,
+            vocabulary=tokenizer.size,
+            pad_id=tokenizer.pad_id,
+            dtype=dtype,
+            shard_size=shard_size,
+        )
+        self.manifest = fresh
+        if (self.folder / MANIFEST).exists():
+            self.manifest = Manifest.load(self.folder)
+            for key in ("tokenizer_sha256", "limit", "vocabulary", "pad_id", "dtype", "shard_size"):
+                found, wanted = getattr(self.manifest, key), getattr(fresh, key)
+                if found != wanted:
+                    raise DataError(
+                        f"{self.folder} holds shards with {key} {found}, not {wanted}.", "Choose another folder."
+                    )
+            known = EncoderIdentity.from_dict(self.manifest.identity)
+            if (known.name, known.revision, known.prompt) != (identity.name, identity.revision, identity.prompt):
+                raise DataError(
+                    f"{self.folder} holds vectors of encoder {known.name!r} with another revision or prompt, "
+                    f"or not of {identity.name!r}.",
+                    "Choose another folder.",
+                )
+
+    def add(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        vectors: np.ndarray,
+        sources: Sequence[str],
+        read: int | None = None,
+        digest: str = "",
+    ) -> None:
+        """Write one whole shard.
+
+        Args:
+            tokens: (t,) ids of all texts, one after the other.
+            lengths: (n,) tokens of each text, 1 to limit.
+            vectors: (n, d) finite floats.
+            sources: n names.
+            read: texts read for it, dropped ones included; default n.
+            digest: of the texts read, so that resuming notices other texts.
+
+        Raises:
+            DataError: parts that do not fit together, ids outside the vocabulary, NaN, or a full disk.
+        """
+        import numpy as np
+
+        manifest, shard = self.manifest, len(self.manifest.shards)
+        lengths, n = np.asarray(lengths), len(lengths)
+        with np.errstate(over="ignore"):  # an overflow is found below
+            small = np.asarray(vectors).astype(manifest.dtype, copy=False)
+        if n == 0 or vectors.shape != (n, manifest.identity["dimension"]) or len(sources) != n:
+            raise DataError(f"Shard {shard} has {n} lengths, vectors {vectors.shape}.", "Give one of each a text.")
+        if lengths.min() < 1 or lengths.max() > manifest.limit or int(lengths.sum(dtype=np.int64)) != len(tokens):
+            raise DataError(f"Shard {shard} has lengths that do not fit its tokens or the limit.", "Tokenise again.")
+        if int(tokens.min()) < 0 or int(tokens.max()) >= manifest.vocabulary:
+            raise DataError(f"Shard {shard} has ids outside the vocabulary.", "Use the encoder's own tokenizer.")
+        if not np.isfinite(small).all():
+            raise DataError(
+                f"Shard {shard} has vectors that are not finite as {manifest.dtype}.", "Use float32, or drop the texts."
+            )
+        index = {name: k for k, name in enumerate(manifest.sources)}
+        for name in sources:
+            index.setdefault(name, len(index))
+        if len(index) > _MAX_SOURCES:
+            raise DataError(f"There are more than {_MAX_SOURCES} sources.", "Choose a coarser source column.")
+        numbers = np.array([index[name] for name in sources], dtype=np.uint16)
+        arrays = {
+            "tokens": np.asarray(tokens, dtype=np.uint16 if manifest.vocabulary <= 65536 else np.int32),
+            "lengths": lengths.astype(np.uint8 if manifest.limit <= 255 else np.uint16),
+            "vectors": small,
+            "sources": numbers,
+        }
+        hashes = {}
+        for part, array in arrays.items():
+            path = part_path(self.folder, shard, part)
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+            hashes[part] = sha256_file(path)
+        counts = np.bincount(numbers, minlength=len(index))
+        manifest.counts = [int(c) for c in counts + np.pad(manifest.counts, (0, len(index) - len(manifest.counts)))]
+        manifest.sources = list(index)
+        read = n if read is None else read
+        manifest.dropped += read - n
+        manifest.shards.append(ShardEntry(n=n, tokens=len(tokens), read=read, digest=digest, sha256=hashes))
+        manifest.save(self.folder)
+
+    def finish(self, dropped: int = 0) -> Manifest:
+        """Note that all texts were read; `dropped` of them behind the last shard were not kept."""
+        self.manifest.complete = True
+        self.manifest.dropped += dropped
+        self.manifest.save(self.folder)
+        return self.manifest
+
+
+def write_shards(
+    out: str | Path,
+    texts: Iterable[tuple[str, str]],
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    limit: int = 32,
+    shard_size: int = 65536,
+    dtype: str = "float16",
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Tokenise, truncate, decode back and embed texts into shards; goes on where an earlier call stopped.
+
+    Args:
+        out: folder of the shards.
+        texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one.
+        encoder: embeds the truncated texts.
+        tokenizer: the encoder's own.
+        limit: greatest number of tokens of a text.
+        shard_size: texts a shard; also bounds the memory (float16, 384 dimensions: 53 MB for 65,536).
+        dtype: of the vectors on disk.
+        progress: called with the number of texts kept so far, after each chunk.
+
+    Returns:
+        The finished manifest.
+
+    Raises:
+        DataError: the folder holds other shards, the texts differ from those of the earlier call, or no text is left.
+    """
+    import numpy as np
+
+    writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
+    manifest, stream = writer.manifest, iter(texts)
+    for k, shard in enumerate(manifest.shards):
+        _skip(stream, shard, k, writer.folder)
+    if progress:
+        progress(manifest.n)
+    if manifest.complete:
+        return manifest
+    while True:
+        ids: list[list[int]] = []
+        sources: list[str] = []
+        vectors = np.empty((shard_size, encoder.dimension), dtype=dtype)
+        read, digest = 0, hashlib.sha256()
+        while len(ids) < shard_size:
+            chunk = list(itertools.islice(stream, min(_CHUNK, shard_size - len(ids))))
+            if not chunk:
+                break
+            read += len(chunk)
+            _update(digest, chunk)
+            cut = tokenizer.truncate([text for text, _ in chunk], limit)
+            kept = [(c, source) for c, (_, source) in zip(cut, chunk, strict=True) if c is not None]
+            if kept:
+                with np.errstate(over="ignore"):
+                    vectors[len(ids) : len(ids) + len(kept)] = encoder.encode([c.text for c, _ in kept])
+                ids += [c.ids for c, _ in kept]
+                sources += [source for _, source in kept]
+            if progress:
+                progress(manifest.n + len(ids))
+        if not ids:
+            if not manifest.shards:
+                raise DataError("No text is left to embed.", "Check the files, the column and the excluded sources.")
+            return writer.finish(dropped=read)
+        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
+        writer.add(flat, np.array([len(i) for i in ids]), vectors[: len(ids)], sources, read, digest.hexdigest())
+
+
+def _update(digest: Any, chunk: Sequence[tuple[str, str]]) -> None:
+    """Add (text, source) pairs to a digest."""
+    for text, source in chunk:
+        digest.update(f"{source}\t{text}\n".encode("utf-8", "surrogatepass"))
+
+
+def _skip(stream: Iterator[tuple[str, str]], shard: ShardEntry, k: int, folder: Path) -> None:
+    """Read past the texts of a whole shard and check that they are the same as then."""
+    digest, left = hashlib.sha256(), shard.read
+    while left:
+        chunk = list(itertools.islice(stream, min(_CHUNK, left)))
+        if not chunk:
+            break
+        left -= len(chunk)
+        _update(digest, chunk)
+    if left or (shard.digest and digest.hexdigest() != shard.digest):
+        raise DataError(
+            f"The texts are not those that shard {k} of {folder} was made from.",
+            "Give the same texts in the same order, or choose another folder.",
+        )
