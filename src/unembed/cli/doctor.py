@@ -30,16 +30,16 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
       unembed doctor --json
     """
     from unembed.cli.console import show_json
-    from unembed.cli.models import find_model
     from unembed.encoders.identity import EncoderIdentity
     from unembed.encoders.registry import load_encoder, load_matching
     from unembed.files import read_json
     from unembed.machine import describe, matmul_rate
     from unembed.model.checkpoint import verify_checkpoint
+    from unembed.model.shipped import find_checkpoint
 
     machine = describe()
     rates = {name: round(matmul_rate(name)) for name in ("fp32", "bf16")}
-    folder = find_model(model)
+    folder = find_checkpoint(model)
     verify_checkpoint(folder)
     identity = EncoderIdentity.from_dict(read_json(folder / "encoder.json"))
     options = {} if device is None or identity.name.startswith("hashing") else {"device": device}

@@ -8,9 +8,6 @@ from typing import Any
 import click
 
 from unembed.cli.options import output_options
-from unembed.errors import CheckpointError
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 @click.group("models")
@@ -31,18 +28,20 @@ def list_models(as_json: bool, quiet: bool) -> None:
     """List the models that ship with this installation."""
     from unembed.cli.console import note, show_json
     from unembed.files import read_json
+    from unembed.model.shipped import DEFAULT, WEIGHTS, shipped_names
 
     found = []
-    for config in sorted(WEIGHTS.glob("*/config.json")):
-        folder = config.parent
+    for name in shipped_names():
+        folder = WEIGHTS / name
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         identity = read_json(folder / "encoder.json") if (folder / "encoder.json").exists() else {}
         found.append(
             {
-                "name": folder.name,
+                "name": name,
+                "default": name == DEFAULT,
                 "encoder": identity.get("name"),
                 "dimension": identity.get("dimension"),
-                "limit": read_json(config).get("denoiser", {}).get("limit"),
+                "limit": read_json(folder / "config.json").get("denoiser", {}).get("limit"),
                 "mib": round(size / 2**20, 1),
                 "path": str(folder),
             }
@@ -51,10 +50,9 @@ def list_models(as_json: bool, quiet: bool) -> None:
         show_json(found)
         return
     for row in found:
-        click.echo(
-            f"{row['name']}: for {row['encoder']} ({row['dimension']} dimensions), texts of at most {row['limit']} "
-            f"tokens, {row['mib']} MiB"
-        )
+        mark = " (default)" if row["default"] else ""
+        size = f"texts of at most {row['limit']} tokens, {row['mib']} MiB"
+        click.echo(f"{row['name']}{mark}: for {row['encoder']} ({row['dimension']} dimensions), {size}")
     if not found:
         note("No model ships with this installation; train one with `unembed train`.", quiet)
 
@@ -66,8 +64,9 @@ def show_model(model: str, as_json: bool, quiet: bool) -> None:
     """Show the card of MODEL, a shipped name or a checkpoint folder."""
     from unembed.cli.console import note, show_json
     from unembed.files import read_json
+    from unembed.model.shipped import find_checkpoint
 
-    folder = find_model(model)
+    folder = find_checkpoint(model)
     config = read_json(folder / "config.json")
     if as_json:
         parts = {name: _optional(folder / f"{name}.json") for name in ("encoder", "recipe", "calibration")}
@@ -92,30 +91,15 @@ def verify_model(model: str, as_json: bool, quiet: bool) -> None:
     """Compare every file of MODEL with its checksum."""
     from unembed.cli.console import show_json
     from unembed.model.checkpoint import verify_checkpoint
+    from unembed.model.shipped import find_checkpoint
 
-    folder = find_model(model)
+    folder = find_checkpoint(model)
     files = verify_checkpoint(folder)["files"]
     if as_json:
         show_json({"path": folder, "ok": True, "files": files})
         return
     for name, digest in files.items():
         click.echo(f"ok  {digest[:16]}  {name}")
-
-
-def find_model(model: str) -> Path:
-    """Return the folder of a checkpoint: a path, or the name of one that ships.
-
-    Raises:
-        CheckpointError: neither.
-    """
-    for folder in (Path(model), WEIGHTS / model):
-        if (folder / "config.json").is_file():
-            return folder
-    shipped = ", ".join(sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))) or "none"
-    raise CheckpointError(
-        f"There is no checkpoint at {model}, and no model of that name ships (shipped: {shipped}).",
-        "Give a folder that `unembed train` wrote, or a name from `unembed models list`.",
-    )
 
 
 def _optional(path: Path) -> Any:

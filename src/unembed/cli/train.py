@@ -39,7 +39,7 @@ def command(
       unembed train recipes/default.toml --out runs/small --set model.width=256 --set optimizer.lr=3e-4
     """
     from unembed.cli.console import note, show_json, start_logging
-    from unembed.cli.models import find_model
+    from unembed.model.shipped import find_checkpoint
     from unembed.training.loop import train
     from unembed.training.recipe import Recipe
 
@@ -50,7 +50,7 @@ def command(
         Path(out),
         max_time=max_time,
         resume=resume,
-        init_from=find_model(init_from) if init_from is not None else None,
+        init_from=find_checkpoint(init_from) if init_from is not None else None,
         progress=not quiet,
     )
     if as_json:

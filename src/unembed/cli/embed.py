@@ -1,0 +1,132 @@
+"""`unembed embed`: texts in, vectors out, as one file or as shards for training.
+
+Each text is cut to the limit in tokens, decoded back, and exactly that text is embedded (design, decision 1).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.options import given, output_options
+from unembed.errors import EncoderError, InputError
+
+if TYPE_CHECKING:
+    from unembed.data.tokenization import Tokenizer
+    from unembed.encoders.protocol import Encoder
+    from unembed.stores.protocol import VectorBatch
+
+CHUNK = 1024
+
+
+@click.command("embed")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
+@click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
+@click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; goes on where it stopped.")
+@click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="An encoder's name or folder.")
+@click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
+@click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
+@click.option("--source-column", metavar="NAME", help="Column of the sources; default: source, or the file's name.")
+@click.option("--exclude-source", multiple=True, metavar="NAME", help="Leave out the texts of a source; repeatable.")
+@click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
+@click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts a shard.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors in shards.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Arithmetic of the encoder.")
+@click.option("--batch-size", type=click.IntRange(1), help="Texts a batch of the encoder.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, mps; default: the encoder's choice.")
+@output_options
+def command(
+    texts: tuple[str, ...],
+    out: str | None,
+    shards: str | None,
+    encoder: str,
+    limit: int,
+    column: str | None,
+    source_column: str | None,
+    exclude_source: tuple[str, ...],
+    limit_rows: int | None,
+    shard_size: int,
+    dtype: str,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Embed TEXTS (.txt, .tsv, .jsonl, .parquet, each also .zst; files or folders) into a file or into shards.
+
+    Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped.
+
+    \b
+    Examples:
+      unembed embed notes.txt --out vectors.parquet
+      unembed embed corpus/ --shards data/train --exclude-source medquad
+    """
+    from unembed.cli.console import note, progress, show_json
+    from unembed.data.sources import read_texts
+    from unembed.data.tokenization import Tokenizer
+    from unembed.encoders.registry import load_encoder
+    from unembed.stores.writing import check_target, write_vectors
+
+    if (out is None) == (shards is None):
+        raise InputError("Neither or both of --out and --shards are given.", "Give exactly one of them.")
+    if out is not None:
+        check_target(out)
+    stream = read_texts(texts, _column(column), _column(source_column), exclude_source)
+    if limit_rows is not None:
+        stream = itertools.islice(stream, limit_rows)
+    model = load_encoder(encoder, **given(**options))
+    json_text = model.tokenizer_json()
+    if json_text is None:
+        raise EncoderError(f"The encoder {encoder} has no tokenizer.", "Use an encoder that brings its own.")
+    tokenizer = Tokenizer.from_json(json_text)
+    with progress("Embedding", limit_rows, quiet) as bar:
+        if shards is not None:
+            from unembed.data.shards import write_shards
+
+            done = 0
+
+            def advance(count: int) -> None:
+                nonlocal done
+                bar.advance(count - done)
+                done = count
+
+            manifest = write_shards(shards, stream, model, tokenizer, limit, shard_size, dtype, advance)
+            report = {"path": shards, "texts": manifest.n, "dropped": manifest.dropped, "shards": len(manifest.shards)}
+        else:
+            counter = {"dropped": 0}
+            rows = write_vectors(str(out), _batches(stream, model, tokenizer, limit, counter, bar.advance))
+            report = {"path": out, "texts": rows, **counter}
+    if as_json:
+        show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": limit})
+    else:
+        note(f"{report['texts']} texts in {report['path']}; {report['dropped']} were dropped.", quiet)
+
+
+def _column(name: str | None) -> str | int | None:
+    """Read a column option: a whole number is an index."""
+    return int(name) if name is not None and name.lstrip("-").isdigit() else name
+
+
+def _batches(
+    stream: Iterator[tuple[str, str]],
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    limit: int,
+    counter: dict[str, int],
+    advance: Callable[[int], None],
+) -> Iterator[VectorBatch]:
+    """Cut and embed the texts chunk by chunk; ids are the row numbers of the texts that were read."""
+    from unembed.stores.protocol import VectorBatch
+
+    read = 0
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        cut = tokenizer.truncate([text for text, _ in chunk], limit)
+        kept = [(read + row, part.text, chunk[row][1]) for row, part in enumerate(cut) if part is not None]
+        read += len(chunk)
+        counter["dropped"] += len(chunk) - len(kept)
+        if kept:
+            ids, texts, sources = (list(column) for column in zip(*kept, strict=True))
+            yield VectorBatch(ids, encoder.encode(texts), {"text": texts, "source": sources}, ids[0])
+        advance(len(chunk))

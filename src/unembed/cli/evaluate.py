@@ -1,0 +1,233 @@
+"""`unembed evaluate`: how much of known texts a model recovers, with intervals and, on request, baselines beside it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.options import decoding_options, given, model_options, output_options
+from unembed.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from unembed.evaluation.sets import EvaluationSet, TrainingSample
+    from unembed.inverter import Inverter
+
+
+@click.command("evaluate")
+@click.argument("data", metavar="DATA")
+@model_options
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=1000, show_default=True, help="Texts, drawn with the seed."
+)
+@click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
+@click.option("--name", metavar="NAME", help="What the set is called in results; default: the file's name.")
+@decoding_options
+@click.option("--rate", "rates", multiple=True, type=click.FloatRange(0, 1), help="Also masked_token_accuracy@RATE.")
+@click.option("--train", metavar="FOLDER", help="Training shards: adds the baselines and bins by distance to them.")
+@click.option("--neighbours", type=click.IntRange(1), default=200_000, show_default=True, help="Texts of --train used.")
+@click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts for their cosine.")
+@click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file a run, for docs/results.")
+@output_options
+def command(
+    data: str,
+    model: str,
+    device: str | None,
+    count: int,
+    column: str | None,
+    name: str | None,
+    strategy: str | None,
+    seed: int,
+    batch_size: int | None,
+    rates: tuple[float, ...],
+    train: str | None,
+    neighbours: int,
+    no_cosine: bool,
+    out: str | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score a model on DATA: texts (.txt, .tsv, .jsonl, .parquet, each also .zst) or a folder of shards.
+
+    Texts are cut to the model's limit in tokens and embedded by its own encoder; the model sees the vectors alone.
+
+    \b
+    Examples:
+      unembed evaluate examples/vectors.parquet -n 100
+      unembed evaluate corpus/english-test.tsv.zst --train data/train --out docs/results
+    """
+    from unembed.cli.console import note, show_json
+    from unembed.decoding.config import DecodeConfig
+    from unembed.evaluation.harness import Setting, evaluate, write_result
+    from unembed.evaluation.tables import main_table
+    from unembed.inverter import Inverter
+
+    inverter = Inverter.from_pretrained(model, device=device)
+    chosen = strategy or DecodeConfig().strategy
+    used = given(**options)
+    setting = Setting(chosen, used, default=chosen == DecodeConfig().strategy and not used)
+    texts = load_set(data, inverter, count, seed, name, column)
+    sample = load_sample(train, inverter, neighbours, seed) if train is not None else None
+    encoder = None if no_cosine else inverter.encoder
+    nearest = sample.nearest(texts.vectors)[1] if sample is not None else None
+    results = [
+        evaluate(
+            inverter,
+            texts,
+            setting,
+            sample=sample,
+            nearest=nearest,
+            encoder=encoder,
+            rates=rates,
+            seed=seed,
+            batch_size=batch_size,
+            progress=not quiet,
+        )
+    ]
+    if sample is not None:
+        results += _baselines(inverter, texts, sample, setting, nearest, encoder, seed)
+    if out is not None:
+        paths = [write_result(out, result) for result in results]
+        note("\n".join(f"wrote {path}" for path in paths), quiet)
+    if as_json:
+        show_json(results[0] if sample is None else results)
+        return
+    click.echo(main_table(results), nl=False)
+    if "cosine" in results[0].get("floors", {}):
+        note(f"The cosine of random pairs of these texts is {results[0]['floors']['cosine']['value']:.3f}.", quiet)
+
+
+def load_set(
+    data: str, inverter: Inverter, count: int, seed: int, name: str | None = None, column: str | None = None
+) -> EvaluationSet:
+    """Draw `count` texts from shards, or from files of texts, which are then embedded.
+
+    Raises:
+        DataError: nothing there that can be used.
+        EncoderMismatchError: the encoder (or the shards') is not the model's.
+    """
+    from unembed.data.sources import read_texts
+    from unembed.evaluation.sets import EvaluationSet, seeded_subset
+
+    if (Path(data) / "manifest.json").is_file():
+        dataset = open_shards(data, inverter)
+        chosen = seeded_subset(len(dataset), count, seed)
+        ids, vectors = _rows(dataset, chosen)
+        return EvaluationSet(name or Path(data).name, ids, vectors, len(dataset), seed)
+    at: str | int | None = int(column) if column is not None and column.lstrip("-").isdigit() else column
+    texts, total = _draw((text for text, _ in read_texts(data, at)), count, seed)
+    cut = [part for part in inverter.tokenizer.truncate(texts, inverter.limit) if part is not None]
+    if not cut:
+        raise DataError(f"No text of {data} can be embedded.", "Give texts in the language of the encoder.")
+    stem = Path(data).name.removesuffix(".zst")
+    vectors = inverter.encoder.encode([part.text for part in cut])
+    return EvaluationSet(name or Path(stem).stem, [part.ids for part in cut], vectors, total, seed)
+
+
+def load_sample(folder: str, inverter: Inverter, count: int, seed: int) -> TrainingSample:
+    """Draw a part of the training shards, for the baselines."""
+    from unembed.evaluation.sets import TrainingSample, seeded_subset
+
+    dataset = open_shards(folder, inverter)
+    chosen = seeded_subset(len(dataset), count, seed)
+    ids, vectors = _rows(dataset, chosen)
+    sample = TrainingSample.from_arrays(vectors, ids, None, seed)
+    return TrainingSample(sample.vectors, sample.tokens, sample.offsets, len(dataset), seed)
+
+
+def open_shards(folder: str, inverter: Inverter) -> Any:
+    """Open shards and check that the model's encoder made them.
+
+    Raises:
+        EncoderMismatchError: another encoder made them.
+    """
+    from unembed.data.shard_dataset import ShardDataset
+    from unembed.errors import EncoderMismatchError
+
+    dataset = ShardDataset(folder)
+    theirs, ours = dataset.identity, inverter.identity
+    if (theirs.name, theirs.dimension) != (ours.name, ours.dimension):
+        raise EncoderMismatchError(
+            f"The shards in {folder} were made by {theirs.name} ({theirs.dimension} dimensions), "
+            f"the model is for {ours.name} ({ours.dimension}).",
+            f"Make shards with `unembed embed --encoder {ours.name}`.",
+        )
+    return dataset
+
+
+def _rows(dataset: Any, chosen: np.ndarray, block: int = 8192) -> tuple[list[list[int]], np.ndarray]:
+    """Read ids and vectors of some rows of shards."""
+    import numpy as np
+
+    ids: list[list[int]] = []
+    parts = []
+    for start in range(0, len(chosen), block):
+        padded, lengths, vectors = dataset.gather(chosen[start : start + block])
+        ids += [row[:length].tolist() for row, length in zip(padded, lengths, strict=True)]
+        parts.append(vectors.astype(np.float32))
+    return ids, np.concatenate(parts)
+
+
+def _draw(texts: Iterable[str], count: int, seed: int) -> tuple[list[str], int]:
+    """Draw `count` texts from a stream of unknown length (reservoir sampling) in their order, and count all."""
+    generator = random.Random(seed)
+    kept: list[tuple[int, str]] = []
+    total = 0
+    for total, text in enumerate(texts, 1):
+        if len(kept) < count:
+            kept.append((total, text))
+        elif (place := generator.randrange(total)) < count:
+            kept[place] = (total, text)
+    return [text for _, text in sorted(kept)], total
+
+
+def _baselines(
+    inverter: Inverter,
+    data: EvaluationSet,
+    sample: TrainingSample,
+    setting: Any,
+    nearest: Any,
+    encoder: Any,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Run the baselines that need training data: random tokens, the unconditional denoiser, the nearest neighbour."""
+    from unembed.evaluation import baselines
+    from unembed.evaluation.harness import evaluate_baseline
+
+    def unconditional() -> list[list[int]]:
+        found = baselines.unconditional(
+            inverter, sample.mean, len(data), strategy=setting.strategy, seed=seed, **setting.options
+        )
+        return [list(recovery.token_ids) for recovery in found]
+
+    runs = {
+        "random-tokens": lambda: baselines.random_tokens(sample, len(data), inverter.tokenizer.size, seed),
+        "unconditional": unconditional,
+        "nearest-neighbour": lambda: baselines.nearest_neighbour(sample, data.vectors),
+    }
+    results = []
+    for name, run in runs.items():
+        began = time.perf_counter()
+        preds = run()
+        seconds = time.perf_counter() - began
+        results.append(
+            evaluate_baseline(
+                name,
+                preds,
+                inverter,
+                data,
+                seconds=seconds,
+                sample=sample,
+                nearest=nearest,
+                encoder=encoder,
+                seed=seed,
+            )
+        )
+    return results
