@@ -3,6 +3,7 @@
 What is here:
     ClosedForm       whitening, token prior, position prior and length head together
     fit_closed_form  the pass: memory does not depend on the size of the corpus
+    prior_decode     the baseline inverter that every network has to beat: these parts alone
 
 Class sums are linear, so they are collected in the encoder's own space and whitened once at the end.
 """
@@ -15,100 +16,172 @@ import torch
 from torch import Tensor, nn
 
 from unembed.errors import DataError
+from unembed.model.class_sums import ClassSums, PositionSums, distinct_tokens
 from unembed.model.length import LengthHead
-from unembed.model.prior import TokenPrior
+from unembed.model.prior import SHRINK, PositionPrior, TokenPrior
 from unembed.model.whitening import Moments, Whitening
+
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class ClosedForm(nn.Module):
-    """The closed-form parts of a model, as one module (one `state_dict`)."""
+    """The closed-form parts of a model, as one module (one `state_dict`).
 
-    def __init__(self, vocab_size: int, dim: int, limit: int) -> None:
+    Args:
+        vocab_size: V.
+        dim: dimension d of the vectors.
+        limit: longest text, in tokens.
+        positions: whether there is a position prior; `position_prior` is None otherwise.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, limit: int, positions: bool = True) -> None:
         super().__init__()
         self.vocab_size, self.dim, self.limit = vocab_size, dim, limit
         self.whitening = Whitening(dim)
         self.token_prior = TokenPrior(vocab_size, dim)
+        self.position_prior = PositionPrior(limit, dim, vocab_size) if positions else None
         self.length_head = LengthHead(dim, limit)
 
 
-class ClassSums:
-    """Sums of vectors per class, float32, (C, d), and how many vectors each class has."""
+class _Fitter:
+    """What the pass has collected so far."""
 
-    def __init__(self, classes: int, dim: int) -> None:
-        self.sums = torch.zeros(classes, dim)
-        self.counts = torch.zeros(classes, dtype=torch.int64)
+    def __init__(self, vocab_size: int, limit: int, dim: int, shift: Tensor, positions: bool, warmup: int) -> None:
+        self.vocab_size, self.limit, self.dim, self.shift = vocab_size, limit, dim, shift
+        self.moments = Moments(dim)
+        self.tokens = ClassSums(vocab_size, dim)
+        self.by_length = ClassSums(limit, dim)
+        self.positions = PositionSums(vocab_size, limit, dim, warmup=warmup) if positions else None
 
-    def add(self, vectors: Tensor, rows: Tensor, classes: Tensor) -> None:
-        """Add vectors[rows[i]] to class classes[i], for every i. vectors (B, d) float32, rows (M,), classes (M,)."""
-        if not len(rows):
-            return
-        order = classes.argsort()
-        which, counts = classes[order].unique_consecutive(return_counts=True)
-        offsets = counts.cumsum(0) - counts
-        # A bag per class: a gather and a sum without the (M, d) intermediate.
-        bags = nn.functional.embedding_bag(rows[order], vectors, offsets, mode="sum")
-        self.sums.index_add_(0, which, bags)
-        self.counts.index_add_(0, which, counts)
+    def update(self, ids: Tensor, lengths: Tensor, vectors: Tensor) -> None:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 1 or high > self.limit:
+            raise DataError(
+                f"There are texts of {low} to {high} tokens.", f"Give texts of 1 to {self.limit} tokens, cut the longer."
+            )
+        self.moments.update(vectors)
+        centred = vectors - self.shift
+        inside = torch.arange(ids.shape[1]) < lengths[:, None]
+        self.tokens.add(centred, *distinct_tokens(ids, inside))
+        self.by_length.add(centred, torch.arange(len(lengths)), lengths - 1)
+        if self.positions is not None:
+            self.positions.add(centred, ids, lengths)
 
-    def whitened(self, whitening: Whitening, shift: Tensor) -> Tensor:
-        """The sums of whitened vectors (C, d), when `shift` was subtracted from every vector that was added."""
-        return (self.sums - self.counts.float()[:, None] * (whitening.mean - shift)) @ whitening.matrix
-
-
-def _distinct(ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and tokens of the distinct (row, token) pairs of a padded batch."""
-    ordered, order = torch.where(valid, ids, -1).sort(dim=1)
-    first = ordered >= 0
-    first[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
-    rows = first.nonzero()[:, 0]
-    return rows, ordered[first]
+    def finish(self, shrink: float, weight: float, whitening_shrink: float) -> ClosedForm:
+        result = ClosedForm(self.vocab_size, self.dim, self.limit, self.positions is not None)
+        whitening = result.whitening = Whitening.fit(self.moments, whitening_shrink)
+        matrix, offset = whitening.matrix, whitening.mean - self.shift
+        result.token_prior = TokenPrior.from_sums(
+            self.tokens.mapped(offset, matrix), self.tokens.counts, self.moments.count, shrink, weight
+        )
+        spread = matrix.double() @ self.moments.covariance @ matrix.double()
+        result.length_head = LengthHead.from_sums(self.by_length.mapped(offset, matrix), self.by_length.counts, spread)
+        if self.positions is not None:
+            result.position_prior = PositionPrior.from_sums(*self.positions.finish(offset, matrix))
+        return result
 
 
 def fit_closed_form(
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[Batch],
     vocab_size: int,
     limit: int,
     *,
-    shrink: float = 20.0,
+    positions: bool = True,
+    shrink: float = SHRINK,
     weight: float = 0.5,
     whitening_shrink: float = 1e-3,
+    warmup: int = 50_000,
 ) -> ClosedForm:
     """Fit whitening, priors and the length head in one pass.
 
     Args:
-        batches: (ids (B, limit) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder made them). Batches of some thousand rows are
-            fastest. The order does not matter.
+        batches: (ids (B, <= limit) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder made them). Batches
+            of some thousand rows are fastest.
         vocab_size: V.
         limit: longest text, in tokens.
-        shrink: pseudo-count of the class means.
+        positions: fit the position prior too (150 MB of sums at the size of MiniLM).
+        shrink: pseudo-count of the token prior's means.
         weight: weight of the Gaussian part of the token prior.
         whitening_shrink: see `Whitening.fit`.
+        warmup: texts that are held back to choose the classes of the position prior; they should be a fair sample.
+
+    Returns:
+        The fitted parts, on the CPU.
 
     Raises:
-        DataError: no batch, or a length outside 1..limit.
+        DataError: no text at all, or a length outside 1..limit.
     """
-    moments: Moments | None = None
+    fitter: _Fitter | None = None
     for ids, lengths, vectors in batches:
+        if not len(lengths):
+            continue
         vectors = vectors.float()
-        if moments is None:
-            dim = vectors.shape[1]
-            moments, tokens, by_length = Moments(dim), ClassSums(vocab_size, dim), ClassSums(limit, dim)
-            shift = vectors.mean(0)
-        lengths = lengths.long()
-        if len(lengths) and (int(lengths.min()) < 1 or int(lengths.max()) > limit):
-            raise DataError(f"A text has {int(lengths.max())} or {int(lengths.min())} tokens.", f"Give texts of 1 to {limit} tokens.")
-        moments.update(vectors)
-        centred = vectors - shift
-        valid = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        rows, present = _distinct(ids.long(), valid)
-        tokens.add(centred, rows, present)
-        by_length.add(centred, torch.arange(len(lengths)), lengths - 1)
-    if moments is None:
+        if fitter is None:
+            fitter = _Fitter(vocab_size, limit, vectors.shape[1], vectors.mean(0), positions, warmup)
+        fitter.update(ids.long(), lengths.long(), vectors)
+    if fitter is None:
         raise DataError("There is nothing to fit the priors on.", "Give at least one batch of texts and vectors.")
+    return fitter.finish(shrink, weight, whitening_shrink)
 
-    result = ClosedForm(vocab_size, dim, limit)
-    result.whitening = whitening = Whitening.fit(moments, whitening_shrink)
-    result.token_prior = TokenPrior.from_sums(tokens.whitened(whitening, shift), tokens.counts, moments.count, shrink, weight)
-    spread = whitening.matrix.double() @ moments.covariance @ whitening.matrix.double()
-    result.length_head = LengthHead.from_sums(by_length.whitened(whitening, shift), by_length.counts, spread)
-    return result
+
+@torch.no_grad()
+def prior_decode(
+    parts: ClosedForm,
+    vectors: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    token_weight: float = 0.2,
+    repeat: float = 1.0,
+    shortlist: int = 64,
+) -> list[list[int]]:
+    """Read texts off the closed-form parts alone, with no network.
+
+    Each position scores its tokens by the position prior plus `token_weight` times the token prior's Gaussian part.
+    The surest (position, token) is placed first. A placed token has explained its evidence: elsewhere it falls back on
+    its frequency, less `repeat` nats.
+
+    Args:
+        parts: from `fit_closed_form`.
+        vectors: (B, d) as the encoder made them.
+        lengths: (B,) if known; otherwise the most likely ones.
+        token_weight: weight of the token prior's z . m - 1/2 |m|^2.
+        repeat: nats that a second use of a token costs.
+        shortlist: candidates kept at each position.
+
+    Returns:
+        Token ids of each text.
+
+    Raises:
+        DataError: the parts have no position prior.
+    """
+    if parts.position_prior is None:
+        raise DataError("These closed-form parts have no position prior.", "Fit them with positions=True.")
+    z = parts.whitening(vectors)
+    if lengths is None:
+        lengths = parts.length_head.log_probs(z).argmax(1) + 1
+    presence = parts.token_prior.scores(z, frequency=False) * (token_weight / float(parts.token_prior.weight))
+    return [
+        _read(parts.position_prior, z[b : b + 1], presence[b], int(lengths[b]), repeat, shortlist) for b in range(len(z))
+    ]
+
+
+def _read(
+    prior: PositionPrior, z: Tensor, presence: Tensor, n: int, repeat: float, shortlist: int
+) -> list[int]:
+    """Fill n positions, the surest first."""
+    start = torch.arange(n)
+    end = n - 1 - start
+    evidence = prior.log_odds(z.expand(n, -1), start, end) + presence
+    scores = (evidence + prior.log_frequencies(start, end)).log_softmax(dim=1)
+    scores, tokens = scores.topk(min(shortlist, scores.shape[1]), dim=1)
+    explained = evidence.gather(1, tokens).clamp(min=0) + repeat
+    out = [0] * n
+    used: set[int] = set()
+    for _ in range(n):
+        place, column = divmod(int(scores.argmax()), scores.shape[1])
+        token = out[place] = int(tokens[place, column])
+        scores[place] = -torch.inf
+        if token not in used:
+            used.add(token)
+            scores = torch.where(tokens == token, scores - explained, scores)
+    return out

@@ -3,8 +3,8 @@
 What is here:
     LengthHead  linear discriminant over the lengths 1..limit in whitened space
 
-The denoiser's canvas has exactly n positions, and n is never given away by the data (DESIGN, decision 2.2): it is guessed here, and several likely
-lengths are decoded.
+The denoiser's canvas has exactly n positions, and n is never given away by the data (DESIGN, decision 2.2): it is
+guessed here, and several likely lengths are decoded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LengthHead(nn.Module):
         Args:
             sums: (limit, d), for each length the sum of its whitened vectors.
             counts: (limit,), how many those are; a length never seen gets half a count.
-            covariance: (d, d) of all whitened vectors (about the identity); the spread between lengths is taken out of it.
+            covariance: (d, d) of all whitened vectors (about the identity); the spread between lengths is taken out.
             shrink: pseudo-count of the means.
         """
         n = counts.double()

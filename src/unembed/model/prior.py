@@ -1,13 +1,13 @@
-"""Closed-form priors: what a vector says about words, from class means alone, without a gradient.
+"""Closed-form token prior: what a vector says about the words of its text, from class means alone, without a gradient.
 
 What is here:
-    quantise_rows   float rows -> int8 rows and one scale a row
     TokenPrior      p(token occurs in the text | vector)
-    PositionPrior   p(token at a position | vector, length), counted from both ends
+    PositionPrior   p(token at a position | vector), from `position_prior`
 
-For classes that share a covariance S, log p(w | v) - log p(w) = v' S^-1 mu_w - 1/2 mu_w' S^-1 mu_w (linear discriminant analysis). In whitened
-space z the matrix is the identity. Means are shrunk by n / (n + 20) and the log-odds count half, because tokens are not independent
-of each other (DESIGN, decision 2.5). Everything is a buffer: saved and loaded with `state_dict`.
+For classes that share a covariance S, log p(w | v) - log p(w) = v' S^-1 mu_w - 1/2 mu_w' S^-1 mu_w (linear discriminant
+analysis). In whitened space z the matrix is the identity. Means are shrunk by n / (n + 20) and the log-odds count half,
+because tokens are not independent of each other (DESIGN, decision 2.5). Everything is a buffer: saved and loaded with
+`state_dict`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from unembed.model.position_prior import PositionPrior
+from unembed.model.quantisation import quantise_rows
+
+__all__ = ["SHRINK", "PositionPrior", "TokenPrior"]
+
 SHRINK = 20.0
 """Pseudo-count towards the global mean (zero, in whitened space)."""
 
 _CHUNK = 8192
 
 
-def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 per row: (N, d) -> codes (N, d) int8, scale (N,) float32; the error is at most scale / 2 per entry."""
-    scale = (rows.abs().amax(dim=1) / 127.0).clamp(min=1e-12)
-    codes = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return codes, scale.float()
-
-
 class TokenPrior(nn.Module):
     """Gaussian log-odds that a token occurs in the text.
 
-    s_w(z) = weight [ z . m_w - 1/2 |m_w|^2 ] + log p_w / (1 - p_w), with m_w = (sum of z over texts that hold w) / (n_w + 20).
+    s_w(z) = weight [ z . m_w - 1/2 |m_w|^2 ] + log p_w / (1 - p_w),
+    m_w = (sum of z over the texts that hold w) / (n_w + 20).
 
     Args:
         vocab_size: V.
@@ -42,7 +41,7 @@ class TokenPrior(nn.Module):
         square: buffer (V,), |m_w|^2 of the stored means.
         log_odds: buffer (V,), the log odds of presence; tokens never seen have the odds of half a text.
         counts: buffer (V,), texts of the fit that hold the token.
-        weight: buffer (), the weight of the Gaussian part.
+        weight, shrink: buffers (), the weight of the Gaussian part and the pseudo-count of the means.
     """
 
     codes: Tensor
@@ -51,6 +50,7 @@ class TokenPrior(nn.Module):
     log_odds: Tensor
     counts: Tensor
     weight: Tensor
+    shrink: Tensor
 
     def __init__(self, vocab_size: int, dim: int) -> None:
         super().__init__()
@@ -61,9 +61,12 @@ class TokenPrior(nn.Module):
         self.register_buffer("log_odds", torch.zeros(vocab_size))
         self.register_buffer("counts", torch.zeros(vocab_size))
         self.register_buffer("weight", torch.tensor(0.5))
+        self.register_buffer("shrink", torch.tensor(SHRINK))
 
     @classmethod
-    def from_sums(cls, sums: Tensor, counts: Tensor, total: int, shrink: float = SHRINK, weight: float = 0.5) -> TokenPrior:
+    def from_sums(
+        cls, sums: Tensor, counts: Tensor, total: int, shrink: float = SHRINK, weight: float = 0.5
+    ) -> TokenPrior:
         """Fit from class sums.
 
         Args:
@@ -82,6 +85,7 @@ class TokenPrior(nn.Module):
         module.log_odds.copy_(torch.log(seen) - torch.log((total - seen).clamp(min=0.5)))
         module.counts.copy_(counts)
         module.weight.fill_(weight)
+        module.shrink.fill_(shrink)
         return module
 
     def means(self, token_ids: Tensor | None = None) -> Tensor:
@@ -90,15 +94,25 @@ class TokenPrior(nn.Module):
             return self.codes.float() * self.scale[:, None]
         return self.codes[token_ids].float() * self.scale[token_ids][:, None]
 
-    def scores(self, z: Tensor, token_ids: Tensor | None = None, *, frequency: bool = True, present: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        z: Tensor,
+        token_ids: Tensor | None = None,
+        *,
+        frequency: bool = True,
+        present: Tensor | None = None,
+    ) -> Tensor:
         """Scores of tokens for whitened vectors z (B, d).
 
         Args:
             z: whitened vectors.
-            token_ids: (K,) tokens to score; only their rows are dequantised (the cheap way for a training step). None: all.
-            frequency: add the log odds of presence; without it the score is what the vector alone says (for a gated bias).
-            present: (B, K) bool, true where z is one of the vectors that the mean of this token was fitted on. The row is then taken
-                out of the mean (leave-one-out, exact up to rounding), so that training rows do not see their own vector in rare means.
+            token_ids: (K,) tokens to score; only their rows are dequantised (the cheap way for a training step).
+                None: all.
+            frequency: add the log odds of presence; without it the score is what the vector alone says (for a gated
+                bias).
+            present: (B, K) bool, true where z is one of the vectors that the mean of this token was fitted on. The
+                row is then taken out of the mean (leave-one-out, exact up to rounding), so that training rows do not
+                see their own vector in rare means.
 
         Returns:
             (B, K), or (B, V) without token_ids. float32.
@@ -109,15 +123,18 @@ class TokenPrior(nn.Module):
         blocks = []
         for start in range(0, self.vocab_size, _CHUNK):
             part = slice(start, min(start + _CHUNK, self.vocab_size))
-            blocks.append(self._block(z, self.codes[part], part, frequency, None if present is None else present[:, part]))
+            own = None if present is None else present[:, part]
+            blocks.append(self._block(z, self.codes[part], part, frequency, own))
         return torch.cat(blocks, dim=1)
 
-    def _block(self, z: Tensor, codes: Tensor, which: Tensor | slice, frequency: bool, present: Tensor | None) -> Tensor:
+    def _block(
+        self, z: Tensor, codes: Tensor, which: Tensor | slice, frequency: bool, present: Tensor | None
+    ) -> Tensor:
         dot = (z @ codes.float().T) * self.scale[which]
         square = self.square[which]
         if present is not None:
             own = (z**2).sum(1, keepdim=True)
-            size = self.counts[which] + SHRINK
+            size = self.counts[which] + self.shrink
             less = (size * dot - own) / (size - 1.0)
             less_square = (size**2 * square - 2.0 * size * dot + own) / (size - 1.0) ** 2
             square = torch.where(present, less_square, square)

@@ -4,8 +4,8 @@ What is here:
     Moments    streaming count, mean and covariance of vectors; two of them can be merged
     Whitening  z = (v - mean) W with W = C^-1/2, a module of buffers that travels inside the checkpoint
 
-Word order lives in the small components of the vector: the bottom half of MiniLM's spectrum holds 10% of the variance and 26% of the energy of a
-word swap. After whitening every direction has the same size (DESIGN, decision 2.4).
+Word order lives in the small components of the vector: the bottom half of MiniLM's spectrum holds 10% of the variance
+and 26% of the energy of a word swap. After whitening every direction has the same size (DESIGN, decision 2.4).
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Moments:
 
     def _require(self, least: int) -> None:
         if self.count < least:
-            raise DataError(f"Moments were asked for after {self.count} vectors.", f"Give at least {least} vectors first.")
+            raise DataError(
+                f"Moments were asked for after {self.count} vectors.", f"Give at least {least} vectors first."
+            )
 
 
 class Whitening(nn.Module):
@@ -105,8 +107,8 @@ class Whitening(nn.Module):
         Args:
             moments: what `Moments.update` collected.
             shrink: share s of the mean variance mixed in, C' = (1 - s) C + s tr(C)/d I; keeps small samples sane.
-            floor: eigenvalues of C' below `floor` times their mean are raised to it, so that directions which hold nothing but
-                rounding (a vector of unit norm loses one; a projected one loses many) are not blown up.
+            floor: eigenvalues of C' below `floor` times their mean are raised to it, so that directions which hold
+                nothing but rounding (a vector of unit norm loses one; a projected one loses many) are not blown up.
 
         Raises:
             DataError: all vectors are equal.

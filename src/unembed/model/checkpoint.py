@@ -1,0 +1,246 @@
+"""A checkpoint is a directory: config, tokenizer, encoder identity, recipe, calibration and safetensors shards.
+
+Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`.
+
+Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" every
+matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17).
+config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unembed.errors import CheckpointError, DataError
+from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
+from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.model.quantisation import quantise_rows
+
+FORMAT = "unembed-checkpoint"
+VERSION = 1
+SHARD_BYTES = 15 * 2**20 - 4096
+_REPAIR = "Fetch the checkpoint again, or train a new one."
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint directory holds.
+
+    Attributes:
+        path: the directory.
+        denoiser: the network in evaluation mode, float32.
+        tokenizer_json: the tokenizer, as the `tokenizers` library writes it.
+        identity: the encoder's identity and probe vectors, as JSON values.
+        recipe: the resolved recipe of the run.
+        calibration: knots of the confidence calibration, or None.
+        notes: free facts (steps, texts seen, licence).
+        sha256: digest of config.json, which names every other file's digest.
+    """
+
+    path: Path
+    denoiser: Denoiser
+    tokenizer_json: str
+    identity: dict[str, Any]
+    recipe: dict[str, Any]
+    calibration: dict[str, Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def _encode(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        if dtype == "int8" and tensor.is_floating_point() and tensor.dim() == 2 and tensor.numel() >= 4096:
+            out[f"{name}:int8"], out[f"{name}:scale"] = quantise_rows(tensor.float())
+        elif dtype != "fp32" and tensor.is_floating_point() and tensor.numel() >= 4096:
+            out[name] = tensor.to(torch.float16)
+        else:
+            out[name] = tensor
+    return out
+
+
+def _decode(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    parts: dict[str, dict[int, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
+    for name, value in stored.items():
+        base, _, index = name.partition("@")
+        if index:
+            parts.setdefault(base, {})[int(index)] = value
+        else:
+            whole[base] = value
+    for base, pieces in parts.items():
+        whole[base] = torch.cat([pieces[i] for i in sorted(pieces)])
+    out: dict[str, Tensor] = {}
+    for name, value in whole.items():
+        if name.endswith(":int8"):
+            base = name.removesuffix(":int8")
+            out[base] = value.float() * whole[f"{base}:scale"].unsqueeze(1)
+        elif not name.endswith(":scale"):
+            out[name] = value.float() if value.dtype == torch.float16 else value
+    return out
+
+
+def _shards(stored: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    pieces: list[tuple[str, Tensor]] = []
+    for name, value in stored.items():
+        size = value.numel() * value.element_size()
+        if size > SHARD_BYTES:
+            count = -(-size // SHARD_BYTES)
+            pieces += [(f"{name}@{i}", part.contiguous()) for i, part in enumerate(value.chunk(count))]
+        else:
+            pieces.append((name, value))
+    shards: list[dict[str, Tensor]] = []
+    sizes: list[int] = []
+    for name, value in sorted(pieces, key=lambda p: -p[1].numel() * p[1].element_size()):
+        size = value.numel() * value.element_size()
+        for i, used in enumerate(sizes):
+            if used + size + 256 <= SHARD_BYTES:
+                shards[i][name] = value
+                sizes[i] += size + 256
+                break
+        else:
+            shards.append({name: value})
+            sizes.append(size + 256)
+    return shards
+
+
+def save_checkpoint(
+    path: str | Path,
+    denoiser: Denoiser,
+    tokenizer_json: str,
+    identity: dict[str, Any],
+    recipe: dict[str, Any],
+    calibration: dict[str, Any] | None = None,
+    notes: dict[str, Any] | None = None,
+    dtype: str = "fp32",
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint directory; each file appears whole, config.json last.
+
+    Args:
+        path: the directory; an older checkpoint there is replaced.
+        denoiser: the network.
+        tokenizer_json: see `Checkpoint`.
+        identity: see `Checkpoint`.
+        recipe: see `Checkpoint`.
+        calibration: see `Checkpoint`.
+        notes: see `Checkpoint`.
+        dtype: "fp32", "fp16" or "int8" for the stored weights.
+        state: weights to store instead of the denoiser's own, such as the EMA.
+
+    Raises:
+        DataError: the directory cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    stored = _encode(state if state is not None else denoiser.state_dict(), dtype)
+    shards = _shards(stored)
+    files: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        with atomic_path(path / name) as part:
+            save_file(shard, str(part), metadata={"format": "pt"})
+        files[name] = sha256_file(path / name)
+    atomic_write_bytes(path / "tokenizer.json", tokenizer_json.encode())
+    write_json(path / "encoder.json", identity)
+    write_json(path / "recipe.json", recipe)
+    names = ["tokenizer.json", "encoder.json", "recipe.json"]
+    if calibration is not None:
+        write_json(path / "calibration.json", calibration)
+        names.append("calibration.json")
+    for name in names:
+        files[name] = sha256_file(path / name)
+    write_json(
+        path / "config.json",
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "dtype": dtype,
+            "denoiser": denoiser.config.to_dict(),
+            "notes": notes or {},
+            "files": files,
+        },
+    )
+    for old in path.glob("model-*.safetensors"):
+        if old.name not in files:
+            old.unlink()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint at {path}.", "Check the path; `unembed models list` shows those that ship.")
+    try:
+        config = read_json(path / "config.json")
+    except DataError as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error.what}", _REPAIR) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote."
+        )
+    if config.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {config.get('version')}, this program reads version {VERSION}.",
+            "Install the version of unembed that wrote it.",
+        )
+    return config
+
+
+def verify_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Compare every file of a checkpoint with the digest that its config names.
+
+    Returns:
+        The config.
+
+    Raises:
+        CheckpointError: not a checkpoint, a file missing, or a digest that differs.
+    """
+    path = Path(path)
+    config = _read_config(path)
+    for name, digest in config.get("files", {}).items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} lacks {name}.", _REPAIR)
+        if sha256_file(path / name) != digest:
+            raise CheckpointError(f"{path / name} is damaged: its checksum is not the one in config.json.", _REPAIR)
+    return config
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint directory.
+
+    Raises:
+        CheckpointError: missing, foreign, truncated, damaged or of another version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    config = verify_checkpoint(path)
+    stored: dict[str, Tensor] = {}
+    try:
+        for name in config["files"]:
+            if name.endswith(".safetensors"):
+                stored.update(load_file(str(path / name)))
+        denoiser = Denoiser(DenoiserConfig.from_dict(config["denoiser"]))
+        denoiser.load_state_dict(_decode(stored))
+        calibration = read_json(path / "calibration.json") if "calibration.json" in config["files"] else None
+        return Checkpoint(
+            path=path,
+            denoiser=denoiser.to(device).eval(),
+            tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
+            identity=read_json(path / "encoder.json"),
+            recipe=read_json(path / "recipe.json"),
+            calibration=calibration,
+            notes=config.get("notes", {}),
+            sha256=sha256_file(path / "config.json"),
+        )
+    except (SafetensorError, RuntimeError, KeyError, ValueError, DataError, json.JSONDecodeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be loaded: {first}", _REPAIR) from error

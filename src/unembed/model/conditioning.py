@@ -1,0 +1,95 @@
+"""From a vector to what the blocks need: modulation, memory, priors. Computed once for a decode.
+
+Contents: `Condition` (the tensors, selectable by row) and `Conditioner` (the module that makes them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Condition:
+    """What the denoiser knows of a batch of vectors.
+
+    Attributes:
+        whitened: (B, d) the vectors as the networks see them.
+        modulation: (B, layers, 6, width) for the blocks.
+        final: (B, 2, width) shift and scale before the head.
+        memory: (B, M, width) prefix tokens, M may be 0.
+        candidates: (B, K) token ids put forward by the token prior, K may be 0.
+        candidate_scores: (B, K) their scores, standardised within a row.
+    """
+
+    whitened: Tensor
+    modulation: Tensor
+    final: Tensor
+    memory: Tensor
+    candidates: Tensor
+    candidate_scores: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of vectors B."""
+        return self.whitened.shape[0]
+
+    def select(self, index: Tensor) -> Condition:
+        """Return the rows named by `index` (R,), in that order; rows may repeat."""
+        return Condition(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+class Conditioner(nn.Module):
+    """Whitened vector -> modulation of each block and prefix tokens.
+
+    Args:
+        dim: dimension d of the vector.
+        width: model width.
+        layers: number of blocks.
+        adaln: "full" (a linear map for each block), "shared" (one map and a bias for each block) or "factored"
+            (each block's map through `rank` dimensions).
+        rank: inner dimension of the factored map.
+        prefix_tokens: number of memory rows made from the vector.
+    """
+
+    def __init__(self, dim: int, width: int, layers: int, adaln: str, rank: int, prefix_tokens: int) -> None:
+        super().__init__()
+        self.width, self.layers, self.adaln, self.prefix_tokens = width, layers, adaln, prefix_tokens
+        self.trunk = nn.Sequential(nn.Linear(dim, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
+        if adaln == "full":
+            self.maps = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(layers)])
+        elif adaln == "shared":
+            self.maps = nn.ModuleList([nn.Linear(width, 6 * width)])
+            self.offsets = nn.Parameter(torch.zeros(layers, 6 * width))
+        else:
+            self.down = nn.Linear(width, layers * rank)
+            self.maps = nn.ModuleList([nn.Linear(rank, 6 * width) for _ in range(layers)])
+        self.final = nn.Linear(width, 2 * width)
+        for module in [*self.maps, self.final]:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        if prefix_tokens:
+            self.prefix = nn.Linear(dim, prefix_tokens * width)
+            self.prefix_position = nn.Parameter(torch.randn(prefix_tokens, width) * 0.02)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map whitened vectors z (B, d) to modulation, final modulation and memory (see `Condition`)."""
+        batch = z.shape[0]
+        c = F.silu(self.trunk(z))
+        if self.adaln == "full":
+            parts = [m(c) for m in self.maps]
+        elif self.adaln == "shared":
+            base = self.maps[0](c)
+            parts = [base + self.offsets[i] for i in range(self.layers)]
+        else:
+            low = self.down(c).view(batch, self.layers, -1)
+            parts = [m(low[:, i]) for i, m in enumerate(self.maps)]
+        modulation = torch.stack(parts, dim=1).view(batch, self.layers, 6, self.width)
+        final = self.final(c).view(batch, 2, self.width)
+        if self.prefix_tokens:
+            memory = self.prefix(z).view(batch, self.prefix_tokens, self.width) + self.prefix_position
+        else:
+            memory = z.new_zeros(batch, 0, self.width)
+        return modulation, final, F.layer_norm(memory, (self.width,))

@@ -1,0 +1,380 @@
+"""The denoiser: a bidirectional transformer that fills masks, conditioned on a vector (arXiv 2602.11047).
+
+Contents: `DenoiserConfig`, `CausalState`, `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
+
+Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
+it holds the token before (`PREFIX` state), so that one set of weights serves both orders (design, decision 9).
+Every part beyond the plain transformer is a switch of the config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unembed.errors import CheckpointError, InputError
+from unembed.model.block import Block, modulate
+from unembed.model.conditioning import Condition, Conditioner
+from unembed.model.heads import LengthNetwork, TokenHead
+from unembed.model.position_prior import PositionPrior
+from unembed.model.prior import TokenPrior
+from unembed.model.whitening import Whitening
+
+MASK, GIVEN, GUESS, PREFIX = 0, 1, 2, 3
+_USED_NO, _USED_YES, _USED_UNTOLD = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Everything that fixes the network's shape.
+
+    Attributes:
+        vector_dim: dimension d of the vectors.
+        vocab_size: size V of the vocabulary.
+        width: model width; a multiple of `heads`.
+        layers: number of blocks.
+        heads: attention heads.
+        mlp: hidden width of each MLP; 0 means 4 width.
+        embedding_dim: width of the tied token embedding; 0 means `width`.
+        limit: longest text in tokens.
+        canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
+        adaln: "full", "shared" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
+        adaln_rank: inner dimension of the factored modulation.
+        prefix_tokens: memory rows made from the vector.
+        whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
+        token_prior: gated closed-form log-odds on the logits (design, decision 5).
+        position_prior: gated token-at-position log-odds on the logits.
+        candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
+        causal: trained with causal rows too, so that it can draft left to right.
+        dropout: dropout while training.
+        mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
+    """
+
+    vector_dim: int
+    vocab_size: int
+    width: int = 384
+    layers: int = 6
+    heads: int = 6
+    mlp: int = 0
+    embedding_dim: int = 0
+    limit: int = 32
+    canvas: str = "length"
+    adaln: str = "full"
+    adaln_rank: int = 64
+    prefix_tokens: int = 8
+    whiten: bool = True
+    token_prior: bool = False
+    position_prior: bool = False
+    candidates: int = 0
+    causal: bool = False
+    dropout: float = 0.0
+    mask_id: int = 103
+    eos_id: int = 102
+    bos_id: int = 101
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        if self.canvas not in ("length", "eos"):
+            raise InputError(f"canvas is {self.canvas!r}.", 'Use "length" or "eos".')
+        if self.adaln not in ("full", "shared", "factored"):
+            raise InputError(f"adaln is {self.adaln!r}.", 'Use "full", "shared" or "factored".')
+        if self.width % self.heads:
+            raise InputError(
+                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
+            )
+        if min(self.vector_dim, self.vocab_size, self.width, self.layers, self.limit) < 1:
+            raise InputError("A size of the denoiser is below 1.", "Use sizes of at least 1.")
+
+    @property
+    def canvas_length(self) -> int:
+        """Positions of the longest canvas."""
+        return self.limit + (self.canvas == "eos")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
+        """Build from a checkpoint's JSON.
+
+        Raises:
+            CheckpointError: a key that this version does not know, or one that is missing.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CheckpointError(
+                f"The model config does not fit this version ({error}).",
+                "Use the version of unembed that wrote the checkpoint, or train again.",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass
+class CausalState:
+    """Keys and values of a left-to-right draft so far.
+
+    Attributes:
+        condition: the vectors' condition, B rows.
+        past: for each block keys and values (B, heads, M + t, width / heads).
+        index: t, the number of tokens fed.
+    """
+
+    condition: Condition
+    past: list[tuple[Tensor, Tensor]]
+    index: int
+
+    def select(self, index: Tensor) -> CausalState:
+        """Return the rows named by `index` (R,), in that order; rows may repeat."""
+        return CausalState(self.condition.select(index), [(k[index], v[index]) for k, v in self.past], self.index)
+
+
+class Denoiser(nn.Module):
+    """Predict masked tokens from visible ones and a vector.
+
+    Args:
+        config: the shape.
+        banned: (V,) bool, ids that are never output (special tokens); the end token is handled by the canvas.
+    """
+
+    banned: Tensor
+
+    def __init__(self, config: DenoiserConfig, banned: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        embedding_dim = c.embedding_dim or c.width
+        self.whitening = Whitening(c.vector_dim)
+        self.embedding = nn.Embedding(c.vocab_size, embedding_dim)
+        nn.init.normal_(self.embedding.weight, std=0.05)
+        self.embed = nn.Linear(embedding_dim, c.width)
+        self.state = nn.Embedding(4, c.width)
+        self.position = nn.Embedding(c.limit + 1, c.width)
+        self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
+        for table in (self.state, self.position, self.position_from_end):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.3)
+        self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, c.adaln, c.adaln_rank, c.prefix_tokens)
+        self.blocks = nn.ModuleList(
+            [Block(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)]
+        )
+        self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
+        self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
+        self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
+        self.position_prior = PositionPrior(c.limit, c.vector_dim, c.vocab_size) if c.position_prior else None
+        if c.token_prior:
+            self.token_gate = nn.Parameter(torch.zeros(1))
+        if c.position_prior:
+            self.position_gate = nn.Parameter(torch.zeros(1))
+        if c.candidates:
+            self.candidate_score = nn.Linear(1, c.width)
+            self.candidate_used = nn.Embedding(3, c.width)
+        if banned is None:
+            banned = torch.zeros(c.vocab_size, dtype=torch.bool)
+            banned[[c.mask_id, c.bos_id, c.pad_id]] = True
+        self.register_buffer("banned", banned.clone(), persistent=True)
+        self.banned[c.eos_id] = False
+
+    # ------------------------------------------------------------------ condition
+
+    def condition(self, vectors: Tensor) -> Condition:
+        """Turn raw encoder vectors (B, d) into a `Condition`."""
+        vectors = vectors.float()
+        if self.config.whiten:
+            z = self.whitening(vectors)
+        else:
+            z = (vectors - self.whitening.mean) * self.config.vector_dim**0.5
+        modulation, final, memory = self.conditioner(z)
+        if self.config.candidates and self.token_prior is not None:
+            with torch.no_grad():
+                scores = self.token_prior.scores(z).masked_fill(self.banned, -torch.inf)
+                top = scores.topk(self.config.candidates, dim=-1)
+                values = top.values - top.values.mean(-1, keepdim=True)
+                values = values / values.std(-1, keepdim=True).clamp_min(1e-6)
+            candidates, candidate_scores = top.indices, values
+        else:
+            candidates = torch.zeros(len(z), 0, dtype=torch.long, device=z.device)
+            candidate_scores = z.new_zeros(len(z), 0)
+        return Condition(z, modulation, final, memory, candidates, candidate_scores)
+
+    def length_log_probs(self, vectors: Tensor) -> Tensor:
+        """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
+        return self.length(self.whitening(vectors.float()))
+
+    def _memory(self, condition: Condition, ids: Tensor | None, visible: Tensor | None) -> Tensor:
+        memory = condition.memory
+        if self.config.candidates:
+            if ids is None or visible is None:
+                used = torch.full_like(condition.candidates, _USED_UNTOLD)
+            else:
+                shown = ids.masked_fill(~visible, -1)
+                used = (condition.candidates.unsqueeze(2) == shown.unsqueeze(1)).any(-1).long()
+            rows = self._embed(condition.candidates) + self.candidate_used(used)
+            rows = rows + self.candidate_score(condition.candidate_scores.unsqueeze(-1))
+            memory = torch.cat((memory, F.layer_norm(rows, (self.config.width,)).to(memory.dtype)), dim=1)
+        return memory
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        rows = self.embedding(ids)
+        return self.embed(F.layer_norm(rows, (rows.shape[-1],)))
+
+    # ------------------------------------------------------------------ hidden rows
+
+    def hidden(
+        self,
+        ids: Tensor,
+        states: Tensor,
+        condition: Condition,
+        lengths: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            ids: (B, n) token ids; what stands under a mask is not read. In causal use, the tokens before each row.
+            states: (B, n) MASK, GIVEN, GUESS, or PREFIX in causal use.
+            condition: of the B vectors.
+            lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
+            causal: rows look at earlier rows and the memory only.
+
+        Returns:
+            (B, n, width) after the last modulated norm.
+        """
+        batch, n = ids.shape
+        position = torch.arange(n, device=ids.device)
+        x = self._embed(ids) * (states != MASK).unsqueeze(-1) + self.state(states) + self.position(position)
+        if self.position_from_end is not None and not causal:
+            if lengths is None:
+                x = x + self.position_from_end(n - 1 - position)
+            else:
+                x = x + self.position_from_end((lengths.unsqueeze(1) - 1 - position).clamp_min(0))
+        memory = self._memory(condition, None if causal else ids, None if causal else states != MASK)
+        m = memory.shape[1]
+        mask = None
+        if causal:
+            mask = torch.ones(n, m + n, dtype=torch.bool, device=ids.device).tril(m)
+        elif lengths is not None:
+            inside = position < lengths.unsqueeze(1)
+            mask = F.pad(inside, (m, 0), value=True)[:, None, None, :]
+        for i, block in enumerate(self.blocks):
+            past = block.attention.memory(memory) if m else None
+            x, _ = block(x, condition.modulation[:, i], past, mask)
+        return modulate(F.layer_norm(x, (self.config.width,)), condition.final[:, 0], condition.final[:, 1])
+
+    def token_logits(
+        self,
+        hidden: Tensor,
+        owner: Tensor,
+        condition: Condition,
+        from_start: Tensor | None = None,
+        from_end: Tensor | None = None,
+        tokens: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """Score tokens at chosen rows, closed-form priors included.
+
+        Args:
+            hidden: (R, width) rows of `hidden()`.
+            owner: (R,) index of each row's vector in the condition.
+            condition: of the vectors.
+            from_start: (R,) position counted from the start (only for the position prior).
+            from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
+            tokens: (K,) shortlist, or None for all V.
+            present: (B, K) bool, tokens of a training text, taken out of the prior's class means (leave-one-out).
+
+        Returns:
+            (R, K) or (R, V).
+        """
+        logits = self.head(hidden, self.embedding.weight, tokens)
+        if self.config.token_prior and self.token_prior is not None:
+            scores = self.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
+            logits = logits + self.token_gate * scores.to(logits.dtype)[owner]
+        if self.position_prior is not None and from_start is not None and from_end is not None:
+            z = condition.whitened[owner]
+            logits = logits + self.position_gate * self.position_prior.log_odds(z, from_start, from_end, tokens)
+        return logits
+
+    def logits(
+        self,
+        ids: Tensor,
+        states: Tensor,
+        condition: Condition,
+        lengths: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Score all tokens at the positions that are read (design, decision 10).
+
+        Args:
+            ids: (B, n) token ids.
+            states: (B, n) MASK, GIVEN or GUESS.
+            condition: of the B vectors.
+            lengths: (B,) canvas lengths, or None when every canvas is n.
+            rows: (B, n) bool, the positions to score; None scores all.
+
+        Returns:
+            float32 (R, V) in row-major order of `rows`, or (B, n, V). Banned ids, and the end token where the canvas
+            is "length", are -inf.
+        """
+        batch, n = ids.shape
+        hidden = self.hidden(ids, states, condition, lengths)
+        chosen = torch.ones_like(ids, dtype=torch.bool) if rows is None else rows
+        owner, column = chosen.nonzero(as_tuple=True)
+        ends = torch.full_like(owner, n) if lengths is None else lengths[owner]
+        scores = self.token_logits(
+            hidden[owner, column], owner, condition, column, (ends - 1 - column).clamp_min(0)
+        ).float()
+        scores = scores.masked_fill(self.banned, -torch.inf)
+        if self.config.canvas == "length":
+            scores[:, self.config.eos_id] = -torch.inf
+        return scores.view(batch, n, -1) if rows is None else scores
+
+    # ------------------------------------------------------------------ left to right
+
+    def start_causal(self, condition: Condition) -> CausalState:
+        """Begin a left-to-right draft of each vector; feed `bos_id` first.
+
+        Raises:
+            InputError: the denoiser was not trained with causal rows.
+        """
+        if not self.config.causal:
+            raise InputError(
+                "This checkpoint was not trained with causal rows, so it cannot draft left to right.",
+                "Use another strategy, such as adaptive.",
+            )
+        memory = self._memory(condition, None, None)
+        return CausalState(condition, [block.attention.memory(memory) for block in self.blocks], 0)
+
+    def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
+        """Feed one token a row and score the next.
+
+        Args:
+            last: (B,) ids of the tokens just chosen; `bos_id` at first.
+            state: from `start_causal` or the last call; it is not changed.
+
+        Returns:
+            float32 logits (B, V), banned ids -inf, the end token allowed; and the state with the token taken in.
+        """
+        ids = last.unsqueeze(1)
+        x = self._embed(ids) + self.state(torch.full_like(ids, PREFIX)) + self.position.weight[state.index]
+        past = []
+        for i, block in enumerate(self.blocks):
+            x, kv = block(x, state.condition.modulation[:, i], state.past[i])
+            past.append(kv)
+        final = state.condition.final
+        hidden = modulate(F.layer_norm(x, (self.config.width,)), final[:, 0], final[:, 1])[:, 0]
+        owner = torch.arange(len(last), device=last.device)
+        scores = self.token_logits(hidden, owner, state.condition).float().masked_fill(self.banned, -torch.inf)
+        return scores, CausalState(state.condition, past, state.index + 1)
+
+    # ------------------------------------------------------------------ counting
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable parameters: `total`, `vocabulary` (embedding and output bias) and `blocks` (active per token)."""
+        total = sum(p.numel() for p in self.parameters())
+        vocabulary = self.embedding.weight.numel() + self.head.bias.numel()
+        return {"total": total, "vocabulary": vocabulary, "blocks": sum(p.numel() for p in self.blocks.parameters())}

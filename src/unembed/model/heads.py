@@ -1,0 +1,60 @@
+"""What comes out of the blocks: token logits (tied embedding, full or shortlisted) and the learnt length.
+
+Contents: `TokenHead`, `LengthNetwork`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TokenHead(nn.Module):
+    """Hidden rows to logits over the vocabulary, or over a shortlist of it; the embedding is tied.
+
+    Args:
+        width: model width.
+        embedding_dim: width of the token embedding.
+        vocab_size: size of the vocabulary V.
+    """
+
+    def __init__(self, width: int, embedding_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, embedding_dim)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, embedding: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Score tokens.
+
+        Args:
+            hidden: (R, width) rows after the last norm.
+            embedding: (V, embedding_dim), the input embedding.
+            tokens: (K,) the shortlist; None scores all V.
+
+        Returns:
+            (R, K) or (R, V), in the dtype of the matrix product.
+        """
+        low = self.project(hidden)
+        if tokens is None:
+            return F.linear(low, embedding, self.bias)
+        return F.linear(low, F.embedding(tokens, embedding), self.bias[tokens])
+
+
+class LengthNetwork(nn.Module):
+    """p(n | vector) for n = 1..limit by a two-layer network on the whitened vector (design, decision 2).
+
+    Args:
+        dim: dimension of the vector.
+        hidden: hidden width.
+        limit: greatest length in tokens.
+    """
+
+    def __init__(self, dim: int, hidden: int, limit: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden)
+        self.down = nn.Linear(hidden, limit)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return log p(n), (B, limit); column 0 is n = 1."""
+        return F.log_softmax(self.down(F.gelu(self.up(z), approximate="tanh")).float(), dim=-1)

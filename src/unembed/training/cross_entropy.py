@@ -1,0 +1,99 @@
+"""Linear layer and cross-entropy in one, row block by row block: the logits of a batch never stand in memory.
+
+Contents: `linear_cross_entropy`.
+
+The gradient of the loss with respect to the logits is softmax minus one-hot, so it is made in the forward pass, while
+the block of logits is still in the cache, and multiplied out at once. On two cores this takes a third of the time of
+separate linear, log-softmax and gather (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK_VALUES = 1 << 21
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        row_weights: Tensor,
+        gates: Tensor,
+        scores: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        dtype = hidden.dtype
+        low = weight.to(dtype)
+        rows, columns = len(hidden), len(weight)
+        device = hidden.device
+        losses = torch.empty(rows, device=device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, device=device)
+        grad_bias = torch.zeros(columns, device=device)
+        grad_gate = torch.zeros(len(scores), device=device)
+        step = max(1, _BLOCK_VALUES // columns)
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            logits = torch.mm(hidden[part], low.T).float().add_(bias)
+            for i, extra in enumerate(scores):
+                logits.addcmul_(extra[part], gates[i].expand_as(logits))
+            index = targets[part].unsqueeze(1)
+            picked = logits.gather(1, index)
+            peak = logits.amax(1, keepdim=True)
+            torch.exp(logits.sub_(peak), out=logits)
+            total = logits.sum(1, keepdim=True)
+            losses[part] = (total.log() + peak - picked).squeeze(1)
+            factor = row_weights[part].unsqueeze(1)
+            logits.mul_(factor / total)
+            logits.scatter_add_(1, index, -factor)
+            grad_bias += logits.sum(0)
+            for i, extra in enumerate(scores):
+                grad_gate[i] += (logits * extra[part]).sum()
+            slope = logits.to(dtype)
+            torch.mm(slope, low, out=grad_hidden[part])
+            grad_weight += torch.mm(slope.T, hidden[part])
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_gate)
+        ctx.mark_non_differentiable(losses)
+        return (losses * row_weights).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias, grad_gate = ctx.saved_tensors
+        g = grads[0]
+        return grad_hidden * g.to(grad_hidden.dtype), grad_weight * g, grad_bias * g, None, None, grad_gate * g, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    row_weights: Tensor,
+    gates: list[tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies of softmax(hidden weight^T + bias + sum of gate x scores).
+
+    Args:
+        hidden: (R, E); its dtype is that of the products.
+        weight: (K, E) float32.
+        bias: (K,) float32.
+        targets: (R,) columns.
+        row_weights: (R,) float32.
+        gates: pairs of a gate (1,) float32 and scores (R, K) float32; the gate learns, the scores do not.
+
+    Returns:
+        The differentiable sum, and the unweighted cross-entropies (R,) for reports.
+    """
+    gates = gates or []
+    values = torch.cat([gate for gate, _ in gates]) if gates else torch.zeros(0)
+    loss, losses = _LinearCrossEntropy.apply(
+        hidden, weight, bias, targets, row_weights, values, [scores.float() for _, scores in gates]
+    )
+    return loss, losses

@@ -1,0 +1,188 @@
+"""What one batch teaches: masks, guesses, left-to-right rows, lengths.
+
+Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `prepare_causal`, `Columns`, `full_columns`,
+`rows_loss`.
+
+Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
+for the bound (design, decision 7). In causal rows the input is the text moved by one and the end token is a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unembed.diffusion.masking import draw_counts, mask_exactly
+from unembed.model.conditioning import Condition
+from unembed.model.denoiser import GIVEN, GUESS, MASK, PREFIX, Denoiser
+from unembed.training.cross_entropy import linear_cross_entropy
+
+
+@dataclass
+class Rows:
+    """Inputs and targets of one pass.
+
+    Attributes:
+        ids: (B, n) what the network is shown.
+        states: (B, n) position states.
+        owner: (R,) text of each scored row.
+        column: (R,) position of each scored row.
+        targets: (R,) true tokens there.
+        weights: (R,) weight of each row in the loss.
+        causal: whether rows look to the left only.
+    """
+
+    ids: Tensor
+    states: Tensor
+    owner: Tensor
+    column: Tensor
+    targets: Tensor
+    weights: Tensor
+    causal: bool
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device."""
+        names = ("ids", "states", "owner", "column", "targets", "weights")
+        return Rows(**{n: getattr(self, n).to(device, non_blocking=True) for n in names}, causal=self.causal)
+
+
+def extend_with_end(ids: Tensor, canvas: int, eos_id: int) -> Tensor:
+    """Fill each row up to `canvas` positions with end tokens: (B, n) -> (B, canvas)."""
+    return F.pad(ids, (0, canvas - ids.shape[1]), value=eos_id)
+
+
+def prepare_masked(
+    ids: Tensor,
+    generator: torch.Generator,
+    loss_weight: str,
+    guess_share: float = 0.0,
+    guess_error: float = 0.0,
+    replacements: Tensor | None = None,
+) -> Rows:
+    """Mask texts of one canvas length.
+
+    Args:
+        ids: (B, n) true tokens, no padding.
+        generator: of masks and guesses.
+        loss_weight: "bound" (n/k) or "flat" (1) for each masked token.
+        guess_share: share of texts whose visible tokens are shown as guesses.
+        guess_error: share of wrong tokens among those.
+        replacements: (N,) tokens to draw wrong guesses from.
+    """
+    batch, n = ids.shape
+    lengths = torch.full((batch,), n)
+    counts = draw_counts(lengths, generator)
+    masked = mask_exactly(lengths, n, counts, generator)
+    states = torch.where(masked, MASK, GIVEN)
+    shown = ids.clone()
+    weight = (n / counts.float()) if loss_weight == "bound" else torch.ones(batch)
+    scored = masked
+    if guess_share and replacements is not None:
+        guessing = torch.rand(batch, 1, generator=generator) < guess_share
+        visible = ~masked & guessing
+        wrong = visible & (torch.rand(batch, n, generator=generator) < guess_error)
+        drawn = replacements[torch.randint(len(replacements), (batch, n), generator=generator)]
+        shown = torch.where(wrong, drawn, shown)
+        states = torch.where(visible, GUESS, states)
+        scored = masked | visible
+    owner, column = scored.nonzero(as_tuple=True)
+    weights = weight[owner]
+    if guess_share:
+        # Guesses have a cross-entropy of their own, unweighted (design, decision 3).
+        weights = torch.where(masked[owner, column], weights, torch.full_like(weights, 0.5))
+    return Rows(shown, states, owner, column, ids[owner, column], weights, causal=False)
+
+
+def prepare_causal(ids: Tensor, bos_id: int, eos_id: int) -> Rows:
+    """Shift texts of one length by one: row i sees tokens before i and predicts token i, the last the end token."""
+    batch, n = ids.shape
+    shown = F.pad(ids, (1, 0), value=bos_id)
+    targets = F.pad(ids, (0, 1), value=eos_id)
+    owner = torch.arange(batch).repeat_interleave(n + 1)
+    column = torch.arange(n + 1).repeat(batch)
+    return Rows(
+        shown,
+        torch.full_like(shown, PREFIX),
+        owner,
+        column,
+        targets.reshape(-1),
+        torch.ones(batch * (n + 1)),
+        causal=True,
+    )
+
+
+@dataclass
+class Columns:
+    """Columns of the training softmax.
+
+    Attributes:
+        tokens: (K,) token ids, or None for the whole vocabulary.
+        correction: (K,) added to the logits (log-q correction; -inf for ids that cannot be output).
+        place: (V,) column of each token that is in.
+    """
+
+    tokens: Tensor | None
+    correction: Tensor
+    place: Tensor
+
+    def to(self, device: torch.device) -> Columns:
+        """Return the columns on a device."""
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return Columns(tokens, self.correction.to(device), self.place.to(device))
+
+
+def full_columns(denoiser: Denoiser, causal: bool) -> Columns:
+    """All tokens that can be output; the end token only where the canvas or the causal order knows it."""
+    off = denoiser.banned.clone()
+    off[denoiser.config.eos_id] = denoiser.config.canvas == "length" and not causal
+    correction = torch.zeros(len(off), device=off.device).masked_fill(off, -torch.inf)
+    return Columns(None, correction, torch.arange(len(off), device=off.device))
+
+
+def rows_loss(
+    denoiser: Denoiser,
+    condition: Condition,
+    rows: Rows,
+    columns: Columns,
+    texts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross-entropy of the scored rows.
+
+    Args:
+        denoiser: the network.
+        condition: of the batch's vectors, in the rows' order.
+        rows: inputs and targets.
+        columns: of the softmax.
+        texts: (B, n) true tokens of training texts, which are taken out of the token prior's class means
+            (leave-one-out); None for held-out texts.
+
+    Returns:
+        The differentiable sum of weight x cross-entropy, and the cross-entropies (R,).
+    """
+    config = denoiser.config
+    n = rows.ids.shape[1]
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, causal=rows.causal)
+    picked = denoiser.head.project(hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column])
+    tokens = columns.tokens
+    weight = denoiser.embedding.weight if tokens is None else denoiser.embedding(tokens)
+    bias = (denoiser.head.bias if tokens is None else denoiser.head.bias[tokens]) + columns.correction
+    targets = columns.place[rows.targets]
+    gates: list[tuple[Tensor, Tensor]] = []
+    if config.token_prior and denoiser.token_prior is not None:
+        present = None
+        if texts is not None:
+            present = torch.zeros(len(texts), len(bias), dtype=torch.bool)
+            present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
+        with torch.no_grad():
+            scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
+        gates.append((denoiser.token_gate, scores[rows.owner]))
+    if denoiser.position_prior is not None and not rows.causal:
+        with torch.no_grad():
+            scores = denoiser.position_prior.log_odds(
+                condition.whitened[rows.owner], rows.column, n - 1 - rows.column, tokens
+            )
+        gates.append((denoiser.position_gate, scores))
+    return linear_cross_entropy(picked, weight, bias, targets, rows.weights, gates)

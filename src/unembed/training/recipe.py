@@ -1,0 +1,316 @@
+"""A recipe fixes a training run: a TOML file read into frozen dataclasses.
+
+Contents: `ModelPart`, `DataPart`, `ObjectivePart`, `OptimizerPart`, `RunPart`, `ValidationPart`, `Recipe`.
+
+An unknown key is an error that names the nearest key; `--set a.b=c` overrides a value and is parsed as TOML. The
+resolved recipe is saved with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unembed.errors import RecipeError
+
+
+def _positive(part: Any, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(part, name)
+        if value <= 0:
+            raise RecipeError(f"{name} is {value}.", "Use a number above 0.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RecipeError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """Shape of the denoiser; see `DenoiserConfig` for the meaning of each key."""
+
+    width: int = 384
+    layers: int = 6
+    heads: int = 6
+    mlp: int = 0
+    embedding_dim: int = 0
+    canvas: str = "length"
+    adaln: str = "full"
+    adaln_rank: int = 64
+    prefix_tokens: int = 8
+    whiten: bool = True
+    token_prior: bool = False
+    position_prior: bool = False
+    candidates: int = 0
+    dropout: float = 0.0
+    init_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive(self, ("width", "layers", "heads"))
+        _one_of("model.canvas", self.canvas, ("length", "eos"))
+        _one_of("model.adaln", self.adaln, ("full", "shared", "factored"))
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Where texts and vectors come from.
+
+    Attributes:
+        shards: folder of cached shards (`unembed embed --shards`); empty when texts are embedded online.
+        texts: text files or folders for online embedding.
+        encoder: name or folder of the encoder.
+        limit: longest text in tokens.
+        exclude_sources: sources left out, as an out-of-domain test set.
+        batch_size: texts a step.
+        max_texts: use only the first so many texts of a seeded order, 0 for all.
+        noise: standard deviation of noise added to a vector, as a share of its norm.
+    """
+
+    shards: str = ""
+    texts: tuple[str, ...] = ()
+    encoder: str = "minilm"
+    limit: int = 32
+    exclude_sources: tuple[str, ...] = ()
+    batch_size: int = 256
+    max_texts: int = 0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive(self, ("limit", "batch_size"))
+
+
+@dataclass(frozen=True)
+class ObjectivePart:
+    """What is learnt from a batch.
+
+    Attributes:
+        loss_weight: weight of a masked token when k of n are masked: "bound" (n/k) or "flat" (1).
+        causal_share: share of the texts of a batch that are learnt left to right.
+        guess_share: share of the other texts whose visible tokens are guesses, some of them wrong.
+        guess_error: share of wrong tokens among guesses.
+        shortlist_frequent: tokens always in the training softmax; 0 uses the full vocabulary.
+        shortlist_sampled: tokens sampled from the rest, with log-q correction.
+        length_weight: weight of the length network's cross-entropy.
+    """
+
+    loss_weight: str = "flat"
+    causal_share: float = 0.5
+    guess_share: float = 0.0
+    guess_error: float = 0.2
+    shortlist_frequent: int = 4000
+    shortlist_sampled: int = 2000
+    length_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _one_of("objective.loss_weight", self.loss_weight, ("bound", "flat"))
+        for name in ("causal_share", "guess_share", "guess_error"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"objective.{name} is {getattr(self, name)}.", "Use a share from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class OptimizerPart:
+    """AdamW, the learning rate over the run, clipping, EMA.
+
+    Attributes:
+        lr: peak learning rate.
+        betas: of AdamW.
+        weight_decay: on matrices only; norms, biases, gains and embeddings are left alone.
+        warmup: steps of linear warm-up.
+        decay: "linear" or "cosine", to zero at the horizon; "none" keeps the peak.
+        clip: greatest norm of the gradient.
+        ema: decay of the average of the weights, kept in fp32.
+        accumulate: batches a step.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, ...] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup: int = 200
+    decay: str = "linear"
+    clip: float = 1.0
+    ema: float = 0.999
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive(self, ("lr", "clip", "accumulate"))
+        _one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """How long, how precise, how often.
+
+    Attributes:
+        seed: of everything random.
+        steps: horizon in steps; 0 fixes it from a warm-up timing under `max_time`.
+        max_time: time box such as "9m", "1.5h", "600s"; empty for none.
+        horizon: "steps" (bit-for-bit resumable) or "time" (the learning rate follows the clock; for a shared machine).
+        precision: "auto", "fp32" or "bf16" (autocast).
+        compile: torch.compile the loss; "auto" compiles where bf16 is used.
+        validate_every: seconds between validations.
+        save_every: seconds between saves of the training state.
+        threads: CPU threads, 0 leaves torch's choice.
+        store_dtype: weights of the final checkpoint: "fp32", "fp16" or "int8".
+    """
+
+    seed: int = 0
+    steps: int = 0
+    max_time: str = ""
+    horizon: str = "steps"
+    precision: str = "auto"
+    compile: str = "auto"
+    validate_every: float = 120.0
+    save_every: float = 600.0
+    threads: int = 0
+    store_dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
+        _one_of("run.compile", self.compile, ("auto", "yes", "no"))
+        _one_of("run.horizon", self.horizon, ("steps", "time"))
+        _one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8"))
+        parse_duration(self.max_time)
+
+
+@dataclass(frozen=True)
+class ValidationPart:
+    """Seeded validation.
+
+    Attributes:
+        shards: folder of held-out shards; empty holds out the first `texts` texts of the training data.
+        texts: texts for the loss.
+        decoded: texts decoded from all masks, 0 for none.
+        seed: of the masks, the same at every validation.
+    """
+
+    shards: str = ""
+    texts: int = 512
+    decoded: int = 200
+    seed: int = 17
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe; each attribute is a table of the TOML file."""
+
+    model: ModelPart = field(default_factory=ModelPart)
+    data: DataPart = field(default_factory=DataPart)
+    objective: ObjectivePart = field(default_factory=ObjectivePart)
+    optimizer: OptimizerPart = field(default_factory=OptimizerPart)
+    run: RunPart = field(default_factory=RunPart)
+    validation: ValidationPart = field(default_factory=ValidationPart)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """Read a TOML file and apply overrides such as `optimizer.lr=3e-4`.
+
+        Relative paths under `data` and `validation` are taken from the current folder, as on a command line.
+
+        Raises:
+            RecipeError: no such file, not TOML, an unknown key, or a value of the wrong type or range.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.", "Check the path.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe {path} is not valid TOML: {error}.", "Mend that line.") from error
+        return cls.from_dict(apply_overrides(values, overrides))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build from nested plain values; see `load` for the errors."""
+        return typing.cast(Recipe, _build(cls, values, ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, every default filled in."""
+        return dataclasses.asdict(self)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in "90", "90s", "9m", "1.5h"; 0 for "".
+
+    Raises:
+        RecipeError: not a duration.
+    """
+    if not text:
+        return 0.0
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1].lower())
+    number = text[:-1] if factor else text
+    try:
+        seconds = float(number) * (factor or 1.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise RecipeError(f"{text!r} is not a duration.", 'Write it like "90s", "9m" or "1.5h".')
+    return seconds
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `values` with each `a.b=c` set; c is read as TOML, or as a string where it is not TOML."""
+    out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for item in overrides:
+        key, equals, raw = item.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {item!r} has no '='.", "Write it like --set optimizer.lr=3e-4.")
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        *tables, name = key.strip().split(".")
+        node = out
+        for table in tables:
+            node = node.setdefault(table, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"--set {item!r}: {table} is not a table.", "Check the key.")
+        node[name] = value
+    return out
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where or 'The recipe'} is not a table.", f"Write it as [{where}].")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    arguments = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else key
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}."
+            raise RecipeError(f"The recipe has an unknown key {name}.", hint)
+        arguments[key] = _convert(hints[key], value, name)
+    return kind(**arguments)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, name)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if isinstance(value, str) and inner is str:
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{name} is {value!r}.", "Use a list.")
+        return tuple(_convert(inner, v, name) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = hint if isinstance(hint, type) else types.NoneType
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+        raise RecipeError(f"{name} is {value!r}, which is not of type {plain.__name__}.", "Mend the value.")
+    return value

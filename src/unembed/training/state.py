@@ -1,0 +1,90 @@
+"""The state of an interrupted run: weights, average, optimizer, generators, step. Safetensors and JSON only.
+
+Contents: `save_state`, `load_state`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unembed.errors import CheckpointError
+from unembed.files import atomic_path
+from unembed.training.ema import Ema
+
+FILE = "state.safetensors"
+
+
+def save_state(
+    folder: Path,
+    model: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    facts: dict[str, Any],
+) -> None:
+    """Write everything that a run needs to go on, as one file that appears whole.
+
+    Args:
+        folder: of the run.
+        model: the model.
+        ema: its average.
+        optimizer: AdamW.
+        generator: of masks, shortlists and noise.
+        facts: JSON values: step, texts, seconds, horizon, recipe.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    tensors |= {f"ema/{k}": v for k, v in zip(ema.names, ema.values, strict=True)}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).detach().clone().contiguous()
+    tensors["generator"] = generator.get_state()
+    tensors["torch_generator"] = torch.get_rng_state()
+    with atomic_path(folder / FILE) as part:
+        save_file({k: v.cpu() for k, v in tensors.items()}, str(part), metadata={"facts": json.dumps(facts)})
+
+
+def load_state(
+    folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, Any]:
+    """Read a state into the given objects and return its facts.
+
+    Raises:
+        CheckpointError: no state there, or one of another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    if not path.is_file():
+        raise CheckpointError(f"There is no training state in {folder}.", "Leave out --resume to begin a new run.")
+    try:
+        with safe_open(str(path), framework="pt") as stored:
+            facts = json.loads(stored.metadata()["facts"])
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+        model.load_state_dict(weights)
+        for name, value in zip(ema.names, ema.values, strict=True):
+            value.copy_(tensors[f"ema/{name}"])
+        state = optimizer.state_dict()
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, name = key.split("/")
+                entries.setdefault(int(index), {})[name] = value
+        state["state"] = entries
+        optimizer.load_state_dict(state)
+        generator.set_state(tensors["generator"])
+        torch.set_rng_state(tensors["torch_generator"])
+    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The training state in {folder} does not fit this run: {first}",
+            "Resume with the recipe that the run began with, or begin a new run.",
+        ) from error
+    return facts
