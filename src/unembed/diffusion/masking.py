@@ -19,9 +19,9 @@ from unembed.diffusion.schedule import Schedule
 def draw_counts(lengths: Tensor, generator: torch.Generator) -> Tensor:
     """Draw mask counts k uniform on 1..n, stratified: the rates of one batch cover (0, 1] evenly, in random order.
 
-    Row i gets the stratum of a random permutation, so each k is exactly uniform whatever its row, and a batch of B rows has a row
-    in every B-th part of the range. With n / k as the weight this is the bound of any valid schedule, without the infinite variance
-    of 1 / t.
+    Row i gets the stratum of a random permutation, so each k is exactly uniform whatever its row, and a batch of B rows
+    has a row in every B-th part of the range. With n / k as the weight this is the bound of any valid schedule, without
+    the infinite variance of 1 / t.
 
     Args:
         lengths: (B,) int64, texts of at least one token.

@@ -7,9 +7,10 @@ What is here:
     per_token        texts' bounds -> nats per token of the whole set
     subset_weights   what one mask set of size k counts in the bound of every valid schedule
 
-Masking each token with probability 1 - alpha(t) and weighting by -alpha' / (1 - alpha) gives each mask set of size k the total weight
-integral_0^1 u^(k-1) (1-u)^(n-k) du = 1 / (k C(n, k)), u = 1 - alpha(t): the schedule drops out (2406.07524, eq. 10 and section 3.5).
-Drawing k uniformly on 1..n and one of the C(n, k) sets with weight n / k gives the same: 1/n . 1/C(n, k) . n/k.
+Masking each token with probability 1 - alpha(t) and weighting by -alpha' / (1 - alpha) gives each mask set of size k
+the total weight integral_0^1 u^(k-1) (1-u)^(n-k) du = 1 / (k C(n, k)), u = 1 - alpha(t): the schedule drops out
+(2406.07524, eq. 10 and section 3.5). Drawing k uniformly on 1..n and one of the C(n, k) sets with weight n / k gives
+the same: 1/n . 1/C(n, k) . n/k.
 """
 
 from __future__ import annotations

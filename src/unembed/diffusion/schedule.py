@@ -7,9 +7,10 @@ What is here:
     Exponential   alpha = exp(-5 t)                 NOT valid: alpha(1) = 0.0067       (2602.11047, as printed)
     get_schedule  by name
 
-For absorbing masks the negative evidence bound of any schedule is the integral over t of weight(t) times the summed cross-entropy of the masked
-tokens, weight = -alpha' / (1 - alpha) (2406.07524, eq. 10). In the variable 1 - alpha the schedule drops out, so all valid schedules have
-the same bound. Valid means alpha(0) = 1 and alpha(1) = 0; otherwise the bound against an all-mask start is not finite.
+For absorbing masks the bound on -log p under any schedule is the integral over t of weight(t) times the summed
+cross-entropy of the masked tokens, weight = -alpha' / (1 - alpha) (2406.07524, eq. 10). In the variable 1 - alpha the
+schedule drops out, so all valid schedules have the same bound. Valid means alpha(0) = 1 and alpha(1) = 0; otherwise the
+bound against an all-mask start is not finite.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class _Fitter:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 1 or high > self.limit:
             raise DataError(
-                f"There are texts of {low} to {high} tokens.", f"Give texts of 1 to {self.limit} tokens, cut the longer."
+                f"There are texts of {low} to {high} tokens.",
+                f"Give texts of 1 to {self.limit} tokens, cut the longer.",
             )
         self.moments.update(vectors)
         centred = vectors - self.shift
@@ -130,7 +131,7 @@ def prior_decode(
     vectors: Tensor,
     lengths: Tensor | None = None,
     *,
-    token_weight: float = 0.2,
+    token_weight: float = 0.25,
     repeat: float = 1.0,
     shortlist: int = 64,
 ) -> list[list[int]]:
@@ -161,13 +162,12 @@ def prior_decode(
         lengths = parts.length_head.log_probs(z).argmax(1) + 1
     presence = parts.token_prior.scores(z, frequency=False) * (token_weight / float(parts.token_prior.weight))
     return [
-        _read(parts.position_prior, z[b : b + 1], presence[b], int(lengths[b]), repeat, shortlist) for b in range(len(z))
+        _read(parts.position_prior, z[b : b + 1], presence[b], int(lengths[b]), repeat, shortlist)
+        for b in range(len(z))
     ]
 
 
-def _read(
-    prior: PositionPrior, z: Tensor, presence: Tensor, n: int, repeat: float, shortlist: int
-) -> list[int]:
+def _read(prior: PositionPrior, z: Tensor, presence: Tensor, n: int, repeat: float, shortlist: int) -> list[int]:
     """Fill n positions, the surest first."""
     start = torch.arange(n)
     end = n - 1 - start
