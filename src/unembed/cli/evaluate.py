@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +15,6 @@ from unembed.cli.options import decoding_options, given, model_options, output_o
 from unembed.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from unembed.evaluation.sets import EvaluationSet, TrainingSample
     from unembed.inverter import Inverter
 
@@ -88,7 +87,7 @@ def command(
             rates=rates,
             seed=seed,
             batch_size=batch_size,
-            progress=not quiet,
+            progress=not quiet and sys.stderr.isatty(),
         )
     ]
     if sample is not None:
@@ -114,13 +113,10 @@ def load_set(
         EncoderMismatchError: the encoder (or the shards') is not the model's.
     """
     from unembed.data.sources import read_texts
-    from unembed.evaluation.sets import EvaluationSet, seeded_subset
+    from unembed.evaluation.sets import EvaluationSet
 
     if (Path(data) / "manifest.json").is_file():
-        dataset = open_shards(data, inverter)
-        chosen = seeded_subset(len(dataset), count, seed)
-        ids, vectors = _rows(dataset, chosen)
-        return EvaluationSet(name or Path(data).name, ids, vectors, len(dataset), seed)
+        return EvaluationSet.from_rows(name or Path(data).name, open_shards(data, inverter), count, seed)
     at: str | int | None = int(column) if column is not None and column.lstrip("-").isdigit() else column
     texts, total = _draw((text for text, _ in read_texts(data, at)), count, seed)
     cut = [part for part in inverter.tokenizer.truncate(texts, inverter.limit) if part is not None]
@@ -133,13 +129,9 @@ def load_set(
 
 def load_sample(folder: str, inverter: Inverter, count: int, seed: int) -> TrainingSample:
     """Draw a part of the training shards, for the baselines."""
-    from unembed.evaluation.sets import TrainingSample, seeded_subset
+    from unembed.evaluation.sets import TrainingSample
 
-    dataset = open_shards(folder, inverter)
-    chosen = seeded_subset(len(dataset), count, seed)
-    ids, vectors = _rows(dataset, chosen)
-    sample = TrainingSample.from_arrays(vectors, ids, None, seed)
-    return TrainingSample(sample.vectors, sample.tokens, sample.offsets, len(dataset), seed)
+    return TrainingSample.from_rows(open_shards(folder, inverter), count, seed)
 
 
 def open_shards(folder: str, inverter: Inverter) -> Any:
@@ -148,7 +140,7 @@ def open_shards(folder: str, inverter: Inverter) -> Any:
     Raises:
         EncoderMismatchError: another encoder made them.
     """
-    from unembed.data.shard_dataset import ShardDataset
+    from unembed.data.shards import ShardDataset
     from unembed.errors import EncoderMismatchError
 
     dataset = ShardDataset(folder)
@@ -160,19 +152,6 @@ def open_shards(folder: str, inverter: Inverter) -> Any:
             f"Make shards with `unembed embed --encoder {ours.name}`.",
         )
     return dataset
-
-
-def _rows(dataset: Any, chosen: np.ndarray, block: int = 8192) -> tuple[list[list[int]], np.ndarray]:
-    """Read ids and vectors of some rows of shards."""
-    import numpy as np
-
-    ids: list[list[int]] = []
-    parts = []
-    for start in range(0, len(chosen), block):
-        padded, lengths, vectors = dataset.gather(chosen[start : start + block])
-        ids += [row[:length].tolist() for row, length in zip(padded, lengths, strict=True)]
-        parts.append(vectors.astype(np.float32))
-    return ids, np.concatenate(parts)
 
 
 def _draw(texts: Iterable[str], count: int, seed: int) -> tuple[list[str], int]:
@@ -198,24 +177,20 @@ def _baselines(
     seed: int,
 ) -> list[dict[str, Any]]:
     """Run the baselines that need training data: random tokens, the unconditional denoiser, the nearest neighbour."""
+    from unembed.decoding.config import DecodeConfig
     from unembed.evaluation import baselines
     from unembed.evaluation.harness import evaluate_baseline
 
-    def unconditional() -> list[list[int]]:
-        found = baselines.unconditional(
-            inverter, sample.mean, len(data), strategy=setting.strategy, seed=seed, **setting.options
-        )
-        return [list(recovery.token_ids) for recovery in found]
-
-    runs = {
-        "random-tokens": lambda: baselines.random_tokens(sample, len(data), inverter.tokenizer.size, seed),
-        "unconditional": unconditional,
-        "nearest-neighbour": lambda: baselines.nearest_neighbour(sample, data.vectors),
+    config = DecodeConfig(strategy=setting.strategy, seed=seed, **setting.options)
+    runs: dict[str, Any] = {
+        "random-tokens": lambda: (baselines.random_tokens(sample, len(data), inverter.tokenizer.size, seed), 0),
+        "unconditional": lambda: baselines.unconditional(inverter.denoiser, sample.mean, len(data), config),
+        "nearest-neighbour": lambda: (baselines.nearest_neighbour(sample, data.vectors), 0),
     }
     results = []
     for name, run in runs.items():
         began = time.perf_counter()
-        preds = run()
+        preds, passes = run()
         seconds = time.perf_counter() - began
         results.append(
             evaluate_baseline(
@@ -227,6 +202,7 @@ def _baselines(
                 sample=sample,
                 nearest=nearest,
                 encoder=encoder,
+                passes=passes,
                 seed=seed,
             )
         )

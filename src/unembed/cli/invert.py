@@ -161,7 +161,12 @@ def _sink(out: str | None, as_json: bool, compare: bool) -> Iterator[Any]:
         with open_writer(out) as write:
             yield lambda *parts: write(rows(*parts))
     elif as_json:
-        yield lambda *parts: [show_json(row, indent=None) for row in rows(*parts)]
+
+        def print_rows(*parts: Any) -> None:
+            for row in rows(*parts):
+                show_json(row, indent=None)
+
+        yield print_rows
     else:
         table = RecoveryTable(stdout_console(), compare)
         yield lambda ids, found, originals, kept: table.add(ids, found, originals)

@@ -51,8 +51,8 @@ def list_models(as_json: bool, quiet: bool) -> None:
         return
     for row in found:
         mark = " (default)" if row["default"] else ""
-        size = f"texts of at most {row['limit']} tokens, {row['mib']} MiB"
-        click.echo(f"{row['name']}{mark}: for {row['encoder']} ({row['dimension']} dimensions), {size}")
+        scope = f"texts of at most {row['limit']} tokens, {row['mib']} MiB"
+        click.echo(f"{row['name']}{mark}: for {row['encoder']} ({row['dimension']} dimensions), {scope}")
     if not found:
         note("No model ships with this installation; train one with `unembed train`.", quiet)
 

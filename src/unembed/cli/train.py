@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ from unembed.cli.options import output_options
 @click.option("--max-time", metavar="TIME", help='Time box, such as "90s", "20m" or "2h".')
 @click.option("--resume", is_flag=True, help="Go on from the state in --out.")
 @click.option("--init-from", metavar="MODEL", help="Start from the weights of a checkpoint.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @output_options
 def command(
     recipe: str,
@@ -24,6 +27,7 @@ def command(
     max_time: str | None,
     resume: bool,
     init_from: str | None,
+    device: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -51,9 +55,12 @@ def command(
         max_time=max_time,
         resume=resume,
         init_from=find_checkpoint(init_from) if init_from is not None else None,
-        progress=not quiet,
+        progress=not quiet and sys.stderr.isatty(),
+        device=device,
     )
     if as_json:
-        show_json(result)
-    else:
-        note(f"The checkpoint is in {out}.", quiet)
+        show_json(dataclasses.asdict(result))
+        return
+    note(f"{result.texts} texts in {result.steps} steps; the checkpoint is {result.checkpoint}.", quiet)
+    if not result.finished:
+        note("The horizon is not reached: the same command with --resume goes on.", quiet)
