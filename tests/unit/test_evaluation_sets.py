@@ -48,3 +48,36 @@ def test_training_sample_unigram_mean_and_nearest():
     index, cosine = sample.nearest(3 * sample.vectors.astype(np.float32))
     assert index.tolist() == list(range(20))
     assert cosine == pytest.approx(np.ones(20), abs=1e-5)
+
+
+class Rows:
+    """What a shard dataset offers."""
+
+    def __init__(self, ids, vectors):
+        self.texts, self.vectors, self.asked = ids, vectors, []
+
+    def __len__(self):
+        return len(self.texts)
+
+    def gather(self, index):
+        self.asked += index.tolist()
+        lengths = np.array([len(self.texts[i]) for i in index])
+        ids = np.full((len(index), lengths.max()), -7)
+        for row, i in enumerate(index):
+            ids[row, : lengths[row]] = self.texts[i]
+        return ids, lengths, self.vectors[index]
+
+
+def test_sets_from_shards_read_only_the_chosen_rows(monkeypatch):
+    monkeypatch.setattr("unembed.evaluation.sets._BLOCK", 4)
+    ids, vectors = rows()
+    data = EvaluationSet.from_rows("test", source := Rows(ids, vectors), n=10, seed=3)
+    expected = EvaluationSet("test", ids, vectors).subset(10, seed=3)
+    assert data.ids == expected.ids and (data.vectors == expected.vectors).all() and data.of == 50
+    assert len(source.asked) == 10
+    sample = TrainingSample.from_rows(source, n=20, seed=1)
+    known = TrainingSample.from_arrays(vectors, ids, n=20, seed=1)
+    assert (sample.vectors == known.vectors).all() and (sample.tokens == known.tokens).all()
+    assert (sample.offsets == known.offsets).all() and len(source.asked) == 30
+    with pytest.raises(DataError, match="empty"):
+        TrainingSample.from_rows(Rows([], vectors[:0]))

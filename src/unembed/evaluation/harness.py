@@ -158,8 +158,8 @@ def evaluate(
         {
             "text": inverter.tokenizer.detokenize(list(data.ids[i])),
             "recovered": found[i].text,
-            "confidence": float(found[i].confidence),
-            "token_f1": token_f1([preds[i]], [data.ids[i]]),
+            "confidence": round(float(found[i].confidence), 4),
+            "token_f1": round(token_f1([preds[i]], [data.ids[i]]), 4),
         }
         for i in range(min(EXAMPLES, len(data)))
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -17,22 +17,25 @@ from unembed.errors import DataError
 from unembed.metrics.cosine import nearest_cosine
 
 NEIGHBOURS = 200_000
+_BLOCK = 8192
 
 
 class Rows(Protocol):
-    """What a set is read from: `data.shards.ShardDataset` or anything like it."""
+    """What a set is read from: `data.shards.ShardDataset`, or anything like it."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
         ...
 
-    def ids(self, index: int) -> np.ndarray:
-        """Return the token ids of text `index`, (n,)."""
+    def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return padded ids (m, longest), lengths (m,) and vectors (m, d) of the texts of `index` (m,)."""
         ...
 
-    def vectors_at(self, index: np.ndarray) -> np.ndarray:
-        """Return the vectors of the texts of `index`, (m, d) float32."""
-        ...
+
+def _read(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    for start in range(0, len(chosen), _BLOCK):
+        ids, lengths, vectors = rows.gather(chosen[start : start + _BLOCK])
+        yield [row[:length] for row, length in zip(ids, lengths, strict=True)], vectors
 
 
 def seeded_subset(size: int, n: int | None, seed: int) -> np.ndarray:
@@ -86,11 +89,13 @@ class EvaluationSet:
         return EvaluationSet(self.name, ids, np.asarray(self.vectors)[chosen], self.of, seed)
 
     @classmethod
-    def from_rows(cls, name: str, rows: Any, n: int | None = None, seed: int = 0) -> EvaluationSet:
+    def from_rows(cls, name: str, rows: Rows, n: int | None = None, seed: int = 0) -> EvaluationSet:
         """Read `n` seeded rows of a shard dataset; the others are never read."""
         chosen = seeded_subset(len(rows), n, seed)
-        ids = [[int(i) for i in rows.ids(int(index))] for index in chosen]
-        return cls(name, ids, rows.vectors_at(chosen).astype(np.float32), len(rows), seed)
+        parts = list(_read(rows, chosen))
+        ids = [row.tolist() for texts, _ in parts for row in texts]
+        vectors = np.concatenate([part for _, part in parts]) if parts else np.zeros((0, 1))
+        return cls(name, ids, vectors.astype(np.float32), len(rows), seed)
 
 
 @dataclass(frozen=True)
@@ -149,14 +154,18 @@ class TrainingSample:
         return cls._gather([np.asarray(ids[i]) for i in chosen], np.asarray(vectors)[chosen], len(vectors), seed)
 
     @classmethod
-    def from_rows(cls, rows: Any, n: int | None = NEIGHBOURS, seed: int = 0) -> TrainingSample:
+    def from_rows(cls, rows: Rows, n: int | None = NEIGHBOURS, seed: int = 0) -> TrainingSample:
         """Draw from a shard dataset; only the chosen rows are read."""
-        chosen = seeded_subset(len(rows), n, seed)
-        return cls._gather([np.asarray(rows.ids(int(i))) for i in chosen], rows.vectors_at(chosen), len(rows), seed)
+        ids: list[np.ndarray] = []
+        vectors: list[np.ndarray] = []
+        for texts, part in _read(rows, seeded_subset(len(rows), n, seed)):
+            ids += [row.astype(np.int32) for row in texts]
+            vectors.append(part.astype(np.float16))
+        return cls._gather(ids, np.concatenate(vectors or [np.zeros((0, 1))]), len(rows), seed)
 
     @classmethod
     def _gather(cls, ids: list[np.ndarray], vectors: np.ndarray, of: int, seed: int) -> TrainingSample:
         if not ids:
             raise DataError("The training sample is empty.", "Point at shards that hold at least one text.")
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-        return cls(vectors.astype(np.float16), np.concatenate(ids).astype(np.int32), offsets, of, seed)
+        return cls(vectors.astype(np.float16, copy=False), np.concatenate(ids).astype(np.int32), offsets, of, seed)
