@@ -4,14 +4,13 @@
     for recovery in inverter.invert(vectors):
         print(recovery.confidence, recovery.text)
 
-Contents: `Recovery`, `Inverter`, `check_vectors`.
+Contents: `Recovery`, `Inverter`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy as np
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import Calibration, calibration_for, draft_features
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.inputs import given_tokens, vector_rows
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.encoders.identity import EncoderIdentity
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import torch
 
     from unembed.encoders.protocol import Encoder
-
-log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 _OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
@@ -76,70 +74,6 @@ class Recovery:
     alternatives: tuple[Recovery, ...] = ()
     trace: Trace | None = None
     original: str | None = None
-
-
-def check_vectors(vectors: Any, dimension: int, encoder: str, normalised: bool = False) -> np.ndarray:
-    """Turn what a caller passes into rows that can be inverted.
-
-    Args:
-        vectors: array, tensor or nested list, (n, d) or (d,).
-        dimension: d.
-        encoder: name of the encoder, for messages.
-        normalised: whether the encoder makes vectors of length 1; rows of another length are then scaled to it.
-
-    Returns:
-        float32 (n, d).
-
-    Raises:
-        InputError: not numbers, wrong rank, wrong dimension, NaN, infinity or a row of zeros.
-    """
-    expected = f"the checkpoint expects vectors of dimension {dimension} made by {encoder}"
-    try:
-        if hasattr(vectors, "detach"):  # a torch tensor of any type, on any device
-            vectors = vectors.detach().to("cpu").float().numpy()
-        rows = np.asarray(vectors)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"The vectors are not an array of numbers ({error}); {expected}.",
-            f"Pass numbers of shape (n, {dimension}).",
-        ) from error
-    if rows.dtype.kind not in "fiu":
-        raise InputError(
-            f"The vectors are an array of type {rows.dtype}, not of numbers; {expected}.",
-            f"Pass float32 of shape (n, {dimension}); stack an array of arrays with numpy.stack.",
-        )
-    if rows.ndim == 1 and rows.shape != (0,):
-        rows = rows[None]
-    if rows.size == 0 and rows.shape[0] == 0:
-        return np.zeros((0, dimension), dtype=np.float32)
-    if rows.ndim != 2:
-        raise InputError(
-            f"The vectors have {rows.ndim} axes (shape {rows.shape}); {expected}.",
-            f"Pass one vector of shape ({dimension},) or several of shape (n, {dimension}).",
-        )
-    if rows.shape[1] != dimension:
-        raise InputError(
-            f"The vectors have dimension {rows.shape[1]} (row 0 and all others); {expected}.",
-            "Use vectors of that encoder, or a checkpoint trained for yours.",
-        )
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-    bad = ~np.isfinite(rows).all(axis=1)
-    if bad.any():
-        raise InputError(
-            f"Row {int(bad.argmax())} of the vectors holds NaN or infinite values; {expected}.",
-            f"Remove or repair that row ({int(bad.sum())} of {len(rows)} are affected).",
-        )
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if (norms == 0).any():
-        raise InputError(
-            f"Row {int((norms == 0).argmax())} of the vectors is all zeros; {expected}.",
-            "Remove that row: it holds nothing to recover.",
-        )
-    if normalised and np.abs(norms - 1).max() > 1e-3:
-        log.info("Vectors are scaled to length 1, as %s makes them (lengths found: up to %.3g).", encoder, norms.max())
-        rows = (rows / norms[:, None]).astype(np.float32)
-    return rows
 
 
 class Inverter:
@@ -287,11 +221,11 @@ class Inverter:
         rows = self._rows(vector)
         if len(rows) != 1:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
-        known = None if given is None else _given(given, 1)[0]
+        known = None if given is None else given_tokens(given, 1)[0]
         return stream(self.denoiser, torch.from_numpy(rows[0]), config, given=known)
 
     def _rows(self, vectors: Any) -> np.ndarray:
-        return check_vectors(vectors, self.dimension, self.identity.name, self.identity.normalised)
+        return vector_rows(vectors, self.dimension, self.identity.name, self.identity.normalised)
 
     def _drafts(
         self, vectors: Any, config: DecodeConfig, given: Any, batch_size: int, trace: bool, progress: bool
@@ -299,7 +233,7 @@ class Inverter:
         import torch
 
         rows = self._rows(vectors)
-        known = None if given is None else _given(given, len(rows))
+        known = None if given is None else given_tokens(given, len(rows))
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
         starts: Any = range(0, len(rows), batch_size)
@@ -371,19 +305,3 @@ def _config(options: dict[str, Any]) -> DecodeConfig:
             hint = f"Did you mean {near[0]}?" if near else f"Options: {', '.join(_OPTIONS)}."
             raise InputError(f"There is no decoding option {name!r}.", hint)
     return DecodeConfig(**options)
-
-
-def _given(given: Any, rows: int) -> torch.Tensor:
-    import torch
-
-    known = np.asarray(given)
-    if known.dtype.kind not in "iu":
-        raise InputError("Given tokens are not whole numbers.", "Pass token ids, -1 where the token is unknown.")
-    if known.ndim == 1 and rows == 1:
-        known = known[None]
-    if known.ndim != 2 or len(known) != rows:
-        raise InputError(
-            f"Given tokens have shape {known.shape} for {rows} vectors.",
-            "Pass one row of token ids for each vector, -1 where the token is unknown.",
-        )
-    return torch.from_numpy(known.astype(np.int64))

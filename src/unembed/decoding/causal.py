@@ -20,7 +20,7 @@ from unembed.decoding.noise import Noise
 from unembed.decoding.proposals import guided, log_softmax_and_entropy, pick
 from unembed.decoding.trace import Step
 from unembed.model.conditioning import Condition
-from unembed.model.denoiser import CausalState, Denoiser
+from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
 
 
 @dataclass
@@ -150,7 +150,7 @@ def draft_left_to_right(
             log_prob, tokens = log_prob.masked_fill_(~allowed, -torch.inf).topk(beam, dim=1)
         parent = beams.advance(alive, tokens, log_prob, c.eos_id, position)
         if traced and beam == 1:
-            yield _grow(beams, owner, position, config, history)
+            yield _grow(beams, owner, position, config, c, history)
         alive, states = _survivors(beams, parent, alive, states)
         if not len(alive):
             break
@@ -161,7 +161,7 @@ def draft_left_to_right(
     elif traced:
         canvas.history = [[] for _ in range(len(canvas))]
         for position in range(limit + 1):
-            yield _replay(canvas, position, config)
+            yield _replay(canvas, position, config, c)
     return canvas
 
 
@@ -189,43 +189,57 @@ def _survivors(
     return going, [state.select(slot[source[going]]) for state in states]
 
 
-def _grow(beams: _Beams, rows: Tensor, position: int, config: DecodeConfig, history: list[list[Step]]) -> list[Step]:
+def _step(
+    tokens: Tensor, log_prob: Tensor, length: int, position: int, number: int, denoiser: DenoiserConfig, cost: int
+) -> Step:
+    """Describe the pass that decided `position` of a hypothesis of `length` tokens so far.
+
+    Where the canvas learns the end, the pass that decides the end fills the rest of the canvas with end tokens.
+    """
+    n = min(length, position + 1)
+    ids, confidences, chosen = tokens[:n].tolist(), log_prob[:n].exp().tolist(), list(range(position, n))
+    if denoiser.canvas == "eos" and (n <= position or n == denoiser.limit):
+        rest = denoiser.canvas_length - n
+        ids, confidences = ids + [denoiser.eos_id] * rest, confidences + [1.0] * rest
+        chosen += range(n, denoiser.canvas_length)
+    return Step(
+        draft=number,
+        index=position,
+        ids=tuple(ids),
+        masked=(False,) * len(ids),
+        confidences=tuple(confidences),
+        chosen=tuple(chosen),
+        remasked=(),
+        pass_count=(position + 1) * cost,
+    )
+
+
+def _grow(
+    beams: _Beams,
+    rows: Tensor,
+    position: int,
+    config: DecodeConfig,
+    denoiser: DenoiserConfig,
+    history: list[list[Step]],
+) -> list[Step]:
+    """Steps of the pass just made over single hypotheses `rows` (A,)."""
     out = []
     for row in rows.tolist():
-        n = int(beams.length[row, 0])
-        step = Step(
-            draft=row % config.samples,
-            index=position,
-            ids=tuple(beams.tokens[row, 0, :n].tolist()),
-            masked=(False,) * n,
-            confidences=tuple(beams.log_prob[row, 0, :n].exp().tolist()),
-            chosen=(position,) if n > position else (),
-            remasked=(),
-            pass_count=(position + 1) * config.cost,
-        )
+        tokens, log_prob, n = beams.tokens[row, 0], beams.log_prob[row, 0], int(beams.length[row, 0])
+        step = _step(tokens, log_prob, n, position, row % config.samples, denoiser, config.cost)
         history[row].append(step)
         out.append(step)
     return out
 
 
-def _replay(canvas: Canvas, position: int, config: DecodeConfig) -> list[Step]:
+def _replay(canvas: Canvas, position: int, config: DecodeConfig, denoiser: DenoiserConfig) -> list[Step]:
     """Steps of the finished hypotheses as if each had been the only one."""
     out = []
-    written = (canvas.written() & (canvas.ids != canvas.end_id)).sum(1)
-    for i in range(len(canvas)):
+    written = (canvas.written() & (canvas.ids != canvas.end_id)).sum(1).tolist()
+    for i, n in enumerate(written):
         if position * config.cost >= int(canvas.passes[i]):
             continue
-        n = min(int(written[i]), position + 1)
-        step = Step(
-            draft=int(canvas.number[i]),
-            index=position,
-            ids=tuple(canvas.ids[i, :n].tolist()),
-            masked=(False,) * n,
-            confidences=tuple(canvas.log_prob[i, :n].exp().tolist()),
-            chosen=(position,) if n > position else (),
-            remasked=(),
-            pass_count=(position + 1) * config.cost,
-        )
+        step = _step(canvas.ids[i], canvas.log_prob[i], n, position, int(canvas.number[i]), denoiser, config.cost)
         canvas.history[i].append(step)
         out.append(step)
     return out

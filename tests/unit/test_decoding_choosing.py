@@ -1,0 +1,101 @@
+"""Which draft is given back, and by what score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from decoding_helpers import some_vectors, tiny_denoiser
+
+from unembed.decoding.choosing import agreement
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.loop import decode
+from unembed.decoding.trace import Draft
+from unembed.metrics.text import token_f1
+from unembed.model.denoiser import GIVEN, MASK
+
+
+def all_of(draft: Draft) -> list[Draft]:
+    return [draft, *draft.alternatives]
+
+
+def test_the_likeliest_lengths_are_tried() -> None:
+    denoiser, vectors = tiny_denoiser(limit=12), some_vectors(5)
+    log_probs = denoiser.length_log_probs(vectors).detach()
+    for row, draft in enumerate(decode(denoiser, vectors, DecodeConfig(lengths=4))):
+        drafts = all_of(draft)
+        assert {d.length for d in drafts} == set((log_probs[row].topk(4).indices + 1).tolist())
+        for each in drafts:
+            assert each.log_prior_length == pytest.approx(float(log_probs[row, each.length - 1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("weight", [None, 0.0, 2.5])
+def test_the_score_is_the_prior_plus_the_normalised_likelihood(weight: float | None, power: float) -> None:
+    config = DecodeConfig(lengths=4, length_weight=weight, length_power=power)
+    for draft in decode(tiny_denoiser(limit=12), some_vectors(5), config):
+        for each in all_of(draft):
+            assert each.log_likelihood == pytest.approx(sum(np.log(each.token_confidence)), abs=1e-4)
+            factor = 1.0 if weight is None else weight
+            expected = factor * each.log_prior_length + each.log_likelihood / each.length**power
+            assert each.score == pytest.approx(expected, abs=1e-5)
+        assert draft.score == max(d.score for d in all_of(draft))
+
+
+def test_mbr_takes_the_draft_that_agrees_most_with_the_others() -> None:
+    config = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2, choose="mbr")
+    by_likelihood = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2)
+    denoiser, vectors = tiny_denoiser(limit=8), some_vectors(6)
+    found = decode(denoiser, vectors, config)
+    for draft in found:
+        drafts = all_of(draft)
+        means = []
+        for each in drafts:
+            others = [other for other in drafts if other is not each]
+            means.append(float(np.mean([token_f1([each.ids], [other.ids]) for other in others])))
+            assert each.score == pytest.approx(means[-1])
+        assert means[0] == pytest.approx(max(means))
+    assert [d.ids for d in found] != [d.ids for d in decode(denoiser, vectors, by_likelihood)]
+
+
+def test_a_draft_alone_agrees_with_itself() -> None:
+    assert agreement((5, 6), []) == 1.0
+    assert agreement((5, 6), [(5, 7), (8, 9)]) == pytest.approx(0.25)
+
+
+def test_pseudo_likelihood_judges_each_half_given_the_other() -> None:
+    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(4)
+    config = DecodeConfig(strategy="confidence", passes=2, lengths=1, score="pseudo")
+    plain = decode(denoiser, vectors, DecodeConfig(strategy="confidence", passes=2, lengths=1))
+    for draft, before, vector in zip(decode(denoiser, vectors, config), plain, vectors, strict=True):
+        assert draft.ids == before.ids and draft.token_confidence == before.token_confidence
+        assert draft.passes == before.passes + min(2, draft.length)
+        ids, total = torch.tensor([draft.ids]), 0.0
+        for parity in (0, 1):
+            hidden = (torch.arange(draft.length) % 2 == parity).unsqueeze(0)
+            if not hidden.any():
+                continue
+            states = torch.where(hidden, MASK, GIVEN)
+            with torch.inference_mode():
+                logits = denoiser.logits(ids, states, denoiser.condition(vector.view(1, -1)))
+            total += float(logits.log_softmax(-1).gather(2, ids.unsqueeze(2))[hidden].sum())
+        assert draft.log_likelihood == pytest.approx(total, abs=1e-4)
+
+
+def test_the_end_counts_in_the_likelihood_where_it_is_learnt() -> None:
+    denoiser = tiny_denoiser("eos", limit=6)
+    config = DecodeConfig(strategy="sequential", passes=7)
+    short = 0
+    for draft in decode(denoiser, some_vectors(20), config):
+        total = float(np.log(draft.token_confidence).sum())
+        if draft.length < 6:
+            short += 1
+            assert draft.log_likelihood < total - 1e-6
+    assert short
+
+
+def test_given_tokens_do_not_count_in_the_likelihood() -> None:
+    denoiser, vectors = tiny_denoiser(limit=6), some_vectors(2)
+    given = torch.full((2, 6), 9)
+    draft = decode(denoiser, vectors, DecodeConfig(lengths=1), given=given)[0]
+    assert draft.ids == (9,) * 6 and draft.log_likelihood == 0 and draft.passes == 0
