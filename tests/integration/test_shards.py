@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unembed.data.batches import BatchState, LengthBatches
+from unembed.data.cached import CachedBatches
 from unembed.data.shards import Manifest, ShardDataset, ShardWriter, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
@@ -215,6 +217,20 @@ def test_a_dataset_travels_as_its_path(tmp_path: Path) -> None:
     sent = pickle.dumps(data)
     assert len(sent) < 400
     np.testing.assert_array_equal(pickle.loads(sent).gather(np.arange(9))[0], data.gather(np.arange(9))[0])
+
+
+def test_cached_batches_are_the_rows_of_the_sampler(tmp_path: Path) -> None:
+    write_shards(tmp_path, corpus(100), ENCODER, TOKENIZER, 8, 30)
+    data = ShardDataset(tmp_path)
+    sampler = LengthBatches(data.lengths, 8)
+    cached = CachedBatches(data, sampler)
+    for index, batch in zip(sampler.epoch(0), cached.epoch(0), strict=True):
+        np.testing.assert_array_equal(batch.ids, data.gather(index)[0])
+    batch, state = next(cached.forever(BatchState(1, 3)))
+    np.testing.assert_array_equal(batch.vectors, data.gather(next(sampler.epoch(1, 3)))[2])
+    assert state == BatchState(1, 4)
+    with pytest.raises(DataError, match="sampler"):
+        CachedBatches(data, LengthBatches(data.lengths[:5], 8))
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
