@@ -17,19 +17,41 @@ from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
     from unembed.encoders.registry import load_encoder
+    from unembed.evaluation.harness import evaluate
     from unembed.inverter import Inverter, Recovery
+    from unembed.model.checkpoint import load_checkpoint
+    from unembed.model.denoiser import Denoiser
     from unembed.stores.files import read_vectors
+    from unembed.training.loop import train
+    from unembed.training.recipe import Recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Denoiser": "unembed.model.denoiser",
     "Inverter": "unembed.inverter",
+    "Recipe": "unembed.training.recipe",
     "Recovery": "unembed.inverter",
+    "evaluate": "unembed.evaluation.harness",
+    "load_checkpoint": "unembed.model.checkpoint",
     "load_encoder": "unembed.encoders.registry",
     "read_vectors": "unembed.stores.files",
+    "train": "unembed.training.loop",
 }
 
-__all__ = ["Inverter", "Recovery", "UnembedError", "__version__", "load_encoder", "read_vectors"]
+__all__ = [
+    "Denoiser",
+    "Inverter",
+    "Recipe",
+    "Recovery",
+    "UnembedError",
+    "__version__",
+    "evaluate",
+    "load_checkpoint",
+    "load_encoder",
+    "read_vectors",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
