@@ -72,9 +72,9 @@ class RecoveryTable:
         from rich.text import Text
 
         columns = 2 if self._compare else 1
-        margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 2 * (columns + 2)
+        margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 3 * (columns + 2)
         width = max((self._console.width - margin) // columns, 16)
-        table = Table(box=box.SIMPLE_HEAD if not self._begun else None, show_header=not self._begun, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_header=not self._begun, show_edge=False, pad_edge=False)
         table.add_column("id", width=_ID_WIDTH, no_wrap=True, overflow="ellipsis")
         table.add_column("conf.", width=_CONFIDENCE_WIDTH, justify="right")
         table.add_column("recovered", width=width)

@@ -97,7 +97,7 @@ def make_batch(
             "Give every row a vector of the same dimension.",
         )
     with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
+        array = np.require(array, dtype=np.float32, requirements=("C", "W"))  # torch wants memory that may be written
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         raise InputError(
