@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, default=None)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="dtype of the inverter's matmuls")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--matmul-seconds", type=float, default=1.0, help="for measuring the rate of each dtype")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -78,7 +79,7 @@ def main() -> None:
     if names is None:
         names = [name for name in STRATEGIES if inverter.denoiser.config.causal or name not in CAUSAL_STRATEGIES]
     given = {name: value for name in ("passes", "lengths") if (value := getattr(args, name)) is not None}
-    rates = matmul_rates(args.device)
+    rates = matmul_rates(args.device, args.matmul_seconds)
     vectors = read_some(args.vectors, args.column, max(args.batches))
     runs = []
     for name in names:

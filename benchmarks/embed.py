@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--matmul-seconds", type=float, default=1.0, help="for measuring the rate of each dtype")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -67,7 +68,7 @@ def main() -> None:
     if described is None:
         raise SystemExit(f"The encoder {args.encoder} has no tokenizer, so tokens cannot be counted.")
     texts, tokens = cut_texts(args.texts, args.count, Tokenizer.from_json(described), args.limit)
-    rates = matmul_rates(args.device)
+    rates = matmul_rates(args.device, args.matmul_seconds)
     encoder.encode(texts[:64])
     took = []
     for _ in range(args.repeats):

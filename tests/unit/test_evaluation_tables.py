@@ -81,10 +81,10 @@ def test_page_holds_every_number_with_its_interval_and_its_cost(results):
 def test_tables_are_well_formed(results):
     ablation = {
         "name": "whitening", "setting": "off | on", "minutes": 9, "seed": 0, "texts_seen": 131000, "n": 500,
-        "metrics": {"token_f1": metric(0.25)},
+        "metrics": {"token_f1": metric(0.25), "left-to-right/token_f1": 0.5, "bound": 5.1234},
     }  # fmt: skip
     page = tables.render(results, [ablation])
-    assert "| whitening | off \\| on | 9 | 0 | 131000 | 500 | 0.250 [0.240, 0.260] |" in page
+    assert "| whitening | off \\| on | 9 | 0 | 131000 | 500 | 0.250 [0.240, 0.260] | 0.500 | 5.123 |" in page
     width = None
     for line in page.splitlines():
         columns = line.replace("\\|", "").count("|") if line.startswith("|") else None
@@ -107,8 +107,9 @@ def test_page_from_a_folder_ignores_other_files(results, tmp_path):
 def test_figures_are_written(results, tmp_path, ending):
     results[2]["bins"]["length"].append({**copy.deepcopy(results[2]["bins"]["length"][0]), "bin": "9-16"})
     log = tmp_path / "log.jsonl"
-    rows = [{"texts": 256 * i, "loss": 9.0 / i} for i in range(1, 9)]
-    rows.insert(4, {"texts": 1024, "validation": {"token_f1": metric(0.4), "token_accuracy": 0.2}})
+    rows = [{"kind": "train", "texts": 256 * i, "loss": 9.0 / i} for i in range(1, 9)]
+    rows.insert(4, {"kind": "validation", "texts": 1024, "bound": 5.0, "masked_token_accuracy@1.0": 0.1})
+    rows.append({"kind": "validation", "texts": 2048, "bound": 4.0, "adaptive/token_f1": 0.4, "causal_nll": 5.0})
     log.write_text("\n".join(map(json.dumps, rows)) + '\n{"texts": 99, "lo')
     drawn = {
         "curve": lambda path: figures.training_curve(log, path),
@@ -128,7 +129,7 @@ def test_figures_say_what_is_missing(results, tmp_path):
     log.write_text('{"step": 1}\n')
     with pytest.raises(DataError, match="loss"):
         figures.training_curve(log, tmp_path / "a.png")
-    log.write_text('broken\n{"texts": 1, "loss": 2}\n')
+    log.write_text('broken\n{"kind": "train", "texts": 1, "loss": 2}\n')
     with pytest.raises(DataError, match="line 1"):
         figures.training_curve(log, tmp_path / "a.png")
     with pytest.raises(DataError, match="calibration"):

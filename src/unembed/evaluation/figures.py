@@ -16,6 +16,8 @@ from typing import Any
 from unembed.errors import DataError, InputError
 from unembed.files import atomic_path
 
+_SHARES = ("token_f1", "token_accuracy", "exact_match", "masked_token_accuracy")
+
 
 def _canvas(title: str, x: str, y: str) -> tuple[Any, Any]:
     try:
@@ -61,34 +63,40 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def training_curve(log: str | Path, path: str | Path, x: str = "texts") -> None:
-    """Plot a run: its loss on the left axis, its decoded validation metrics on the right.
+    """Plot a run from the log that training writes: nats a token on the left axis, shares that are right on the right.
 
     Args:
-        log: JSONL; rows with `loss` are steps, rows with `validation` (a dict of metrics, numbers or {value, ...}) are
-            validations; both hold `x`.
+        log: `log.jsonl` of a run; lines of kind "train" hold `loss`, lines of kind "validation" hold `bound`,
+            `causal_nll`, accuracies, and decoded metrics as "strategy/metric".
         path: PNG or SVG.
-        x: key of the horizontal axis.
+        x: horizontal axis: "texts", "step" or "seconds".
+
+    Raises:
+        DataError: the log holds no line with `x` and a loss or a bound.
     """
     rows = [row for row in read_log(log) if x in row]
-    steps = [row for row in rows if isinstance(row.get("loss"), (int, float))]
-    validations = [row for row in rows if isinstance(row.get("validation"), dict)]
-    if not steps and not validations:
-        raise DataError(f"{log} holds no row with {x!r} and a loss.", "Give the log.jsonl of a training run.")
-    figure, axes = _canvas("Training", x, "loss (nats per token)")
-    axes.plot([r[x] for r in steps], [r["loss"] for r in steps], color="0.6", linewidth=1, label="loss")
-    names = [n for n in ("token_f1", "token_accuracy", "exact_match") if any(n in v["validation"] for v in validations)]
-    if names:
+    curves = [("train", "loss", "training loss"), ("validation", "bound", "validation bound")]
+    curves.append(("validation", "causal_nll", "validation, left to right"))
+    lines = [(label, _points(rows, kind, x, key)) for kind, key, label in curves]
+    if not any(points for _, points in lines):
+        raise DataError(f"{log} holds no line with {x!r} and a loss.", "Give the log.jsonl of a training run.")
+    figure, axes = _canvas("Training", x, "nats a token")
+    for label, points in lines:
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="" if "loss" in label else "o", ms=3)
+    axes.legend(loc="upper center", fontsize="small")
+    shares = dict.fromkeys(k for row in rows for k in row if k.split("/")[-1].split("@")[0] in _SHARES)
+    if shares:
         right = axes.twinx()
-        right.set(ylabel="validation, decoded from all masks", ylim=(0, 1))
-        for name in names:
-            points = [(v[x], _plain(v["validation"][name])) for v in validations if name in v["validation"]]
-            right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        right.legend(loc="upper right")
+        right.set(ylabel="share", ylim=(0, 1))
+        for key in shares:
+            right.plot(*zip(*_points(rows, "validation", x, key), strict=True), "--", marker="s", ms=3, label=key)
+        right.legend(loc="upper right", fontsize="small")
     _save(figure, path)
 
 
-def _plain(metric: Any) -> float:
-    return float(metric["value"] if isinstance(metric, dict) else metric)
+def _points(rows: list[dict[str, Any]], kind: str, x: str, key: str) -> list[tuple[float, float]]:
+    return [(row[x], row[key]) for row in rows if row.get("kind") == kind and isinstance(row.get(key), (int, float))]
 
 
 def _bars(metrics: Sequence[dict[str, float]]) -> tuple[list[float], list[list[float]]]:

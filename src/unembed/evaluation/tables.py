@@ -20,11 +20,13 @@ BINNED = ("token_accuracy", "token_f1", "exact_match", "bleu")
 _DECIMALS = {"bleu": 1, "sentence_bleu": 1, "length_error": 2}
 
 
-def cell(name: str, metric: dict[str, float] | None) -> str:
-    """Format a metric as "0.512 [0.498, 0.526]"; a dash where it was not measured."""
-    if not metric:
+def cell(name: str, metric: dict[str, float] | float | None) -> str:
+    """Format a metric as "0.512 [0.498, 0.526]"; alone where it has no interval, a dash where it was not measured."""
+    if metric is None:
         return "-"
-    digits = _DECIMALS.get(name, 3)
+    digits = _DECIMALS.get(name.split("/")[-1], 3)
+    if isinstance(metric, (int, float)):
+        return f"{metric:.{digits}f}"
     return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
 
 
@@ -104,16 +106,21 @@ def left_out_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def ablation_table(ablations: Sequence[dict[str, Any]]) -> str:
-    """Experiments at equal wall-clock: entries {name, setting, minutes, seed, texts_seen, metrics, n}."""
-    names = [m for m in (*MAIN, *FURTHER) if any(m in a["metrics"] for a in ablations)]
+    """Experiments at equal wall-clock.
+
+    Args:
+        ablations: entries {name, setting, minutes, seed, texts_seen, metrics, n}; a metric is {value, low, high}, or a
+            number where it has no interval; its name may begin with the strategy ("adaptive/token_f1").
+    """
+    names = list(dict.fromkeys(name for entry in ablations for name in entry["metrics"]))
     rows = [
         [
-            a["name"],
-            a["setting"],
-            *map(_number, (a.get("minutes"), a.get("seed"), a.get("texts_seen"), a.get("n"))),
-            *(cell(m, a["metrics"].get(m)) for m in names),
+            entry["name"],
+            entry["setting"],
+            *map(_number, (entry.get("minutes"), entry.get("seed"), entry.get("texts_seen"), entry.get("n"))),
+            *(cell(name, entry["metrics"].get(name)) for name in names),
         ]
-        for a in ablations
+        for entry in ablations
     ]
     return table(["experiment", "setting", "minutes", "seed", "texts seen", "n", *names], rows, left=2)
 

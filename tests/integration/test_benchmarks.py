@@ -1,0 +1,163 @@
+"""Every script of benchmarks/ that belongs to decoding, training, embedding, memory and results runs on tiny data."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unembed.data.shards import ShardDataset, write_shards
+from unembed.data.tokenization import Tokenizer
+from unembed.encoders.hashing import HashingEncoder
+from unembed.model.checkpoint import save_checkpoint
+from unembed.model.denoiser import Denoiser, DenoiserConfig
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+LIMIT = 8
+QUICK = ("--matmul-seconds", 0.02)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run a script of benchmarks/ with arguments; return its exit code and what it printed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def run(name, *arguments):
+        sys.modules.pop(name, None)
+        module = importlib.import_module(name)
+        assert Path(module.__file__).parent == FOLDER
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        sys.modules.pop(name, None)
+        return code, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Shards for training and testing, texts, vectors and an untrained checkpoint of the hashing encoder."""
+    home = tmp_path_factory.mktemp("home")
+    encoder = HashingEncoder(16)
+    tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
+    words = "the old dog saw a small house near river and city people went home with water every morning".split()
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(words, size=generator.integers(2, LIMIT + 3))) for _ in range(400)]
+    (home / "texts.txt").write_text("\n".join(texts))
+    pairs = [(text, ["news", "mail"][i % 2]) for i, text in enumerate(texts)]
+    write_shards(home / "train", pairs[:300], encoder, tokenizer, limit=LIMIT, shard_size=128)
+    write_shards(home / "test", pairs[300:], encoder, tokenizer, limit=LIMIT, shard_size=128)
+    np.save(home / "vectors.npy", ShardDataset(home / "test").gather(np.arange(20))[2])
+    torch.manual_seed(0)
+    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
+    banned[torch.from_numpy(tokenizer.banned)] = True
+    config = DenoiserConfig(
+        vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=LIMIT, causal=True,
+        prefix_tokens=1, mask_id=tokenizer.mask_id,
+        eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+    save_checkpoint(home / "model", Denoiser(config, banned), tokenizer.to_json(), encoder.identity.to_dict(), {})
+    return home
+
+
+def one_line(out):
+    lines = out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
+
+
+def test_decode(script, home):
+    _, out = script(
+        "decode", "--model", home / "model", "--vectors", home / "vectors.npy", "--batches", 1, 24, "--seconds", 0,
+        "--strategies", "sequential", "left-to-right", "--passes", 4, "--lengths", 1, "--matmul-seconds", 0.02,
+    )  # fmt: skip
+    found = one_line(out)
+    assert found["benchmark"] == "decode" and found["machine"]["summary"]
+    assert [(r["strategy"], r["batch"]) for r in found["runs"]] == [
+        ("sequential", 1), ("sequential", 24), ("left-to-right", 1), ("left-to-right", 24),
+    ]  # fmt: skip
+    for r in found["runs"]:
+        assert r["texts_per_second"] == pytest.approx(r["batch"] / r["seconds"], rel=0.01)
+        assert r["share"] == pytest.approx(r["gflops"] / found["matmul_gflops"]["fp32"], rel=0.01)
+        assert 0 < r["share"] <= r["share_padded"] and 0 <= r["padding"] < 1 and r["gflop_per_text"] > 0
+
+
+def test_counter_counts_what_the_design_says(home, monkeypatch):
+    """2 A n a pass plus 2 x rows x columns x width for the head; padding is not work."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    common = importlib.import_module("common")
+    from unembed.model.checkpoint import load_checkpoint
+
+    denoiser = load_checkpoint(home / "model").denoiser
+    counter = common.Counter(denoiser)
+    ids = torch.full((2, 6), denoiser.config.mask_id)
+    rows = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    with counter.counting(), torch.no_grad():
+        denoiser.logits(ids, torch.zeros_like(ids), denoiser.condition(torch.ones(2, 16)), torch.tensor([6, 3]), rows)
+    blocks, vocabulary = denoiser.parameter_counts()["blocks"], denoiser.config.vocab_size
+    assert counter.forward_operations == 2 * blocks * 9 + 2 * 9 * vocabulary * 16
+    assert (counter.padded, counter.passes) == (12, 1)
+    with torch.no_grad():
+        denoiser.logits(ids, torch.zeros_like(ids), denoiser.condition(torch.ones(2, 16)))
+    assert counter.passes == 1  # nothing is counted outside the block
+
+
+def test_memory(script, home):
+    code, out = script("memory", "--model", home / "model", "--count", 60, "--batch", 4)
+    found = one_line(out)
+    assert found["count"] == 60 and len(found["resident_mib"]) == 11 and found["flat"] == (code == 0)
+    code, out = script("memory", "--model", home / "model", "--count", 60, "--batch", 4, "--most", "-10000")
+    assert code == 1 and one_line(out)["flat"] is False
+
+
+def test_embed(script, home):
+    _, out = script(
+        "embed", "--encoder", "hashing:16", "--texts", home / "texts.txt", "--count", 50, "--limit", LIMIT, *QUICK
+    )
+    found = one_line(out)
+    assert found["texts"] == 50 and found["tokens"] > 150 and found["texts_per_second"] > 0
+    assert found["share"] == 0  # nothing is multiplied there
+
+
+def test_train(script, home):
+    overrides = {
+        "data.shards": f"'{home / 'train'}'", "data.encoder": "'hashing:16'", "data.limit": LIMIT,
+        "data.batch_size": 16, "model.width": 16, "model.layers": 1, "model.heads": 2, "model.embedding_dim": 0,
+        "validation.texts": 20, "validation.decoded": 0, "run.compile": "'no'", "run.precision": "'fp32'",
+        "objective.shortlist_frequent": 50, "objective.shortlist_sampled": 20,
+    }  # fmt: skip
+    options = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+    _, out = script("train", FOLDER.parent / "recipes" / "tiny.toml", *options, "--steps", 3, "--warmup", 1, *QUICK)
+    found = one_line(out)
+    assert found["texts_per_second"] > 0 and found["precision"] == "fp32" and found["shortlist"] == 70
+    assert found["share"] == pytest.approx(found["gflops"] / found["matmul_gflops"]["fp32"], abs=1e-4)
+
+
+def test_results_writes_every_run_and_the_page(script, home, tmp_path):
+    out = tmp_path / "docs" / "results"
+    arguments = [
+        "--model", home / "model", "--test", home / "test", "--left-out", home / "test", "--train", home / "train",
+        "--out", out, "-n", 20, "--n-strategies", 10, "--n-left-out", 10, "--strategies", "sequential",
+        "--passes", 2, "--neighbours", 100,
+    ]  # fmt: skip
+    script("results", *arguments)
+    names = {path.name for path in out.glob("*.json")}
+    baselines = {f"english-test-baseline-{n}.json" for n in ("random-tokens", "unconditional", "nearest-neighbour")}
+    assert baselines | {"english-test-baseline-closed-form.json", "english-test-adaptive.json"} <= names
+    assert {"english-test-sequential.json", "english-test-adaptive-2-passes.json"} <= names
+    assert {"news-adaptive.json", "mail-adaptive.json", "mail-baseline-nearest-neighbour.json"} <= names
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "## english-test" in page and "## Sources left out of training" in page and "baseline: `closed-form`" in page
+    assert {path.name for path in out.glob("*.svg")} >= {"passes.svg", "length.svg"}
+    result = json.loads((out / "english-test-adaptive.json").read_text())
+    assert result["data"]["n"] == 20 and {"masked_token_accuracy@0.15", "cosine"} <= set(result["metrics"])
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    script("results", *arguments)  # the same checkpoint: nothing is measured again
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == before
