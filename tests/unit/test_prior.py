@@ -1,0 +1,226 @@
+"""Closed-form priors on planted data: they find what was put in, stream, survive storage, leave one's own row out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planted import DIM, LIMIT, VOCABULARY, planted
+from safetensors.torch import load, save
+
+from unembed.errors import DataError
+from unembed.model.class_sums import ClassSums, distinct_tokens
+from unembed.model.closed_form import ClosedForm, fit_closed_form, prior_decode
+from unembed.model.prior import PositionPrior, TokenPrior
+from unembed.model.quantisation import quantise_rows
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(11))
+
+
+@pytest.fixture(scope="module")
+def parts() -> ClosedForm:
+    return fit_closed_form(planted(6000).batches(1000), VOCABULARY, LIMIT)
+
+
+def test_quantisation_error_is_at_most_half_a_scale() -> None:
+    rows = torch.randn(50, 33, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 50)[:, None]
+    rows[7] = 0
+    codes, scale = quantise_rows(rows)
+    assert codes.dtype == torch.int8
+    assert bool(((codes.float() * scale[:, None] - rows).abs() <= 0.5001 * scale[:, None]).all())
+
+
+def test_distinct_tokens_counts_a_token_once_a_text_and_never_padding() -> None:
+    ids = torch.tensor([[7, 7, 3, 0], [0, 5, 0, 0]])
+    rows, tokens = distinct_tokens(ids, torch.tensor([[True, True, True, False], [True, True, False, False]]))
+    assert sorted(zip(rows.tolist(), tokens.tolist(), strict=True)) == [(0, 3), (0, 7), (1, 0), (1, 5)]
+
+
+def test_class_sums_equal_a_plain_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    vectors, rows = torch.randn(9, 4, generator=g), torch.randint(9, (40,), generator=g)
+    classes = torch.randint(5, (40,), generator=g)
+    sums = ClassSums(6, 4)
+    sums.add(vectors, rows[:25], classes[:25])
+    sums.add(vectors, rows[25:], classes[25:])
+    expected = torch.zeros(6, 4).index_add_(0, classes, vectors[rows])
+    assert torch.allclose(sums.sums, expected, atol=1e-5)
+    assert torch.equal(sums.counts, torch.bincount(classes, minlength=6))
+    matrix, offset = torch.randn(4, 4, generator=g), torch.randn(4, generator=g)
+    mapped = torch.zeros(6, 4).index_add_(0, classes, ((vectors - offset) @ matrix)[rows])
+    assert torch.allclose(sums.mapped(offset, matrix), mapped, atol=1e-4)
+
+
+def test_prior_recovers_planted_tokens(parts: ClosedForm) -> None:
+    data = planted(500, seed=1)
+    top = parts.token_prior.scores(parts.whitening(data.vectors)).topk(2 * LIMIT).indices
+    inside = torch.arange(LIMIT) < data.lengths[:, None]
+    found = (data.ids[..., None] == top[:, None]).any(-1)[inside].float().mean()
+    chance = 2 * LIMIT / VOCABULARY
+    assert float(found) > 0.9 > 3 * chance
+    frequency_only = parts.token_prior.log_odds.topk(2 * LIMIT).indices
+    assert float(torch.isin(data.ids[inside], frequency_only).float().mean()) < 0.75
+
+
+def test_shortlist_scores_are_the_columns_of_the_full_scores(parts: ClosedForm) -> None:
+    z = parts.whitening(planted(9, seed=2).vectors)
+    tokens = torch.tensor([40, 7, 59, 0])
+    for frequency in (True, False):
+        full = parts.token_prior.scores(z, frequency=frequency)
+        assert full.shape == (9, VOCABULARY)
+        assert torch.allclose(parts.token_prior.scores(z, tokens, frequency=frequency), full[:, tokens], atol=1e-5)
+    difference = parts.token_prior.scores(z) - parts.token_prior.scores(z, frequency=False)
+    assert torch.allclose(difference, parts.token_prior.log_odds.expand(9, -1), atol=1e-5)
+
+
+def test_scores_follow_the_formula_of_the_gaussian_log_odds() -> None:
+    sums, counts = torch.tensor([[30.0, 0.0], [0.0, 80.0]]), torch.tensor([10, 60])
+    prior = TokenPrior.from_sums(sums, counts, total=100, shrink=20.0, weight=0.5)
+    z = torch.tensor([[2.0, -1.0]])
+    m = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    expected = 0.5 * (z @ m.T - 0.5) + torch.log(torch.tensor([10 / 90, 60 / 40]))
+    assert torch.allclose(prior.scores(z), expected, atol=1e-3)
+
+
+def test_unseen_tokens_are_finite_and_last(parts: ClosedForm) -> None:
+    scores = parts.token_prior.scores(parts.whitening(planted(50, seed=3).vectors))
+    assert bool(torch.isfinite(scores).all())
+    assert float(scores[:, :5].max()) < float(scores.topk(LIMIT).values.min())
+
+
+def test_leave_one_out_equals_a_fit_without_the_row() -> None:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(30, 16, generator=g)
+    own, total = z[:1], 40
+    whole = TokenPrior.from_sums(z.sum(0, keepdim=True), torch.tensor([30]), total)
+    without = TokenPrior.from_sums(z[1:].sum(0, keepdim=True), torch.tensor([29]), total)
+    present = torch.tensor([[True]])
+    left_out = whole.scores(own, frequency=False, present=present)
+    assert torch.allclose(left_out, without.scores(own, frequency=False), atol=0.02)
+    assert float(whole.scores(own, frequency=False)) > float(left_out) + 0.1
+    absent = whole.scores(own, frequency=False, present=~present)
+    assert torch.equal(absent, whole.scores(own, frequency=False))
+
+
+def test_in_sample_scores_of_rare_tokens_are_inflated_and_leave_one_out_mends_it() -> None:
+    noise = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(400) % 200
+    sums = torch.zeros(200, 64).index_add_(0, tokens, noise)
+    prior = TokenPrior.from_sums(sums, torch.full((200,), 2), 400)
+    present = torch.nn.functional.one_hot(tokens, 200).bool()
+    plain = prior.scores(noise, frequency=False)[present].mean()
+    mended = prior.scores(noise, frequency=False, present=present)[present].mean()
+    assert float(plain) > 1.0
+    assert abs(float(mended)) < 0.15
+
+
+def test_position_prior_finds_tokens_in_place(parts: ClosedForm) -> None:
+    assert parts.position_prior is not None
+    data = planted(300, seed=4)
+    inside = torch.arange(LIMIT) < data.lengths[:, None]
+    rows, start = inside.nonzero(as_tuple=True)
+    end = data.lengths[rows] - 1 - start
+    truth = data.ids[inside]
+    z = parts.whitening(data.vectors)
+    right = (parts.position_prior.scores(z, start, end, rows).argmax(1) == truth).float().mean()
+    by_frequency = (parts.position_prior.log_frequencies(start, end).argmax(1) == truth).float().mean()
+    presence = (parts.token_prior.scores(z)[rows].argmax(1) == truth).float().mean()
+    assert float(right) > 0.5
+    assert float(right) > float(by_frequency) + 0.3
+    assert float(right) > float(presence) + 0.2
+
+
+def test_position_log_odds_of_a_shortlist_are_columns_and_rows_do_not_mix(parts: ClosedForm) -> None:
+    assert parts.position_prior is not None
+    z = parts.whitening(planted(7, seed=5).vectors)
+    start = torch.tensor([0, 3, 1, 0, 5, 2, 2])
+    end = torch.tensor([3, 0, 1, 5, 0, 2, 0])
+    full = parts.position_prior.log_odds(z, start, end)
+    assert full.shape == (7, VOCABULARY)
+    tokens = torch.tensor([33, 5, 58, 6])
+    assert torch.allclose(parts.position_prior.log_odds(z, start, end, tokens), full[:, tokens], atol=1e-4)
+    for i in range(7):
+        one = parts.position_prior.log_odds(z[i : i + 1], start[i : i + 1], end[i : i + 1])
+        assert torch.allclose(one[0], full[i], atol=1e-4)
+
+
+def test_tokens_without_a_class_say_nothing_but_keep_their_frequency() -> None:
+    small = PositionPrior(LIMIT, DIM, VOCABULARY, tokens=3)
+    start, end = torch.tensor([1]), torch.tensor([0])
+    small.token_ids.copy_(torch.tensor([5, 6, 7]).expand(2, LIMIT, 3))
+    small.half_square.fill_(1.0)
+    odds = small.log_odds(normal(1, DIM), start, end)
+    assert odds[0].nonzero()[:, 0].tolist() == [5, 6, 7]
+
+
+def test_position_frequencies_sum_to_one_on_each_side(parts: ClosedForm) -> None:
+    assert parts.position_prior is not None
+    # Every token has a class in so small a vocabulary.
+    total = parts.position_prior.log_p.exp().sum(-1)
+    assert torch.allclose(total, torch.ones(2, LIMIT), atol=1e-3)
+
+
+def test_tokens_outside_the_classes_share_what_the_position_leaves() -> None:
+    histogram = torch.ones(2, 1, 10)
+    histogram[:, :, 0] = 91
+    ids = torch.tensor([0, 1]).expand(2, 1, 2)
+    prior = PositionPrior.from_sums(torch.zeros(2, 1, 2, 4), torch.ones(2, 1, 2), ids, histogram, rank=4)
+    zero = torch.tensor([0])
+    # Both sides say what holds in general, so the product of the two over the general is the general again.
+    expected = torch.tensor([0.91] + [0.01] * 9)
+    assert torch.allclose(prior.log_frequencies(zero, zero)[0].exp(), expected, atol=1e-4)
+
+
+def test_one_pass_does_not_depend_on_the_batches() -> None:
+    data = planted(600)
+    vectors = data.vectors[:3]
+    whole = fit_closed_form(data.batches(600), VOCABULARY, LIMIT)
+    streamed = fit_closed_form(data.batches(37), VOCABULARY, LIMIT, warmup=10**9)
+    za, zb = whole.whitening(vectors), streamed.whitening(vectors)
+    assert torch.allclose(za, zb, atol=1e-3)
+    assert torch.allclose(whole.token_prior.scores(za), streamed.token_prior.scores(zb), atol=0.02)
+    assert torch.allclose(whole.length_head.log_probs(za), streamed.length_head.log_probs(zb), atol=0.02)
+    assert prior_decode(whole, vectors) == prior_decode(streamed, vectors)
+
+
+def test_warmup_only_chooses_classes_and_loses_no_text() -> None:
+    data = planted(600)
+    early = fit_closed_form(data.batches(50), VOCABULARY, LIMIT, warmup=50).position_prior
+    late = fit_closed_form(data.batches(50), VOCABULARY, LIMIT, warmup=10**9).position_prior
+    assert early is not None and late is not None
+    z, start, end = normal(3, DIM), torch.tensor([0, 1, 2]), torch.tensor([2, 1, 0])
+    assert torch.allclose(early.log_odds(z, start, end), late.log_odds(z, start, end), atol=0.05)
+    assert torch.allclose(early.log_frequencies(start, end), late.log_frequencies(start, end), atol=1e-4)
+
+
+def test_round_trip_through_safetensors_into_an_empty_module(parts: ClosedForm) -> None:
+    empty = ClosedForm(VOCABULARY, DIM, LIMIT)
+    empty.load_state_dict(load(save(parts.state_dict())))
+    vectors = planted(5, seed=6).vectors
+    assert torch.equal(empty.token_prior(empty.whitening(vectors)), parts.token_prior(parts.whitening(vectors)))
+    assert prior_decode(empty, vectors) == prior_decode(parts, vectors)
+    assert empty.token_prior.codes.dtype == torch.int8
+
+
+def test_prior_decode_beats_chance_and_obeys_given_lengths(parts: ClosedForm) -> None:
+    data = planted(100, seed=7)
+    texts = prior_decode(parts, data.vectors, data.lengths)
+    assert [len(t) for t in texts] == data.lengths.tolist()
+    right = sum(a == b for t, row in zip(texts, data.ids.tolist(), strict=True) for a, b in zip(t, row, strict=False))
+    assert right / int(data.lengths.sum()) > 0.5
+    assert all(token >= 5 for text in texts for token in text)
+
+
+def test_prior_decode_needs_positions() -> None:
+    parts = fit_closed_form(planted(50).batches(50), VOCABULARY, LIMIT, positions=False)
+    with pytest.raises(DataError, match="position"):
+        prior_decode(parts, torch.zeros(1, DIM))
+
+
+def test_nothing_to_fit_and_wrong_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match="nothing to fit"):
+        fit_closed_form([], VOCABULARY, LIMIT)
+    data = planted(10)
+    with pytest.raises(DataError, match="1 to 3 tokens"):
+        fit_closed_form(data.batches(10), VOCABULARY, 3)
