@@ -90,8 +90,8 @@ def main() -> None:
             "active_parameters": active,
             "seconds": round(best, 4),
             "texts_per_second": round(len(texts) / best, 1),
-            "gflops": round(gflops, 2),
-            "share": round(gflops / rates[args.precision], 4),
+            "gflops": float(f"{gflops:.4g}"),
+            "share": float(f"{gflops / rates[args.precision]:.4g}"),
             "matmul_gflops": rates,
             "machine": machine(),
         }

@@ -114,8 +114,8 @@ def main() -> None:
             "steps": args.steps,
             "texts_per_second": round(sum(texts) / total, 1),
             "seconds_per_step": round(total / args.steps, 4),
-            "gflops": round(gflops, 2),
-            "share": round(gflops / rates[precision], 4),
+            "gflops": float(f"{gflops:.4g}"),
+            "share": float(f"{gflops / rates[precision]:.4g}"),
             "matmul_gflops": rates,
             "machine": machine(),
         }
