@@ -12,7 +12,7 @@ from torch import Tensor
 from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.noise import Noise, vector_seeds
-from unembed.decoding.proposals import log_softmax_and_entropy, pick
+from unembed.decoding.proposals import choose_tokens
 from unembed.decoding.remasking import at_random_or_unsure, least_sure, remdm_cap, remdm_sigma, to_rate
 from unembed.decoding.selection import View, by_schedule, entropy_bounded, leftmost, surest
 from unembed.decoding.strategies import get_strategy
@@ -169,16 +169,16 @@ def test_remdm_spares_what_was_committed_just_now() -> None:
     assert not reopened[:, ::2].any() and reopened[:, 1::2].any()
 
 
-def test_probabilities_and_entropies_are_those_of_the_softmax() -> None:
+@pytest.mark.parametrize("entropy", [False, True])
+def test_probabilities_and_entropies_are_those_of_the_softmax(entropy: bool) -> None:
     logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)) * 3
     logits[:, 4] = -torch.inf
     exact = logits.double().log_softmax(-1)
-    entropy = -(exact.exp() * exact).nan_to_num().sum(-1)
-    found, spread = log_softmax_and_entropy(logits.clone(), True)
-    allowed = logits.isfinite()
-    assert torch.allclose(found[allowed].double(), exact[allowed], atol=1e-5)
-    assert torch.allclose(spread.double(), entropy, atol=1e-5)
-    assert (found[:, 4] < -70).all()
+    token, log_prob, spread = choose_tokens(logits.clone(), entropy=entropy)
+    assert torch.equal(token, logits.argmax(-1))
+    assert torch.allclose(log_prob.double(), exact.amax(-1), atol=1e-5)
+    expected = -(exact.exp() * exact).nan_to_num().sum(-1) if entropy else torch.zeros(7, dtype=torch.float64)
+    assert torch.allclose(spread.double(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -186,10 +186,11 @@ def test_sampling_follows_the_softmax_at_the_temperature(temperature: float) -> 
     logits = torch.tensor([1.0, 0.0, -1.0, -torch.inf]).repeat(20000, 1)
     noise = Noise([(b"x", 0, 0)], torch.device("cpu")).gumbel([0], [20000], 4)
     assert noise.dtype == torch.float64
-    counts = pick(logits, temperature, noise).bincount(minlength=4) / 20000
-    expected = (logits[0] / temperature).softmax(-1)
-    assert torch.allclose(counts, expected, atol=0.02)
+    token, log_prob, _ = choose_tokens(logits.clone(), temperature, noise, entropy=True)
+    counts = token.bincount(minlength=4) / 20000
+    assert torch.allclose(counts, (logits[0] / temperature).softmax(-1), atol=0.02)
     assert counts[3] == 0
+    assert torch.allclose(log_prob, logits[0].log_softmax(-1)[token], atol=1e-5)  # at temperature 1
 
 
 def test_noise_of_a_draft_depends_on_its_own_key_alone() -> None:

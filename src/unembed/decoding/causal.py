@@ -17,7 +17,7 @@ from torch import Tensor
 from unembed.decoding.canvas import Canvas, empty_canvas, last_given
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import guided, log_softmax_and_entropy, pick
+from unembed.decoding.proposals import choose_tokens, guided
 from unembed.decoding.trace import Step
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
@@ -138,16 +138,13 @@ def draft_left_to_right(
             logits = guided(logits, scored[1][0], config.guidance)
         spent.index_add_(0, text[owner], torch.full_like(owner, config.cost))
         _forbid(logits, position, earliest[owner], given, text[owner], c.eos_id)
-        gumbel = None
         if config.temperature > 0:
             gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
-            tokens = pick(logits, config.temperature, gumbel).unsqueeze(1)
-            log_prob, _ = log_softmax_and_entropy(logits, False)
-            log_prob = log_prob.gather(1, tokens)
+            tokens, log_prob, _ = choose_tokens(logits, config.temperature, gumbel)
+            tokens, log_prob = tokens.unsqueeze(1), log_prob.unsqueeze(1)
         else:
-            allowed = logits.isfinite()
-            log_prob, _ = log_softmax_and_entropy(logits, False)
-            log_prob, tokens = log_prob.masked_fill_(~allowed, -torch.inf).topk(beam, dim=1)
+            log_prob, tokens = logits.topk(beam, dim=1)
+            log_prob = log_prob - logits.logsumexp(1, keepdim=True)
         parent = beams.advance(alive, tokens, log_prob, c.eos_id, position)
         if traced and beam == 1:
             yield _grow(beams, owner, position, config, c, history)

@@ -1,6 +1,6 @@
 """One pass of the denoiser over many drafts, reduced at once to what the rules need.
 
-Contents: `Proposals`, `Proposer`, and the pure functions `pick`, `log_softmax_and_entropy`, `guided`.
+Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `guided`.
 
 Logits are (rows, V), by far the largest tensors of a decode: drafts are sorted by length and go through in chunks of
 at most `LOGIT_BYTES`, and a chunk's logits are reduced to one token, log-probability and entropy a row before the next.
@@ -38,23 +38,32 @@ class Proposals:
     entropy: Tensor
 
 
-def pick(logits: Tensor, temperature: float, gumbel: Tensor | None) -> Tensor:
-    """Choose a token a row: the likeliest, or by the Gumbel-max trick in float64. logits (R, V) -> (R,)."""
-    if gumbel is None:
-        return logits.argmax(-1)
-    return (gumbel.add_(logits.double(), alpha=1 / temperature)).argmax(-1)
+def choose_tokens(
+    logits: Tensor, temperature: float = 0.0, gumbel: Tensor | None = None, entropy: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose a token a row, the likeliest or by the Gumbel-max trick in float64.
 
+    Args:
+        logits: (R, V) float32, -inf where banned; overwritten, because a copy would cost as much as the network.
+        temperature: of the choice.
+        gumbel: (R, V) float64 noise, overwritten; None takes the likeliest.
+        entropy: whether the entropy is asked for.
 
-def log_softmax_and_entropy(logits: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
-    """Normalise logits (R, V) in place to log-probabilities of at least about -80; the entropy (R,) if asked for."""
-    logits -= logits.amax(-1, keepdim=True)
+    Returns:
+        Tokens (R,), their log-probabilities at temperature 1 (R,), and the entropies in nats (R,), or zeros.
+    """
+    top, token = logits.max(-1)
+    if gumbel is not None:
+        token = gumbel.add_(logits, alpha=1 / temperature).argmax(-1)
+    logits.sub_(top.unsqueeze(-1))
+    chosen = logits.gather(1, token.unsqueeze(1)).squeeze(1)
+    if not entropy:
+        return token, chosen - logits.exp_().sum(-1).log(), torch.zeros_like(top)
     logits.clamp_(min=-80.0)  # exp(-80) V is below float32 rounding; keeps 0 * inf out of the entropy
     weights = logits.exp()
     total = weights.sum(-1)
-    log_total = total.log()
-    spread = log_total - (weights * logits).sum(-1) / total if entropy else torch.zeros_like(total)
-    logits -= log_total.unsqueeze(-1)
-    return logits, spread
+    mean = torch.linalg.vecdot(weights, logits) / total
+    return token, chosen - total.log(), total.log() - mean
 
 
 def guided(logits: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -93,11 +102,10 @@ class Proposer:
             gumbel = None
             if self.config.temperature > 0:
                 gumbel = self.noise.gumbel(drafts.tolist(), rows.sum(1).tolist(), logits.shape[1])
-            token = pick(logits, self.config.temperature, gumbel)
-            logp, h = log_softmax_and_entropy(logits, entropy)
+            token, logp, h = choose_tokens(logits, self.config.temperature, gumbel, entropy)
             owner, column = rows.nonzero(as_tuple=True)
             tokens[chunk[owner], column] = token
-            log_prob[chunk[owner], column] = logp.gather(1, token.unsqueeze(1)).squeeze(1)
+            log_prob[chunk[owner], column] = logp
             spread[chunk[owner], column] = h
         canvas.count(index, self.config.cost)
         return Proposals(tokens, log_prob, spread)
@@ -119,10 +127,9 @@ class Proposer:
             for part in self._chunks(canvas.lengths[index[some]], hidden[some].sum(1)):
                 chunk = some[part]
                 logits = self._logits(canvas, index[chunk], ids[chunk], hidden[chunk])
-                logp, _ = log_softmax_and_entropy(logits, False)
                 owner, column = hidden[chunk].nonzero(as_tuple=True)
-                truth = ids[chunk[owner], column]
-                out[chunk[owner], column] = logp.gather(1, truth.unsqueeze(1)).squeeze(1)
+                truth = logits.gather(1, ids[chunk[owner], column].unsqueeze(1)).squeeze(1)
+                out[chunk[owner], column] = truth - logits.logsumexp(-1)
             canvas.count(index[some], self.config.cost)
         return out
 
