@@ -144,7 +144,8 @@ def draft_left_to_right(
             tokens, log_prob = tokens.unsqueeze(1), log_prob.unsqueeze(1)
         else:
             log_prob, tokens = logits.topk(beam, dim=1)
-            log_prob = log_prob - logits.logsumexp(1, keepdim=True)
+            top = log_prob[:, :1]
+            log_prob = log_prob - top - logits.sub_(top).exp_().sum(1, keepdim=True).log()
         parent = beams.advance(alive, tokens, log_prob, c.eos_id, position)
         if traced and beam == 1:
             yield _grow(beams, owner, position, config, c, history)
