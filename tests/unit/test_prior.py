@@ -224,3 +224,33 @@ def test_nothing_to_fit_and_wrong_lengths_are_refused() -> None:
     data = planted(10)
     with pytest.raises(DataError, match="1 to 3 tokens"):
         fit_closed_form(data.batches(10), VOCABULARY, 3)
+
+
+def test_candidates_without_explaining_are_the_plain_top(parts: ClosedForm) -> None:
+    z = parts.whitening(planted(6, seed=8).vectors)
+    tokens, scores = parts.token_prior.candidates(z, 7, explain=0.0)
+    top = parts.token_prior.scores(z).topk(7)
+    assert torch.equal(tokens, top.indices)
+    assert torch.equal(scores, top.values)
+
+
+@pytest.mark.parametrize("count", [1, 5, VOCABULARY - 5])
+def test_candidates_are_distinct_and_never_banned(parts: ClosedForm, count: int) -> None:
+    banned = torch.zeros(VOCABULARY, dtype=torch.bool)
+    banned[:5] = True
+    z = parts.whitening(planted(6, seed=8).vectors)
+    tokens, scores = parts.token_prior.candidates(z, count, banned=banned, pool=8)
+    assert tokens.shape == scores.shape == (6, count)
+    assert all(len(set(row)) == count for row in tokens.tolist())
+    assert int(tokens.min()) >= 5
+
+
+def test_a_chosen_candidate_explains_its_double_away() -> None:
+    # Tokens 0 and 1 mean the same; token 2 is weaker, but says something else.
+    sums = torch.tensor([[3.0, 0.0], [2.9, 0.0], [0.0, 2.0]]) * 1000
+    prior = TokenPrior.from_sums(sums, torch.full((3,), 1000), 3000)
+    z = torch.tensor([[3.0, 2.0]])
+    plain, _ = prior.candidates(z, 2, explain=0.0)
+    explained, _ = prior.candidates(z, 2, explain=0.9, step=1)
+    assert plain[0].tolist() == [0, 1]
+    assert explained[0].tolist() == [0, 2]

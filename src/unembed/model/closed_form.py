@@ -131,21 +131,23 @@ def prior_decode(
     vectors: Tensor,
     lengths: Tensor | None = None,
     *,
-    token_weight: float = 0.25,
+    token_weight: float = 0.4,
+    explain: float = 0.15,
     repeat: float = 1.0,
     shortlist: int = 64,
 ) -> list[list[int]]:
     """Read texts off the closed-form parts alone, with no network.
 
-    Each position scores its tokens by the position prior plus `token_weight` times the token prior's Gaussian part.
-    The surest (position, token) is placed first. A placed token has explained its evidence: elsewhere it falls back on
-    its frequency, less `repeat` nats.
+    Each position scores its tokens by the position prior plus `token_weight` times the token prior's Gaussian part. The
+    surest (position, token) is placed first. A placed token has explained its evidence: elsewhere it falls back on its
+    frequency, less `repeat` nats, and tokens whose means point the same way lose a part of theirs.
 
     Args:
         parts: from `fit_closed_form`.
         vectors: (B, d) as the encoder made them.
         lengths: (B,) if known; otherwise the most likely ones.
         token_weight: weight of the token prior's z . m - 1/2 |m|^2.
+        explain: a placed token w costs every other token u `explain` m_w . m_u nats.
         repeat: nats that a second use of a token costs.
         shortlist: candidates kept at each position.
 
@@ -161,27 +163,31 @@ def prior_decode(
     if lengths is None:
         lengths = parts.length_head.log_probs(z).argmax(1) + 1
     presence = parts.token_prior.scores(z, frequency=False) * (token_weight / float(parts.token_prior.weight))
-    return [
-        _read(parts.position_prior, z[b : b + 1], presence[b], int(lengths[b]), repeat, shortlist)
-        for b in range(len(z))
-    ]
+    texts = []
+    for b in range(len(z)):
+        start = torch.arange(int(lengths[b]))
+        end = start.flip(0)
+        evidence = parts.position_prior.log_odds(z[b].expand(len(start), -1), start, end) + presence[b]
+        scores = (evidence + parts.position_prior.log_frequencies(start, end)).log_softmax(dim=1)
+        scores, tokens = scores.topk(min(shortlist, scores.shape[1]), dim=1)
+        explained = evidence.gather(1, tokens).clamp(min=0) + repeat
+        texts.append(_place(scores, tokens, explained, parts.token_prior, explain))
+    return texts
 
 
-def _read(prior: PositionPrior, z: Tensor, presence: Tensor, n: int, repeat: float, shortlist: int) -> list[int]:
-    """Fill n positions, the surest first."""
-    start = torch.arange(n)
-    end = n - 1 - start
-    evidence = prior.log_odds(z.expand(n, -1), start, end) + presence
-    scores = (evidence + prior.log_frequencies(start, end)).log_softmax(dim=1)
-    scores, tokens = scores.topk(min(shortlist, scores.shape[1]), dim=1)
-    explained = evidence.gather(1, tokens).clamp(min=0) + repeat
-    out = [0] * n
+def _place(scores: Tensor, tokens: Tensor, explained: Tensor, prior: TokenPrior, explain: float) -> list[int]:
+    """Fill n positions from their candidates (n, K), the surest first."""
+    distinct, number = tokens.unique(return_inverse=True)
+    means = prior.means(distinct)
+    out = [0] * len(tokens)
     used: set[int] = set()
-    for _ in range(n):
+    for _ in out:
         place, column = divmod(int(scores.argmax()), scores.shape[1])
         token = out[place] = int(tokens[place, column])
+        which = int(number[place, column])
         scores[place] = -torch.inf
         if token not in used:
             used.add(token)
-            scores = torch.where(tokens == token, scores - explained, scores)
+            shared = explain * (means @ means[which])
+            scores = scores - torch.where(number == which, explained, shared[number])
     return out

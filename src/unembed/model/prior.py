@@ -142,6 +142,50 @@ class TokenPrior(nn.Module):
         score = self.weight * (dot - 0.5 * square)
         return score + self.log_odds[which] if frequency else score
 
+    def candidates(
+        self,
+        z: Tensor,
+        count: int,
+        *,
+        banned: Tensor | None = None,
+        explain: float = 0.1,
+        pool: int = 256,
+        step: int = 2,
+    ) -> tuple[Tensor, Tensor]:
+        """Choose the likeliest tokens of each text, each explaining its part of the vector.
+
+        Related words all score high together. Greedily, `step` tokens at a time are taken and `explain` times their
+        means is subtracted from z before the next are scored. (p) Recall of a text's tokens among 32: 0.61 -> 0.66.
+
+        Args:
+            z: (B, d) whitened vectors.
+            count: tokens to choose for each, at most V.
+            banned: (V,) bool, tokens never chosen.
+            explain: share of a mean that is subtracted; 0 is the plain top.
+            pool: tokens with the best plain scores that are considered, at least `count`.
+            step: tokens taken at once.
+
+        Returns:
+            Token ids (B, count) in the order they were chosen, and their scores when chosen.
+        """
+        scores = self.scores(z)
+        if banned is not None:
+            scores = scores.masked_fill(banned, -torch.inf)
+        if explain == 0:
+            top = scores.topk(count, dim=1)
+            return top.indices, top.values
+        scores, tokens = scores.topk(min(max(pool, count), self.vocab_size), dim=1)
+        means = self.codes[tokens].float() * self.scale[tokens][..., None]
+        chosen, values = [], []
+        for start in range(0, count, step):
+            top = scores.topk(min(step, count - start), dim=1)
+            chosen.append(tokens.gather(1, top.indices))
+            values.append(top.values)
+            taken = means.gather(1, top.indices[..., None].expand(-1, -1, self.dim)).sum(1)
+            scores = scores - self.weight * explain * torch.bmm(means, taken[..., None])[..., 0]
+            scores = scores.scatter(1, top.indices, -torch.inf)
+        return torch.cat(chosen, dim=1), torch.cat(values, dim=1)
+
     def forward(self, z: Tensor) -> Tensor:
         """`scores(z)`: (B, d) -> (B, V)."""
         return self.scores(z)
