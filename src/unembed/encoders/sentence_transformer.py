@@ -89,6 +89,16 @@ class SentenceTransformerEncoder:
         backend = self._backend_tokenizer()
         return None if backend is None else backend.to_str()
 
+    def token_embeddings(self) -> np.ndarray | None:
+        """The model's input embeddings, float32 (vocabulary, width), to start a denoiser's from; None without any."""
+        import numpy as np
+
+        transformer = getattr(self._model[0], "auto_model", None)
+        if transformer is None:
+            return None
+        weight = transformer.get_input_embeddings().weight
+        return np.asarray(weight.detach().float().cpu().numpy())
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: float32 (n, dimension), in the order of `texts`.
 
@@ -105,9 +115,8 @@ class SentenceTransformerEncoder:
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         vectors: np.ndarray | None = None
-        autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-        for rows in self._batches(np.asarray(self._lengths(texts))):
-            with autocast:
+        with torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            for rows in self._batches(np.asarray(self._lengths(texts))):
                 part = self._model.encode(
                     [texts[row] for row in rows],
                     prompt=self.prompt or None if self._model.default_prompt_name is None else self.prompt,
@@ -116,9 +125,9 @@ class SentenceTransformerEncoder:
                     convert_to_tensor=True,
                     normalize_embeddings=self.normalise,
                 )
-            if vectors is None:
-                vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
-            vectors[rows] = part.float().cpu().numpy()
+                if vectors is None:
+                    vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+                vectors[rows] = part.float().cpu().numpy()
         assert vectors is not None
         return vectors
 
