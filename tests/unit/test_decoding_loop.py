@@ -235,6 +235,24 @@ def test_given_tokens_that_cannot_stand_are_refused() -> None:
             decode(denoiser, vectors, DecodeConfig(), given=given)
 
 
+def test_known_lengths_that_cannot_be_are_refused() -> None:
+    vectors, given = some_vectors(2), torch.tensor([[9, -1, 9], [-1, -1, -1]])
+    for lengths in ([0, 3], [3, 7], [2, 6]):
+        with pytest.raises(InputError, match="known length"):
+            decode(tiny_denoiser(limit=6), vectors, given=given, known_lengths=torch.tensor(lengths))
+    with pytest.raises(InputError, match="the end"):
+        decode(tiny_denoiser("eos", limit=6), vectors, known_lengths=torch.tensor([3, 3]))
+
+
+def test_more_lengths_than_there_are_means_all() -> None:
+    denoiser, given = tiny_denoiser(limit=6), torch.tensor([[9, -1, 9], [-1, -1, -1]])
+    draft = decode(denoiser, some_vectors(1), DecodeConfig(lengths=50))[0]
+    assert sorted([draft.length, *(a.length for a in draft.alternatives)]) == [1, 2, 3, 4, 5, 6]
+    bound, free = decode(denoiser, some_vectors(2), DecodeConfig(lengths=50), given=given)
+    assert sorted([bound.length, *(a.length for a in bound.alternatives)]) == [3, 4, 5, 6]
+    assert len(free.alternatives) == 5
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -1,6 +1,6 @@
 """The drafts in the making: what is committed, what is masked, what is given, and what it cost.
 
-Contents: `Canvas`, `empty_canvas`, `open_canvases`, `last_given`, `check_given`.
+Contents: `Canvas`, `empty_canvas`, `open_canvases`, `last_given`, `check_given`, `check_lengths`.
 """
 
 from __future__ import annotations
@@ -196,20 +196,17 @@ def open_canvases(
     else:
         log_probs = denoiser.length_log_probs(vectors)
         least = last_given(given, texts, device)
-        if bool((least > 0).any()):
-            too_short = torch.arange(c.limit, device=device) < least.unsqueeze(1)
-            log_probs = log_probs.masked_fill(too_short, -torch.inf)
-        count = min(config.lengths, c.limit - int(least.max()) if texts else 1)
-        prior, index = log_probs.topk(max(count, 1), dim=1)
+        too_short = torch.arange(c.limit, device=device) < least.unsqueeze(1)
+        log_probs = log_probs.masked_fill(too_short, -torch.inf)
+        prior, index = log_probs.topk(min(config.lengths, c.limit), dim=1)
         options = index + 1
-    per_text = options.shape[1] * config.samples
-    text = torch.arange(texts, device=device).repeat_interleave(per_text)
-    number = torch.arange(per_text, device=device).repeat(texts)
-    sample = number % config.samples
-    lengths = options.flatten().repeat_interleave(config.samples)
-    canvas = empty_canvas(
-        denoiser, lengths, text, number, prior.flatten().repeat_interleave(config.samples), texts, given
-    )
+    owner, option = prior.isfinite().nonzero(as_tuple=True)  # impossible lengths come last, so numbers have no gaps
+    text = owner.repeat_interleave(config.samples)
+    sample = torch.arange(config.samples, device=device).repeat(len(owner))
+    number = option.repeat_interleave(config.samples) * config.samples + sample
+    lengths = options[owner, option].repeat_interleave(config.samples)
+    log_prior = prior[owner, option].repeat_interleave(config.samples)
+    canvas = empty_canvas(denoiser, lengths, text, number, log_prior, texts, given)
     return canvas, list(zip(lengths.tolist(), sample.tolist(), strict=True))
 
 
@@ -219,6 +216,23 @@ def last_given(given: Tensor | None, texts: int, device: torch.device) -> Tensor
         return torch.full((texts,), -1, device=device)
     position = torch.arange(given.shape[1], device=device)
     return torch.where(given >= 0, position, -1).amax(1)
+
+
+def check_lengths(denoiser: Denoiser, known_lengths: Tensor, given: Tensor | None) -> None:
+    """Refuse known lengths that cannot be used.
+
+    Raises:
+        InputError: the canvas learns the end itself, a length outside 1..limit, or given tokens behind the end.
+    """
+    c = denoiser.config
+    if c.canvas == "eos":
+        raise InputError("This checkpoint decides the end of a text itself.", "Leave the known lengths out.")
+    least = last_given(given, len(known_lengths), known_lengths.device) + 1
+    if bool(((known_lengths < least.clamp_min(1)) | (known_lengths > c.limit)).any()):
+        raise InputError(
+            f"A known length is outside 1 to {c.limit}, or shorter than the given tokens.",
+            "Pass the true number of tokens of each text.",
+        )
 
 
 def check_given(denoiser: Denoiser, given: Tensor, texts: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas, check_given, last_given, open_canvases
+from unembed.decoding.canvas import Canvas, check_given, check_lengths, last_given, open_canvases
 from unembed.decoding.causal import draft_left_to_right
 from unembed.decoding.choosing import choose
 from unembed.decoding.config import DecodeConfig
@@ -106,6 +106,9 @@ def _decode(
     if given is not None:
         given = given.to(device)
         check_given(denoiser, given, len(vectors))
+    if known_lengths is not None:
+        known_lengths = known_lengths.to(device)
+        check_lengths(denoiser, known_lengths, given)
     condition = denoiser.condition(vectors)
     seeds = vector_seeds(vectors, config.seed)
     end = last_given(given, len(vectors), device)
@@ -174,7 +177,8 @@ def decode(
         config: strategy and options.
         generator: draws the seed instead of `config.seed`.
         given: (B, up to limit) int64 known token ids, -1 where unknown; they are never changed.
-        known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only.
+        known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only; causal strategies
+            decide the end themselves and do not use them.
         trace: keep every draft's steps.
 
     Returns:
