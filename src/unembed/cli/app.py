@@ -7,6 +7,7 @@ after Ctrl-C; 141 when the reader of a pipe went away. A stack trace means a def
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -92,8 +93,9 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo("\nInterrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The interpreter would complain once more when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
+        return PIPE_CLOSED
+    except SystemExit:  # click ends so, and only so, when the reader of a pipe went away
         return PIPE_CLOSED
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
@@ -111,8 +113,14 @@ def _fail(what: str, do: str) -> int:
     return USER_ERROR
 
 
+def _close_stdout() -> None:
+    """Keep the interpreter from complaining once more when it flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _quiet_libraries() -> None:
-    """Keep the progress bars and advice of the libraries under the encoders off the terminal."""
+    """Keep progress bars, advice and notes off the terminal; a command that wants notes asks for them."""
+    logging.getLogger("unembed").setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

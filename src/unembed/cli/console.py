@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -115,9 +116,17 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+class _EchoHandler(logging.Handler):
+    """Writes log messages to whatever stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        click.echo(self.format(record), err=True)
+
+
 def start_logging(quiet: bool) -> None:
     """Send the library's log messages to stderr: from INFO on, or from WARNING on when quiet."""
-    import logging
-
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
-    logging.getLogger("unembed").setLevel(logging.WARNING if quiet else logging.INFO)
+    logger = logging.getLogger("unembed")
+    if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
+        logger.addHandler(_EchoHandler())
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)

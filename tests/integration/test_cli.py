@@ -1,0 +1,350 @@
+"""The command line on real files: what it writes, and two sentences with exit code 2 for what a user can get wrong.
+
+A tiny model is made by the commands themselves (embed, train); nothing here needs the shipped one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from unembed.cli import main
+from unembed.cli.app import COMMANDS, group
+
+RECIPE = """
+[model]
+width = 32
+layers = 1
+heads = 2
+prefix_tokens = 2
+init_embeddings = false
+[data]
+encoder = "hashing:32"
+limit = 12
+batch_size = 16
+[objective]
+shortlist_frequent = 100
+shortlist_sampled = 50
+[run]
+steps = 12
+compile = "no"
+precision = "fp32"
+[validation]
+texts = 16
+decoded = 4
+"""
+WORDS = "the a cat dog saw found old red house tree near behind and under small bird".split()
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Place(NamedTuple):
+    """Where the fixture put things."""
+
+    folder: Path
+    texts: Path
+    vectors: Path
+    shards: Path
+    recipe: Path
+    model: Path
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Run:
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return Run(code, out, err)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("cli")
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(160)]
+    path = folder / "texts.tsv"
+    path.write_text("".join(f"s{i % 3}\t{text}\n" for i, text in enumerate(texts)))
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE)
+    found = Place(folder, path, folder / "v.parquet", folder / "shards", recipe, folder / "run" / "checkpoint")
+    for args in (
+        ["embed", path, "--shards", found.shards, "--encoder", "hashing:32", "--limit", 12],
+        ["embed", path, "--out", found.vectors, "--encoder", "hashing:32", "--limit", 12, "--limit-rows", 30],
+        ["train", recipe, "--out", folder / "run", "--set", f'data.shards="{found.shards}"'],
+    ):
+        assert main([str(arg) for arg in [*args, "--quiet"]]) == 0, args
+    return found
+
+
+def test_embed_keeps_ids_texts_and_sources(place: Place) -> None:
+    table = pq.read_table(place.vectors)
+    assert table.column_names == ["id", "text", "source", "embedding"]
+    assert table.num_rows == 30 and table["embedding"].type.list_size == 32
+    assert table["source"][4].as_py() == "s1"
+    lines = place.texts.read_text().splitlines()
+    assert table["text"][7].as_py() == lines[7].split("\t")[1]
+
+
+def test_invert_prints_a_table(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "invert", place.vectors, "-m", place.model, "--limit-rows", 4)
+    assert found.code == 0, found.err
+    lines = [line for line in found.out.splitlines() if line.strip()]
+    assert lines[0].split() == ["id", "conf.", "recovered"] and len(lines) >= 6
+    assert "\x1b" not in found.out, "no colours outside a terminal"
+
+
+def test_invert_compares_and_scores(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "invert", place.vectors, "-m", place.model, "--limit-rows", 8, "--compare", "text", "--json")
+    rows = [json.loads(line) for line in found.out.splitlines()]
+    assert found.code == 0 and len(rows) == 9
+    texts = pq.read_table(place.vectors)["text"].to_pylist()
+    assert [row["original"] for row in rows[:8]] == texts[:8]
+    scores = rows[8]["scores"]
+    for name in ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine"):
+        assert scores["metrics"][name]["low"] <= scores["metrics"][name]["value"] <= scores["metrics"][name]["high"]
+    assert "cosine" in scores["floors"]
+    table = run(capsys, "invert", place.vectors, "-m", place.model, "--limit-rows", 8, "--compare", "text")
+    assert "token_f1" in table.out and "floor" in table.out and texts[0] in table.out
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_invert_writes_files(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
+    out = tmp_path / f"texts.{ending}"
+    args = ["invert", place.vectors, "-m", place.model, "--out", out, "--keep", "source", "--seed", 3]
+    assert run(capsys, *args).code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    if ending == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    elif ending == "csv":
+        with open(out, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 30
+    assert [str(row["id"]) for row in rows] == [str(i) for i in range(30)]
+    assert rows[4]["source"] == "s1"
+    assert all(0 <= float(row["confidence"]) <= 1 for row in rows)
+    if ending == "jsonl":
+        again = run(capsys, "invert", place.vectors, "-m", place.model, "--json", "--seed", 3, "--batch-size", 7)
+        assert [json.loads(line)["text"] for line in again.out.splitlines()] == [row["text"] for row in rows]
+
+
+def test_invert_writes_a_trace(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.jsonl"
+    args = ["invert", place.vectors, "-m", place.model, "--limit-rows", 3, "--trace", trace, "--strategy", "sequential"]
+    assert run(capsys, *args, "--passes", 4).code == 0
+    rows = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert len(rows) == 3 and trace.stat().st_mode & 0o777 == 0o600
+    for row in rows:
+        assert row["steps"] and not any(row["steps"][-1]["masked"])
+
+
+def test_a_csv_cell_cannot_be_a_formula(tmp_path: Path) -> None:
+    from unembed.cli.output import open_writer
+
+    path = tmp_path / "a.csv"
+    bad = ["=1+1", "+1", "-1", "@x", "\tx", "\rx"]
+    with open_writer(path) as write:
+        write([{"text": text, "number": -1.5} for text in [*bad, "plain - text"]])
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["text"] for row in rows] == [f"'{text}" for text in bad] + ["plain - text"]
+    assert rows[0]["number"] == "-1.5", "numbers stay numbers"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    from unembed.cli.output import open_writer
+
+    for ending in ("jsonl", "csv", "parquet"):
+        with pytest.raises(KeyError), open_writer(tmp_path / f"a.{ending}") as write:
+            write([{"text": "x"}])
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["evaluate", place.texts, "-m", place.model, "-n", 20, "--rate", 0.5]
+    found = run(capsys, *args, "--train", place.shards, "--neighbours", 50, "--out", tmp_path)
+    assert found.code == 0, found.err
+    for part in ("token_accuracy", "`adaptive`", "`nearest-neighbour`", "`random-tokens`", "`unconditional`"):
+        assert part in found.out
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert "texts-adaptive.json" in files and len(files) == 4
+    result = json.loads(run(capsys, *args, "--json").out)
+    assert result["data"]["n"] == 20 and result["data"]["of"] == 160
+    assert 0 <= result["metrics"]["masked_token_accuracy@0.5"]["value"] <= 1
+    shards = json.loads(run(capsys, "evaluate", place.shards, "-m", place.model, "-n", 20, "--json", "--no-cosine").out)
+    assert shards["data"]["n"] == 20 and "cosine" not in shards["metrics"]
+
+
+def test_doctor(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "doctor", "-m", place.model, "--json")
+    report = json.loads(found.out)
+    assert found.code == 0 and report["ok"] and report["least_probe_cosine"] >= 0.999
+    assert report["matmul_gflops"]["fp32"] > 0 and report["packages"]["torch"]
+    assert "checksums right" in run(capsys, "doctor", "-m", place.model).out
+
+
+def test_models(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "models", "list", "--json").code == 0
+    shown = json.loads(run(capsys, "models", "show", place.model, "--json").out)
+    assert shown["denoiser"]["vector_dim"] == 32 and shown["encoder"]["name"] == "hashing:32"
+    assert "vector_dim = 32" in run(capsys, "models", "show", place.model).out
+    assert run(capsys, "models", "verify", place.model).out.count("ok ") == len(shown["files"])
+
+
+def test_train_resumes_and_starts_from_weights(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = f'data.shards="{place.shards}"'
+    args = ["train", place.recipe, "--out", tmp_path / "run", "--set", shards, "--set", "run.steps=3", "--json"]
+    first = run(capsys, *args, "--init-from", place.model)
+    assert first.code == 0, first.err
+    assert json.loads(first.out)["steps"] == 3
+    second = run(capsys, *args, "--resume")
+    assert second.code == 0, second.err
+    assert json.loads(second.out)["steps"] == 3
+    assert (tmp_path / "run" / "checkpoint" / "config.json").exists()
+
+
+def fails(capsys: pytest.CaptureFixture[str], args: Sequence[str | Path], *parts: str) -> None:
+    """The command must exit with 2 and two lines on stderr that hold the parts."""
+    found = run(capsys, *args)
+    lines = found.err.strip().splitlines()
+    assert found.code == 2 and len(lines) == 2, found
+    assert lines[0].startswith("error: ") and all(line.endswith((".", "?")) for line in lines), lines
+    for part in parts:
+        assert part in found.err, found.err
+
+
+def test_wrong_vectors(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = np.random.default_rng(0).normal(size=(70, 32)).astype(np.float32)
+    np.save(tmp_path / "wide.npy", np.ones((3, 33), np.float32))
+    fails(capsys, ["invert", tmp_path / "wide.npy", "-m", place.model], "33", "32", "wide.npy")
+    for value, word in ((np.nan, "NaN"), (np.inf, "infinite")):
+        bad = good.copy()
+        bad[66, 5] = value
+        np.save(tmp_path / "bad.npy", bad)
+        fails(capsys, ["invert", tmp_path / "bad.npy", "-m", place.model, "-q"], "Row 66", word, "bad.npy")
+    good[69] = 0
+    np.save(tmp_path / "zero.npy", good)
+    fails(capsys, ["invert", tmp_path / "zero.npy", "-m", place.model], "Row 69", "zeros")
+    np.save(tmp_path / "objects.npy", np.array([["a", 1]], dtype=object), allow_pickle=True)
+    fails(capsys, ["invert", tmp_path / "objects.npy", "-m", place.model], "objects.npy")
+    fails(capsys, ["invert", tmp_path / "absent.npy", "-m", place.model], "absent.npy does not exist")
+    fails(capsys, ["invert", place.vectors, "-m", place.model, "--compare", "title"], "title", "text, source")
+    fails(capsys, ["invert", place.vectors, "-m", place.model, "--column", "text"], "'text'", "embedding")
+    fails(capsys, ["invert", place.vectors, "-m", place.model, "--out", tmp_path / "x.xlsx"], ".xlsx", ".csv")
+    fails(capsys, ["invert", place.vectors, "-m", place.model, "--samples", 3], "samples", "temperature")
+    assert not (tmp_path / "x.xlsx").exists()
+
+
+def test_no_output_is_left_when_a_late_row_is_bad(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
+    rows[140, 0] = np.nan
+    np.save(tmp_path / "late.npy", rows)
+    fails(capsys, ["invert", tmp_path / "late.npy", "-m", place.model, "--out", tmp_path / "o.csv"], "Row 140")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.npy"]
+
+
+def test_wrong_checkpoints(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["invert", place.vectors, "-m"]
+    fails(capsys, [*args, tmp_path / "nowhere"], "nowhere", "models list")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "bert"}')
+    fails(capsys, [*args, foreign], "not an unembed checkpoint")
+    for name in ("model-00001-of-00001.safetensors", "tokenizer.json", "encoder.json"):
+        cut = tmp_path / f"cut-{name}"
+        shutil.copytree(place.model, cut)
+        (cut / name).write_bytes((cut / name).read_bytes()[:-100])
+        fails(capsys, [*args, cut], name)
+        fails(capsys, ["models", "verify", cut], name)
+        fails(capsys, ["doctor", "-m", cut], name)
+    (cut / "tokenizer.json").unlink()
+    fails(capsys, [*args, cut], "tokenizer.json")
+
+
+def test_wrong_encoder(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "doctor", "-m", place.model, "--encoder", "hashing:64")
+    assert found.code == 2 and found.err.strip().count("\n") == 1 and "64" in found.err
+    other = tmp_path / "other"
+    assert run(capsys, "embed", place.texts, "--shards", other, "--encoder", "hashing:16", "-q").code == 0
+    fails(capsys, ["evaluate", other, "-m", place.model], "hashing:16", "hashing:32")
+    fails(capsys, ["embed", place.texts, "--shards", place.shards, "--encoder", "hashing:16", "-q"], str(place.shards))
+    fails(capsys, ["embed", place.texts, "--out", tmp_path / "a.npy", "--encoder", "no such encoder", "-q"])
+
+
+def test_wrong_texts_and_recipes(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["embed", tmp_path / "absent.txt", "--out", tmp_path / "a.npy"], "absent.txt")
+    fails(capsys, ["embed", place.texts], "--out", "--shards")
+    fails(capsys, ["embed", place.texts, "--out", tmp_path / "a.txt"], "a.txt", ".parquet")
+    fails(capsys, ["evaluate", tmp_path / "absent.txt", "-m", place.model], "absent.txt")
+    fails(capsys, ["train", tmp_path / "absent.toml", "--out", tmp_path / "r"], "absent.toml")
+    fails(capsys, ["train", place.recipe, "--out", tmp_path / "r", "--set", "model.widht=3"], "widht", "width")
+    fails(capsys, ["train", place.recipe, "--out", tmp_path / "r", "--set", f"data.shards={tmp_path}"], "shards")
+    fails(capsys, ["train", place.recipe, "--out", tmp_path / "r", "--max-time", "soon"], "soon")
+
+
+def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, part in (
+        (["invrt"], "Did you mean 'invert'"),
+        (["invert"], "VECTORS"),
+        (["invert", "x", "--no"], "--no"),
+    ):
+        found = run(capsys, *args)
+        assert found.code == 2 and part in found.err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_has_an_example_and_the_line_of_the_list(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, name, "--help")
+    assert found.code == 0 and f"unembed {name}" in found.out.split("Examples:")[1]
+    command = group.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None and command.help
+    assert "--help" in found.out and COMMANDS[name].endswith(".")
+
+
+def start(*args: str | Path, **more: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "unembed", *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, **more)  # type: ignore[call-overload]
+
+
+def test_a_broken_pipe_is_silent(place: Place) -> None:
+    process = start("invert", place.vectors, "-m", place.model, "--json")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+
+
+def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
+    texts = tmp_path / "many.txt"
+    texts.write_text("the old house near the tree\n" * 2_000_000)
+    process = start("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
+    while not list(tmp_path.glob(".o.npy*")):  # embedding has begun
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip() == "Interrupted."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.txt"], "nothing half written is left"
