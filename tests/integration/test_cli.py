@@ -329,11 +329,11 @@ def start(*args: str | Path, **more: object) -> subprocess.Popen[str]:
 
 
 def test_a_broken_pipe_is_silent(place: Place) -> None:
-    process = start("invert", place.vectors, "-m", place.model, "--json")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(60) == 141
+    with start("invert", place.vectors, "-m", place.model, "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
 
 
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The file is read, decoded and written batch by batch, so memory does not grow wi
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def command(
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(_sink(out, as_json, compare is not None))
         write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
-        bar = stack.enter_context(progress("Inverting", total, quiet))
+        table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
+        bar = stack.enter_context(progress("Inverting", total, quiet or table_grows))
         for batch in _first(store.batches(step), limit_rows):
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {name: _column(batch, name, store.name) for name in keep}

@@ -6,14 +6,18 @@ dimension become ids or metadata.
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.protocol import VectorBatch, check_dtype, choose_ids, choose_vectors, make_batch
+
+Read = Callable[[int, int], dict[str, Any]]
 
 _BYTES = "Restore the file from where it was made."
 
@@ -26,7 +30,7 @@ class ArrayStore:
         name: the path, for messages.
         dimension: length of every vector.
         count: number of rows.
-        reader: called once a pass; returns a function (start, stop) -> rows of every array, by name, in rising order.
+        reader: opened once a pass; gives a function (start, stop) -> rows of every array by name, asked in order.
         vector_name: the array that holds the vectors.
         id_name: the array that holds the ids, or None.
     """
@@ -34,20 +38,19 @@ class ArrayStore:
     name: str
     dimension: int
     count: int
-    reader: Callable[[], Callable[[int, int], dict[str, Any]]]
+    reader: Callable[[], AbstractContextManager[Read]]
     vector_name: str
     id_name: str | None = None
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
         """Yield the rows in order (see `Store.batches`)."""
-        read = self.reader()
-        for start in range(0, self.count, batch):
-            stop = min(start + batch, self.count)
-            rows = read(start, stop)
-            vectors = rows.pop(self.vector_name)
-            columns = {name: _plain(values) for name, values in rows.items()}
-            ids = columns.pop(self.id_name) if self.id_name is not None else None
-            yield make_batch(vectors, ids, columns, self.name, start, self.dimension)
+        with self.reader() as read:
+            for start in range(0, self.count, batch):
+                rows = read(start, min(start + batch, self.count))
+                vectors = rows.pop(self.vector_name)
+                columns = {name: _plain(values) for name, values in rows.items()}
+                ids = columns.pop(self.id_name) if self.id_name is not None else None
+                yield make_batch(vectors, ids, columns, self.name, start, self.dimension)
 
 
 def _plain(values: Any) -> list[Any]:
@@ -77,8 +80,8 @@ def open_npy(path: Path, column: str | None = None, id_column: str | None = None
     if array.ndim != 2 or array.shape[1] == 0:
         raise InputError(f"{path} holds an array of shape {array.shape}.", "Store an array of shape (rows, dimension).")
 
-    def reader() -> Callable[[int, int], dict[str, Any]]:
-        return lambda start, stop: {"vectors": array[start:stop]}
+    def reader() -> AbstractContextManager[Read]:
+        return contextlib.nullcontext(lambda start, stop: {"vectors": array[start:stop]})
 
     return ArrayStore(str(path), int(array.shape[1]), int(array.shape[0]), reader, "vectors")
 
@@ -110,14 +113,16 @@ def open_npz(path: Path, column: str | None = None, id_column: str | None = None
     ]
     id_name = choose_ids(sides, id_column, str(path))
 
-    def reader() -> Callable[[int, int], dict[str, Any]]:
-        archive = zipfile.ZipFile(path)
-        streams = {name: archive.open(f"{name}.npy") for name in (vector_name, *sides)}
-        for stream in streams.values():
-            _read_header(stream)
-        return lambda start, stop: {
-            name: _read_rows(stream, shapes[name], stop - start, str(path)) for name, stream in streams.items()
-        }
+    @contextlib.contextmanager
+    def reader() -> Iterator[Read]:
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in (vector_name, *sides)}
+            for stream in streams.values():
+                _read_header(stream)
+            yield lambda start, stop: {
+                name: _read_rows(stream, shapes[name], stop - start, str(path)) for name, stream in streams.items()
+            }
 
     return ArrayStore(str(path), dimension, count, reader, vector_name, id_name)
 
@@ -171,17 +176,21 @@ def open_safetensors(path: Path, column: str | None = None, id_column: str | Non
     id_name = choose_ids(sides, id_column, str(path))
     half = kinds[vector_name][1] == "BF16"  # numpy has no bfloat16: torch reads those slices
 
-    def reader() -> Callable[[int, int], dict[str, Any]]:
-        vectors = safe_open(path, framework="pt" if half else "numpy").get_slice(vector_name)
-        others = safe_open(path, framework="numpy")
-        columns = {name: others.get_slice(name) for name in sides}
+    @contextlib.contextmanager
+    def reader() -> Iterator[Read]:
+        with (
+            safe_open(path, framework="pt" if half else "numpy") as first,
+            safe_open(path, framework="numpy") as second,
+        ):
+            vectors = first.get_slice(vector_name)
+            columns = {name: second.get_slice(name) for name in sides}
 
-        def read(start: int, stop: int) -> dict[str, Any]:
-            table = vectors[start:stop]
-            rows = {name: part[start:stop] for name, part in columns.items()}
-            return {vector_name: table.float().numpy() if half else table, **rows}
+            def read(start: int, stop: int) -> dict[str, Any]:
+                table = vectors[start:stop]
+                rows = {name: part[start:stop] for name, part in columns.items()}
+                return {vector_name: table.float().numpy() if half else table, **rows}
 
-        return read
+            yield read
 
     return ArrayStore(str(path), dimension, count, reader, vector_name, id_name)
 

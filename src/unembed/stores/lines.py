@@ -6,10 +6,11 @@ a number, named with a common prefix and a count ("e0", "e1", ...), or it has no
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,26 +37,31 @@ class LineStore:
 
     name: str
     dimension: int
-    records: Callable[[], Iterator[tuple[int, Any, dict[str, Any]]]]
+    records: Callable[[], Generator[tuple[int, Any, dict[str, Any]]]]
     id_name: str | None = None
     count: int | None = None
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
         """Yield the rows in order (see `Store.batches`)."""
-        start, records = 0, self.records()
-        while rows := list(islice(records, batch)):
-            for line, vector, _ in rows:
-                if len(vector) != self.dimension:
-                    raise InputError(
-                        f"Line {line} of {self.name} has a vector of dimension {len(vector)}; "
-                        f"the first has {self.dimension}.",
-                        _SAME,
-                    )
-            names = dict.fromkeys(name for _, _, others in rows for name in others)
-            columns = {name: [others.get(name) for _, _, others in rows] for name in names}
-            ids = columns.pop(self.id_name, [None] * len(rows)) if self.id_name is not None else None
-            yield make_batch([vector for _, vector, _ in rows], ids, columns, self.name, start, self.dimension)
-            start += len(rows)
+        start = 0
+        with contextlib.closing(self.records()) as records:
+            while rows := list(islice(records, batch)):
+                yield self._batch(rows, start)
+                start += len(rows)
+
+    def _batch(self, rows: list[tuple[int, Any, dict[str, Any]]], start: int) -> VectorBatch:
+        """Check some rows and make a batch of them."""
+        for line, vector, _ in rows:
+            if len(vector) != self.dimension:
+                raise InputError(
+                    f"Line {line} of {self.name} has a vector of dimension {len(vector)}; "
+                    f"the first has {self.dimension}.",
+                    _SAME,
+                )
+        names = dict.fromkeys(name for _, _, others in rows for name in others)
+        columns = {name: [others.get(name) for _, _, others in rows] for name in names}
+        ids = columns.pop(self.id_name, [None] * len(rows)) if self.id_name is not None else None
+        return make_batch([vector for _, vector, _ in rows], ids, columns, self.name, start, self.dimension)
 
 
 def open_jsonl(path: Path, column: str | None = None, id_column: str | None = None) -> LineStore:
@@ -73,7 +79,7 @@ def open_jsonl(path: Path, column: str | None = None, id_column: str | None = No
     name = choose_vectors(tables, column, str(path))
     id_name = choose_ids([key for key in keys if key != name], id_column, str(path))
 
-    def records() -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    def records() -> Generator[tuple[int, Any, dict[str, Any]]]:
         for line, value in _json_lines(path):
             others = {} if isinstance(value, list) else dict(value)
             vector = value if isinstance(value, list) else others.pop(name, None)
@@ -162,7 +168,7 @@ def open_csv(path: Path, column: str | None = None, id_column: str | None = None
                 f"Line {line} of {path} holds a value that is not a number ({error}).", "Repair or remove that line."
             ) from error
 
-    def records() -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    def records() -> Generator[tuple[int, Any, dict[str, Any]]]:
         for index, (line, row) in enumerate(_csv_rows(path, delimiter)):
             if index == 0 and not headless:
                 continue
