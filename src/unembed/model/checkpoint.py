@@ -176,15 +176,15 @@ def save_checkpoint(
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise CheckpointError(f"There is no checkpoint at {path}.", "Check the path; `unembed models list` shows those that ship.")
+        raise CheckpointError(
+            f"There is no checkpoint at {path}.", "Check the path; `unembed models list` shows those that ship."
+        )
     try:
         config = read_json(path / "config.json")
     except DataError as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error.what}", _REPAIR) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote."
-        )
+        raise CheckpointError(f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote.")
     if config.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has checkpoint version {config.get('version')}, this program reads version {VERSION}.",

@@ -160,9 +160,7 @@ class Denoiser(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.3)
         self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, c.adaln, c.adaln_rank, c.prefix_tokens)
-        self.blocks = nn.ModuleList(
-            [Block(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)]
-        )
+        self.blocks = nn.ModuleList([Block(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)])
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
         self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
         self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
@@ -219,8 +217,8 @@ class Denoiser(nn.Module):
             memory = torch.cat((memory, F.layer_norm(rows, (self.config.width,)).to(memory.dtype)), dim=1)
         return memory
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        rows = self.embedding(ids)
+    def _embed(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
+        rows = F.embedding(ids, self.embedding.weight if table is None else table)
         return self.embed(F.layer_norm(rows, (rows.shape[-1],)))
 
     # ------------------------------------------------------------------ hidden rows
@@ -232,6 +230,8 @@ class Denoiser(nn.Module):
         condition: Condition,
         lengths: Tensor | None = None,
         causal: bool = False,
+        table: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -241,13 +241,17 @@ class Denoiser(nn.Module):
             condition: of the B vectors.
             lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
             causal: rows look at earlier rows and the memory only.
+            table: (K, embedding_dim) token embeddings that `rows` points into; None for the whole table. A training
+                step gathers the few rows it needs once, so that their gradient is scattered once.
+            rows: (B, n) rows of `table` that stand for `ids`.
 
         Returns:
             (B, n, width) after the last modulated norm.
         """
-        batch, n = ids.shape
+        n = ids.shape[1]
         position = torch.arange(n, device=ids.device)
-        x = self._embed(ids) * (states != MASK).unsqueeze(-1) + self.state(states) + self.position(position)
+        x = self._embed(ids if rows is None else rows, table) * (states != MASK).unsqueeze(-1)
+        x = x + self.state(states) + self.position(position)
         if self.position_from_end is not None and not causal:
             if lengths is None:
                 x = x + self.position_from_end(n - 1 - position)

@@ -83,8 +83,8 @@ class _Stop:
             signal.signal(number, old)
 
 
-def _compile(recipe: Recipe, precision: str) -> bool:
-    return recipe.run.compile == "yes" or (recipe.run.compile == "auto" and precision == "bf16")
+def _compile(recipe: Recipe, device: torch.device) -> bool:
+    return recipe.run.compile == "yes" or (recipe.run.compile == "auto" and device.type == "cuda")
 
 
 def train(
@@ -127,7 +127,7 @@ def train(
     denoiser = prepared.denoiser.to(target)
     if init_from is not None and not resume:
         _take_weights(denoiser, Path(init_from))
-    if _compile(recipe, precision):
+    if _compile(recipe, target):
         for module in denoiser.modules():
             if isinstance(module, Block):
                 module.compile(dynamic=True)
@@ -211,9 +211,7 @@ class _Run:
             return (time.monotonic() - begun) / max(self.box - (begun - self.started) - reserve, 1e-9)
         return self.facts["step"] / self.facts["horizon"] if self.facts["horizon"] else 0.0
 
-    def loop(
-        self, reporter: Reporter, stop: _Stop, on_step: Callable[[int, float], None] | None
-    ) -> dict[str, Any]:
+    def loop(self, reporter: Reporter, stop: _Stop, on_step: Callable[[int, float], None] | None) -> dict[str, Any]:
         """Step until the horizon, the end of the box, or a signal; return the last validation's figures."""
         facts, run = self.facts, self.recipe.run
         denoiser = self.prepared.denoiser
@@ -266,7 +264,7 @@ class _Run:
         rate = learning_rate(part, self.facts["step"], share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=True)
         denoiser = self.prepared.denoiser
         denoiser.train(True)
         loss = 0.0

@@ -148,6 +148,7 @@ def rows_loss(
     rows: Rows,
     columns: Columns,
     texts: Tensor | None = None,
+    table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the cross-entropy of the scored rows.
 
@@ -158,16 +159,21 @@ def rows_loss(
         columns: of the softmax.
         texts: (B, n) true tokens of training texts, which are taken out of the token prior's class means
             (leave-one-out); None for held-out texts.
+        table: (K, E) embeddings of `columns.tokens`, gathered once a step; every shown token is among them.
 
     Returns:
         The differentiable sum of weight x cross-entropy, and the cross-entropies (R,).
     """
     config = denoiser.config
     n = rows.ids.shape[1]
-    hidden = denoiser.hidden(rows.ids, rows.states, condition, causal=rows.causal)
+    places = None if table is None else columns.place[rows.ids]
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, causal=rows.causal, table=table, rows=places)
     picked = denoiser.head.project(hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column])
     tokens = columns.tokens
-    weight = denoiser.embedding.weight if tokens is None else denoiser.embedding(tokens)
+    if table is not None:
+        weight = table
+    else:
+        weight = denoiser.embedding.weight if tokens is None else denoiser.embedding(tokens)
     bias = (denoiser.head.bias if tokens is None else denoiser.head.bias[tokens]) + columns.correction
     targets = columns.place[rows.targets]
     gates: list[tuple[Tensor, Tensor]] = []

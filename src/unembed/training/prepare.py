@@ -143,7 +143,11 @@ def prepare(recipe: Recipe) -> Prepared:
         denoiser.head.bias.copy_(log_p - log_p.mean())
         rows_of_encoder = getattr(encoder, "token_embeddings", None)
         if model.init_embeddings and rows_of_encoder is not None:
-            table = torch.from_numpy(np.asarray(rows_of_encoder(), dtype=np.float32))
-            if table.shape == denoiser.embedding.weight.shape:
-                denoiser.embedding.weight.copy_(table * (0.05 / table.std()))
-    return Prepared(denoiser, tokenizer, identity, Feed(dataset, data.batch_size, recipe.run.seed, rows), validation, counts)
+            table = rows_of_encoder()
+            if table is not None and table.shape == tuple(denoiser.embedding.weight.shape):
+                rows_in = torch.from_numpy(np.asarray(table, dtype=np.float32))
+                denoiser.embedding.weight.copy_(rows_in * (0.05 / rows_in.std()))
+                _log.info("token embeddings start from the encoder's own")
+    return Prepared(
+        denoiser, tokenizer, identity, Feed(dataset, data.batch_size, recipe.run.seed, rows), validation, counts
+    )

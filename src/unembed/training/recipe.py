@@ -159,7 +159,7 @@ class RunPart:
         max_time: time box such as "9m", "1.5h", "600s"; empty for none.
         horizon: "steps" (bit-for-bit resumable) or "time" (the learning rate follows the clock; for a shared machine).
         precision: "auto", "fp32" or "bf16" (autocast).
-        compile: torch.compile the loss; "auto" compiles where bf16 is used.
+        compile: torch.compile the blocks, "yes" or "no"; "auto" compiles on a GPU (on a CPU it takes a minute first).
         validate_every: seconds between validations.
         save_every: seconds between saves of the training state.
         threads: CPU threads, 0 leaves torch's choice.

@@ -35,7 +35,8 @@ class Shortlist:
         """Draw columns for a batch.
 
         Args:
-            targets: (R,) token ids that must be in.
+            targets: (R,) token ids that must be in, repeats allowed; banned ones among them (the begin token, which is
+                shown but never a target) get a correction of -inf.
             generator: of the sample.
 
         Returns:
@@ -56,6 +57,7 @@ class Shortlist:
         tokens = torch.cat((fixed, drawn))
         added = torch.zeros(len(tokens))
         added[len(fixed) :] = correction
+        added[: len(fixed)].masked_fill_(~self.allowed[fixed], -torch.inf)
         column = torch.zeros(len(self.allowed), dtype=torch.long)
         column[tokens] = torch.arange(len(tokens))
         return tokens, added, column

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.model.denoiser import Denoiser
+from unembed.model.denoiser import MASK, Denoiser
 from unembed.training.objective import (
     Columns,
     Rows,
@@ -68,7 +68,8 @@ class StepLoss:
         if self.shortlist is None:
             return [full_columns(self.denoiser, r.causal) for r in rows]
         config = self.denoiser.config
-        wanted = torch.cat([r.targets for r in rows] + ([ids.reshape(-1)] if config.token_prior else []))
+        shown = [torch.where(r.states == MASK, config.eos_id, r.ids).reshape(-1) for r in rows]
+        wanted = torch.cat([r.targets for r in rows] + shown + [ids.reshape(-1)])
         tokens, correction, place = self.shortlist.draw(wanted, generator)
         out = []
         for r in rows:
@@ -111,16 +112,19 @@ class StepLoss:
             config = self.denoiser.config
             shares.append((prepare_causal(ids[:causal], config.bos_id, config.eos_id), vectors[:causal], ids[:causal]))
         columns = self._columns([rows for rows, _, _ in shares], ids, generator)
-        total = 0.0
+        losses = []
+        table = None
+        if columns[0].tokens is not None:
+            table = F.embedding(columns[0].tokens.to(device), self.denoiser.embedding.weight)
         for (rows, vector, text), column in zip(shares, columns, strict=True):
             # Each share counts by its texts: causal_share is the share of the loss, too.
             rows.weights = rows.weights * (len(text) / len(ids) / rows.weights.sum())
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 condition = self.denoiser.condition(vector.to(device))
-                loss, _ = rows_loss(self.denoiser, condition, rows.to(device), column.to(device), text.to(device))
-            (loss * scale).backward()
-            total += float(loss.detach())
+                loss, _ = rows_loss(self.denoiser, condition, rows.to(device), column.to(device), text.to(device), table)
+            losses.append(loss)
         log_n = self.denoiser.length_log_probs(vectors.to(device))
         target = torch.full((len(ids),), ids.shape[1] - 1, device=device)
-        (part.length_weight * scale * F.nll_loss(log_n, target)).backward()
-        return total
+        total = torch.stack(losses).sum()
+        (scale * (total + part.length_weight * F.nll_loss(log_n, target))).backward()
+        return float(total.detach())

@@ -80,8 +80,9 @@ class Validation:
         return out
 
     def decoded(self, denoiser: Denoiser) -> dict[str, Any]:
-        """Decode from all masks and score: token_f1, token_accuracy, exact_match for each strategy tried."""
-        from unembed.metrics.text import exact_match, token_accuracy, token_f1
+        """Decode from all masks and score: token_f1, token_accuracy, exact_match, with 95% intervals."""
+        from unembed.metrics.bootstrap import summary
+        from unembed.metrics.text import id_statistics
 
         out: dict[str, Any] = {}
         if not self._texts:
@@ -94,10 +95,9 @@ class Validation:
             drafts: list[list[int]] = []
             for i in range(0, len(self._texts), 50):
                 drafts += [list(d.ids) for d in decode(denoiser, self._vectors[i : i + 50].to(device), config)]
-            for name, metric in (
-                ("token_f1", token_f1),
-                ("token_accuracy", token_accuracy),
-                ("exact_match", exact_match),
-            ):
-                out[f"{config.strategy}/{name}"] = float(metric(drafts, self._texts))
+            statistics = id_statistics(drafts, self._texts)
+            for name in ("token_f1", "token_accuracy", "exact_match"):
+                figures = summary(statistics[name], n=500, seed=self.part.seed)
+                out[f"{config.strategy}/{name}"] = figures["value"]
+                out[f"{config.strategy}/{name}/interval"] = [figures["low"], figures["high"]]
         return out
