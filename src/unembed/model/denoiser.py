@@ -182,11 +182,7 @@ class Denoiser(nn.Module):
 
     def condition(self, vectors: Tensor) -> Condition:
         """Turn raw encoder vectors (B, d) into a `Condition`."""
-        vectors = vectors.float()
-        if self.config.whiten:
-            z = self.whitening(vectors)
-        else:
-            z = (vectors - self.whitening.mean) * self.config.vector_dim**0.5
+        z = self._scaled(vectors)
         modulation, final, memory = self.conditioner(z)
         if self.config.candidates and self.token_prior is not None:
             with torch.no_grad():
@@ -202,7 +198,15 @@ class Denoiser(nn.Module):
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
         """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
-        return self.length(self.whitening(vectors.float()))
+        return self.length(self._scaled(vectors))
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        # Small components are blown up here: never in bf16, whatever the surrounding autocast says.
+        with torch.autocast(vectors.device.type, enabled=False):
+            if self.config.whiten:
+                z: Tensor = self.whitening(vectors.float())
+                return z
+            return (vectors.float() - self.whitening.mean) * self.config.vector_dim**0.5
 
     def _memory(self, condition: Condition, ids: Tensor | None, visible: Tensor | None) -> Tensor:
         memory = condition.memory
