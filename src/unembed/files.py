@@ -34,7 +34,9 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.", "Choose a folder that exists and is writable.") from error
+        raise DataError(
+            f"Cannot write {path}: {error.strerror}.", "Choose a folder that exists and is writable."
+        ) from error
     os.close(handle)
     part = Path(name)
     try:
