@@ -3,7 +3,8 @@
 Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" every
-matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17).
+matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17); the
+whitening matrix stays in float32, because it blows small components up.
 config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
 """
 
@@ -25,6 +26,7 @@ from unembed.model.quantisation import quantise_rows
 FORMAT = "unembed-checkpoint"
 VERSION = 1
 SHARD_BYTES = 15 * 2**20 - 4096
+_EXACT = ("whitening.matrix", "position_prior.basis")
 _REPAIR = "Fetch the checkpoint again, or train a new one."
 
 
@@ -57,7 +59,9 @@ def _encode(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         tensor = value.detach().cpu().contiguous()
-        if dtype == "int8" and tensor.is_floating_point() and tensor.dim() == 2 and tensor.numel() >= 4096:
+        if name in _EXACT:
+            out[name] = tensor
+        elif dtype == "int8" and tensor.is_floating_point() and tensor.dim() == 2 and tensor.numel() >= 4096:
             out[f"{name}:int8"], out[f"{name}:scale"] = quantise_rows(tensor.float())
         elif dtype != "fp32" and tensor.is_floating_point() and tensor.numel() >= 4096:
             out[name] = tensor.to(torch.float16)

@@ -10,7 +10,7 @@ Every part beyond the plain transformer is a switch of the config.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +178,10 @@ class Denoiser(nn.Module):
         self.register_buffer("banned", banned.clone(), persistent=True)
         self.banned[c.eos_id] = False
 
+    @property
+    def _stack(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
     # ------------------------------------------------------------------ condition
 
     def condition(self, vectors: Tensor) -> Condition:
@@ -261,15 +265,19 @@ class Denoiser(nn.Module):
                 x = x + self.position_from_end(n - 1 - position)
             else:
                 x = x + self.position_from_end((lengths.unsqueeze(1) - 1 - position).clamp_min(0))
-        memory = self._memory(condition, None if causal else ids, None if causal else states != MASK)
+        inside = None if lengths is None else position < lengths.unsqueeze(1)
+        if causal:
+            memory = self._memory(condition, None, None)
+        else:
+            visible = states != MASK
+            memory = self._memory(condition, ids, visible if inside is None else visible & inside)
         m = memory.shape[1]
         mask = None
         if causal:
             mask = torch.ones(n, m + n, dtype=torch.bool, device=ids.device).tril(m)
-        elif lengths is not None:
-            inside = position < lengths.unsqueeze(1)
+        elif inside is not None:
             mask = F.pad(inside, (m, 0), value=True)[:, None, None, :]
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._stack):
             past = block.attention.memory(memory) if m else None
             x, _ = block(x, condition.modulation[:, i], past, mask)
         return modulate(F.layer_norm(x, (self.config.width,)), condition.final[:, 0], condition.final[:, 1])
@@ -355,7 +363,7 @@ class Denoiser(nn.Module):
                 "Use another strategy, such as adaptive.",
             )
         memory = self._memory(condition, None, None)
-        return CausalState(condition, [block.attention.memory(memory) for block in self.blocks], 0)
+        return CausalState(condition, [block.attention.memory(memory) for block in self._stack], 0)
 
     def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
         """Feed one token a row and score the next.

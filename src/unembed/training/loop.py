@@ -138,7 +138,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if resume:
         facts |= load_state(out, denoiser, ema, optimizer, generator)
-        if facts.get("recipe") != recipe.to_dict():
+        if Recipe.from_dict(facts.get("recipe", {})) != recipe:
             raise CheckpointError(
                 f"The run in {out} began with another recipe.", "Resume with the same recipe and overrides."
             )

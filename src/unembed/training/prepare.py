@@ -69,7 +69,7 @@ def _fill(denoiser: Denoiser, parts: ClosedForm) -> None:
     denoiser.whitening.load_state_dict(parts.whitening.state_dict())
     if denoiser.token_prior is not None:
         denoiser.token_prior.load_state_dict(parts.token_prior.state_dict())
-    if denoiser.position_prior is not None:
+    if denoiser.position_prior is not None and parts.position_prior is not None:
         denoiser.position_prior.load_state_dict(parts.position_prior.state_dict())
 
 
@@ -137,7 +137,9 @@ def prepare(recipe: Recipe) -> Prepared:
     priors = config.token_prior or config.candidates > 0 or config.position_prior
     fitted = rows if priors else np.sort(rng.permutation(rows)[:_WHITENING_TEXTS])
     _log.info("fitting the closed-form parts on %d texts", len(fitted))
-    _fill(denoiser, fit_closed_form(_batches(dataset, fitted, data.limit), tokenizer.size, data.limit))
+    batches = _batches(dataset, fitted, data.limit)
+    parts = fit_closed_form(batches, tokenizer.size, data.limit, positions=config.position_prior)
+    _fill(denoiser, parts)
     with torch.no_grad():
         log_p = torch.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
         denoiser.head.bias.copy_(log_p - log_p.mean())

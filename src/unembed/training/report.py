@@ -24,7 +24,7 @@ class Reporter:
 
     def __init__(self, out: Path, progress: bool, append: bool) -> None:
         self.out = out
-        self._stream = open(out / "log.jsonl", "a" if append else "w", encoding="utf-8")  # noqa: SIM115
+        self._stream = open(out / "log.jsonl", "a" if append else "w", encoding="utf-8")
         self._bar: Any = None
         self._shown = 0.0
         if progress:

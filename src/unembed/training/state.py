@@ -66,7 +66,7 @@ def load_state(
     try:
         with safe_open(str(path), framework="pt") as stored:
             facts = json.loads(stored.metadata()["facts"])
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
         model.load_state_dict(weights)
         for name, value in zip(ema.names, ema.values, strict=True):

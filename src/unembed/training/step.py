@@ -121,7 +121,8 @@ class StepLoss:
             rows.weights = rows.weights * (len(text) / len(ids) / rows.weights.sum())
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 condition = self.denoiser.condition(vector.to(device))
-                loss, _ = rows_loss(self.denoiser, condition, rows.to(device), column.to(device), text.to(device), table)
+                placed = rows.to(device), column.to(device), text.to(device)
+                loss, _ = rows_loss(self.denoiser, condition, *placed, table)
             losses.append(loss)
         log_n = self.denoiser.length_log_probs(vectors.to(device))
         target = torch.full((len(ids),), ids.shape[1] - 1, device=device)

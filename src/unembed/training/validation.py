@@ -5,7 +5,7 @@ Contents: `Validation`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Validation:
         config = denoiser.config
         generator = torch.Generator().manual_seed(self.part.seed)
         device = denoiser.embedding.weight.device
-        totals: Counter[str] = Counter()
+        totals: dict[str, float] = defaultdict(float)
         for ids_array, vectors_array in self._batches:
             ids = torch.from_numpy(ids_array)
             vectors = torch.from_numpy(vectors_array).to(device)
