@@ -180,13 +180,13 @@ def rows_loss(
     if config.token_prior and denoiser.token_prior is not None:
         present = None
         if texts is not None:
-            present = torch.zeros(len(texts), len(bias), dtype=torch.bool)
+            present = torch.zeros(len(texts), len(bias), dtype=torch.bool, device=texts.device)
             present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
         gates.append((denoiser.token_gate, scores[rows.owner]))
     if denoiser.position_prior is not None and not rows.causal:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.position_prior.log_odds(
                 condition.whitened[rows.owner], rows.column, n - 1 - rows.column, tokens
             )

@@ -57,6 +57,11 @@ def _batches(dataset: Dataset, rows: np.ndarray, limit: int) -> Iterator[tuple[T
         yield torch.from_numpy(padded), torch.from_numpy(np.asarray(lengths, dtype=np.int64)), torch.from_numpy(vectors)
 
 
+def _without(dataset: ShardDataset, sources: tuple[str, ...]) -> np.ndarray:
+    left_out = [i for i, name in enumerate(dataset.source_names) if name in sources]
+    return np.flatnonzero(~np.isin(dataset.sources, left_out))
+
+
 def _count(dataset: Dataset, rows: np.ndarray, size: int) -> Tensor:
     counts = np.zeros(size, dtype=np.int64)
     for start in range(0, len(rows), 65536):
@@ -102,12 +107,10 @@ def prepare(recipe: Recipe) -> Prepared:
         raise DataError(f"The encoder {encoder.name} has no tokenizer.", "Use an encoder with one.")
     tokenizer = Tokenizer.from_json(tokenizer_json)
     rng = np.random.default_rng(recipe.run.seed)
-    rows = np.arange(len(dataset))
-    if data.exclude_sources:
-        left_out = [i for i, name in enumerate(dataset.source_names) if name in data.exclude_sources]
-        rows = rows[~np.isin(dataset.sources, left_out)]
+    rows = _without(dataset, data.exclude_sources)
     if recipe.validation.shards:
-        validation = Validation(ShardDataset(recipe.validation.shards), recipe.validation)
+        held_out = ShardDataset(recipe.validation.shards)
+        validation = Validation(held_out, recipe.validation, _without(held_out, data.exclude_sources))
     else:
         rows = rng.permutation(rows)
         held, rows = rows[: recipe.validation.texts], np.sort(rows[recipe.validation.texts :])

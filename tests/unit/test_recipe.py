@@ -1,0 +1,74 @@
+"""Recipes: what is written is what is trained, and mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unembed.errors import RecipeError
+from unembed.training.recipe import Recipe, parse_duration
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_recipe_loads_and_comes_back(path: Path) -> None:
+    """Every shipped recipe is valid, and its resolved form is itself a recipe."""
+    recipe = Recipe.load(path)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_there_are_recipes() -> None:
+    """The parametrisation above is not empty."""
+    assert {"default.toml", "tiny.toml"} <= {p.name for p in RECIPES}
+
+
+def test_overrides_are_read_as_toml_or_text() -> None:
+    """--set takes numbers, booleans, lists and bare words."""
+    path = RECIPES[0]
+    recipe = Recipe.load(
+        path,
+        ["optimizer.lr=3e-4", "model.whiten=false", "model.width=128", "data.encoder=hashing", "optimizer.betas=[0.8, 0.9]"],
+    )
+    assert recipe.optimizer.lr == 3e-4
+    assert recipe.model.whiten is False
+    assert recipe.data.encoder == "hashing"
+    assert recipe.optimizer.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "do"),
+    [
+        ("model.widht=3", "model.widht", "width"),
+        ("modle.width=3", "modle", "model"),
+        ("model.width='wide'", "model.width", "Mend"),
+        ("model.width=true", "model.width", "Mend"),
+        ("model.width=0", "width", "above 0"),
+        ("model.canvas='round'", "canvas", "length"),
+        ("objective.causal_share=1.5", "causal_share", "share"),
+        ("run.max_time='soon'", "soon", "9m"),
+        ("optimizer.lr", "no '='", "--set"),
+    ],
+)
+def test_mistakes_are_named(override: str, what: str, do: str) -> None:
+    """The key and the nearest known key, or what the value may be, stand in the two sentences."""
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(RECIPES[0], [override])
+    assert what in caught.value.what
+    assert do in caught.value.do
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    """So is one that is absent."""
+    (tmp_path / "r.toml").write_text("[model\nwidth = 3")
+    with pytest.raises(RecipeError, match="TOML"):
+        Recipe.load(tmp_path / "r.toml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 0), ("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)])
+def test_durations(text: str, seconds: float) -> None:
+    """Seconds, minutes, hours."""
+    assert parse_duration(text) == seconds
