@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "base": ("whitening, 8 prefix tokens, canvas of n, causal share 0.5, shortlist", []),
@@ -62,6 +63,17 @@ def start(name: str, arguments: argparse.Namespace, core: int) -> subprocess.Pop
     )
 
 
+def with_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Put each value and its interval together: {"value", "low", "high"}; figures without one stay numbers."""
+    out: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if key.endswith("/interval"):
+            continue
+        span = metrics.get(f"{key}/interval")
+        out[key] = value if span is None else {"value": value, "low": span[0], "high": span[1]}
+    return out
+
+
 def main() -> None:
     """Run the chosen variants two at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -107,7 +119,7 @@ def main() -> None:
                     "data": arguments.validation,
                     "texts_seen": result["texts"],
                     "steps": result["steps"],
-                    "metrics": result["metrics"],
+                    "metrics": with_intervals(result["metrics"]),
                 }
             ]
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,8 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
     monkeypatch.setattr("unembed.training.cross_entropy._BLOCK_VALUES", 50)
     g = torch.Generator().manual_seed(0)
     tensors = [torch.randn(7, 4, generator=g), torch.randn(11, 4, generator=g), torch.randn(11, generator=g)]
-    gate, scores = torch.tensor([0.7]), torch.randn(7, 11, generator=g)
+    gate, scores = torch.randn(7, generator=g), torch.randn(3, 11, generator=g)
+    owner = torch.tensor([0, 2, 2, 1, 0, 1, 2])
     targets, weights = torch.randint(11, (7,), generator=g), torch.rand(7, generator=g)
     grads = []
     losses = []
@@ -127,9 +128,9 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
         hidden, weight, bias = (t.clone().requires_grad_() for t in tensors)
         scale = gate.clone().requires_grad_()
         if fused:
-            loss, _ = linear_cross_entropy(hidden, weight, bias, targets, weights, [(scale, scores)] if gated else None)
+            loss, _ = linear_cross_entropy(hidden, weight, bias, targets, weights, [(scale, scores, owner)] if gated else None)
         else:
-            logits = hidden @ weight.T + bias + (scale * scores if gated else 0)
+            logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * scores[owner] if gated else 0)
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
         (3 * loss).backward()
         losses.append(loss.detach())

@@ -134,6 +134,17 @@ class CausalState:
         return CausalState(self.condition.select(index), [(k[index], v[index]) for k, v in self.past], self.index)
 
 
+def _gate(width: int, start: float) -> nn.Linear:
+    """How much a prior counts at a row: the same everywhere at first, then learnt from the row's hidden state.
+
+    A gate that starts at 0 and is one number is still climbing, as fast as Adam lets it, when eight minutes end.
+    """
+    gate = nn.Linear(width, 1)
+    nn.init.zeros_(gate.weight)
+    nn.init.constant_(gate.bias, start)
+    return gate
+
+
 class Denoiser(nn.Module):
     """Predict masked tokens from visible ones and a vector.
 
@@ -166,9 +177,9 @@ class Denoiser(nn.Module):
         self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
         self.position_prior = PositionPrior(c.limit, c.vector_dim, c.vocab_size) if c.position_prior else None
         if c.token_prior:
-            self.token_gate = nn.Parameter(torch.zeros(1))
+            self.token_gate = _gate(c.width, 0.25)
         if c.position_prior:
-            self.position_gate = nn.Parameter(torch.zeros(1))
+            self.position_gate = _gate(c.width, 0.1)
         if c.candidates:
             self.candidate_score = nn.Linear(1, c.width)
             self.candidate_used = nn.Embedding(3, c.width)
@@ -309,10 +320,11 @@ class Denoiser(nn.Module):
         logits = self.head(hidden, self.embedding.weight, tokens)
         if self.config.token_prior and self.token_prior is not None:
             scores = self.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
-            logits = logits + self.token_gate * scores.to(logits.dtype)[owner]
+            logits = logits + self.token_gate(hidden) * scores.to(logits.dtype)[owner]
         if self.position_prior is not None and from_start is not None and from_end is not None:
             z = condition.whitened[owner]
-            logits = logits + self.position_gate * self.position_prior.log_odds(z, from_start, from_end, tokens)
+            scores = self.position_prior.log_odds(z, from_start, from_end, tokens)
+            logits = logits + self.position_gate(hidden) * scores
         return logits
 
     def logits(

@@ -28,6 +28,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         row_weights: Tensor,
         gates: Tensor,
         scores: list[Tensor],
+        owners: list[Tensor | None],
     ) -> tuple[Tensor, Tensor]:
         dtype = hidden.dtype
         low = weight.to(dtype)
@@ -37,13 +38,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, device=device)
         grad_bias = torch.zeros(columns, device=device)
-        grad_gate = torch.zeros(len(scores), device=device)
+        grad_gate = torch.zeros(len(scores), rows, device=device)
         step = max(1, _BLOCK_VALUES // columns)
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             logits = torch.mm(hidden[part], low.T).float().add_(bias)
-            for i, extra in enumerate(scores):
-                logits.addcmul_(extra[part], gates[i].expand_as(logits))
+            extras = []
+            for values, owner in zip(scores, owners, strict=True):
+                extras.append(values[part] if owner is None else values[owner[part]])
+            for i, extra in enumerate(extras):
+                logits.addcmul_(extra, gates[i, part].unsqueeze(1))
             index = targets[part].unsqueeze(1)
             picked = logits.gather(1, index)
             peak = logits.amax(1, keepdim=True)
@@ -54,8 +58,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits.mul_(factor / total)
             logits.scatter_add_(1, index, -factor)
             grad_bias += logits.sum(0)
-            for i, extra in enumerate(scores):
-                grad_gate[i] += (logits * extra[part]).sum()
+            for i, extra in enumerate(extras):
+                grad_gate[i, part] = torch.linalg.vecdot(logits, extra)
             slope = logits.to(dtype)
             torch.mm(slope, low, out=grad_hidden[part])
             grad_weight += torch.mm(slope.T, hidden[part])
@@ -67,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias, grad_gate = ctx.saved_tensors
         g = grads[0]
-        return grad_hidden * g.to(grad_hidden.dtype), grad_weight * g, grad_bias * g, None, None, grad_gate * g, None
+        return grad_hidden * g.to(grad_hidden.dtype), grad_weight * g, grad_bias * g, None, None, grad_gate * g, None, None
 
 
 def linear_cross_entropy(
@@ -76,7 +80,7 @@ def linear_cross_entropy(
     bias: Tensor,
     targets: Tensor,
     row_weights: Tensor,
-    gates: list[tuple[Tensor, Tensor]] | None = None,
+    gates: list[tuple[Tensor, Tensor, Tensor | None]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of cross-entropies of softmax(hidden weight^T + bias + sum of gate x scores).
 
@@ -86,14 +90,22 @@ def linear_cross_entropy(
         bias: (K,) float32.
         targets: (R,) columns.
         row_weights: (R,) float32.
-        gates: pairs of a gate (1,) float32 and scores (R, K) float32; the gate learns, the scores do not.
+        gates: triples of a gate (R,), scores (R, K) or (B, K) float32, and owners: None, or (R,) the row of the scores
+            for each row of `hidden`. The gate learns, the scores do not.
 
     Returns:
         The differentiable sum, and the unweighted cross-entropies (R,) for reports.
     """
     gates = gates or []
-    values = torch.cat([gate for gate, _ in gates]) if gates else torch.zeros(0)
+    values = torch.stack([gate.float() for gate, _, _ in gates]) if gates else torch.zeros(0, len(hidden))
     loss, losses = _LinearCrossEntropy.apply(
-        hidden, weight, bias, targets, row_weights, values, [scores.float() for _, scores in gates]
+        hidden,
+        weight,
+        bias,
+        targets,
+        row_weights,
+        values,
+        [scores.float() for _, scores, _ in gates],
+        [owner for _, _, owner in gates],
     )
     return loss, losses

@@ -46,6 +46,7 @@ class Feed:
         self._tokens = batch_size * max(float(lengths.mean()), 1.0)
         self._most = 2 * batch_size
         self._epoch = -1
+        self._step = 0
         self._batches: list[np.ndarray] = []
         self.batches_per_epoch = sum(-(-count // self._size(n)) for n, _, count in self._groups)
 
@@ -63,6 +64,20 @@ class Feed:
             batches += [np.sort(rows[i : i + size]) for i in range(0, count, size)]
         self._batches = [batches[i] for i in rng.permutation(len(batches))]
         self._epoch = epoch
+
+    def next(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the next batch as groups of one length (here always one group): ids (B, n), vectors (B, d)."""
+        group = self.batch(self._step)
+        self._step += 1
+        return [group]
+
+    def state(self) -> dict[str, int]:
+        """Where the next batch stands, as JSON values."""
+        return {"step": self._step}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
+        self._step = state["step"]
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ids (B, n) int64 and vectors (B, d) float32 of batch number `step`, counted over all epochs."""

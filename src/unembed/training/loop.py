@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from unembed.errors import CheckpointError
+from unembed.errors import CheckpointError, RecipeError
 from unembed.files import write_json
 from unembed.model.block import Block
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
@@ -123,6 +123,10 @@ def train(
     box = parse_duration(max_time) if isinstance(max_time, str) else float(max_time or 0)
     box = box or parse_duration(recipe.run.max_time)
     started = time.monotonic()
+    if recipe.data.texts and not (recipe.data.shards or recipe.run.steps or box):
+        raise RecipeError(
+            "Texts are embedded online, but the recipe fixes no end.", "Set run.steps, or give --max-time."
+        )
     prepared = prepare(recipe)
     denoiser = prepared.denoiser.to(target)
     if init_from is not None and not resume:
@@ -138,6 +142,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if resume:
         facts |= load_state(out, denoiser, ema, optimizer, generator)
+        if "feed" in facts:
+            prepared.feed.restore(facts["feed"])
         if Recipe.from_dict(facts.get("recipe", {})) != recipe:
             raise CheckpointError(
                 f"The run in {out} began with another recipe.", "Resume with the same recipe and overrides."
@@ -259,9 +265,9 @@ class _Run:
             self.facts["horizon"] = self.facts["step"] + max(1, int(0.95 * left / pace))
             _log.info("the horizon is %d steps, at %.2f s a step", self.facts["horizon"], pace)
 
-    def _step(self, share: float) -> tuple[float, int]:
+    def _step(self, progress: float) -> tuple[float, int]:
         part = self.recipe.optimizer
-        rate = learning_rate(part, self.facts["step"], share)
+        rate = learning_rate(part, self.facts["step"], progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -269,13 +275,15 @@ class _Run:
         denoiser.train(True)
         loss = 0.0
         texts = 0
-        first = self.facts["step"] * part.accumulate
-        for i in range(part.accumulate):
-            ids, vectors = self.prepared.feed.batch(first + i)
-            loss += self.step_loss.backward(
-                torch.from_numpy(ids), torch.from_numpy(vectors), self.generator, 1.0 / part.accumulate
-            )
-            texts += len(ids)
+        for _ in range(part.accumulate):
+            groups = self.prepared.feed.next()
+            size = sum(len(ids) for ids, _ in groups)
+            for ids, vectors in groups:
+                share = len(ids) / size
+                inputs = torch.from_numpy(ids), torch.from_numpy(vectors)
+                loss += share * self.step_loss.backward(*inputs, self.generator, share / part.accumulate)
+            texts += size
+        self.facts["feed"] = self.prepared.feed.state()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), part.clip)
         self.optimizer.step()
         self.ema.update(denoiser, self.facts["step"])

@@ -168,7 +168,7 @@ def rows_loss(
     n = rows.ids.shape[1]
     places = None if table is None else columns.place[rows.ids]
     hidden = denoiser.hidden(rows.ids, rows.states, condition, causal=rows.causal, table=table, rows=places)
-    picked = denoiser.head.project(hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column])
+    picked = hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column]
     tokens = columns.tokens
     if table is not None:
         weight = table
@@ -176,7 +176,7 @@ def rows_loss(
         weight = denoiser.embedding.weight if tokens is None else denoiser.embedding(tokens)
     bias = (denoiser.head.bias if tokens is None else denoiser.head.bias[tokens]) + columns.correction
     targets = columns.place[rows.targets]
-    gates: list[tuple[Tensor, Tensor]] = []
+    gates: list[tuple[Tensor, Tensor, Tensor | None]] = []
     if config.token_prior and denoiser.token_prior is not None:
         present = None
         if texts is not None:
@@ -184,11 +184,11 @@ def rows_loss(
             present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
-        gates.append((denoiser.token_gate, scores[rows.owner]))
+        gates.append((denoiser.token_gate(picked).squeeze(1), scores, rows.owner))
     if denoiser.position_prior is not None and not rows.causal:
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.position_prior.log_odds(
                 condition.whitened[rows.owner], rows.column, n - 1 - rows.column, tokens
             )
-        gates.append((denoiser.position_gate, scores))
-    return linear_cross_entropy(picked, weight, bias, targets, rows.weights, gates)
+        gates.append((denoiser.position_gate(picked).squeeze(1), scores, None))
+    return linear_cross_entropy(denoiser.head.project(picked), weight, bias, targets, rows.weights, gates)

@@ -8,24 +8,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unembed.data.online import Augmentation, OnlineBatches
 from unembed.data.shards import ShardDataset
+from unembed.data.sources import list_files, read_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
+from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError, RecipeError
 from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 from unembed.training.feed import Dataset, Feed
+from unembed.training.online_feed import OnlineFeed, Sample
 from unembed.training.recipe import Recipe
 from unembed.training.validation import Validation
 
 _log = logging.getLogger(__name__)
 _WHITENING_TEXTS = 200_000
+_ONLINE_TEXTS = 20_000
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Prepared:
     denoiser: Denoiser
     tokenizer: Tokenizer
     identity: EncoderIdentity
-    feed: Feed
+    feed: Feed | OnlineFeed
     validation: Validation
     counts: Tensor
 
@@ -78,81 +84,137 @@ def _fill(denoiser: Denoiser, parts: ClosedForm) -> None:
         denoiser.position_prior.load_state_dict(parts.position_prior.state_dict())
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the data, fit the closed-form parts and build the network of a recipe.
+@dataclass
+class _Source:
+    """Training data: batches, and the texts that the closed-form parts are fitted on."""
 
-    Raises:
-        RecipeError: no data named.
-        DataError: shards of another limit or encoder than the recipe says, or too few texts.
-    """
-    data = recipe.data
-    if not data.shards:
-        raise RecipeError("The recipe names no data.shards.", "Make them with `unembed embed TEXTS --shards FOLDER`.")
-    dataset = ShardDataset(data.shards)
-    if dataset.limit > data.limit:
+    feed: Feed | OnlineFeed
+    validation: Validation
+    sample: Dataset
+    rows: np.ndarray
+
+
+def _check_shards(dataset: ShardDataset, path: str, encoder: Encoder, tokenizer: Tokenizer, limit: int) -> None:
+    if dataset.limit > limit:
         raise DataError(
-            f"{data.shards} holds texts of up to {dataset.limit} tokens, the recipe's limit is {data.limit}.",
+            f"{path} holds texts of up to {dataset.limit} tokens, the recipe's limit is {limit}.",
             "Set data.limit to that, or make new shards.",
         )
-    encoder = load_encoder(data.encoder)
     identity = dataset.identity
     if identity.name != encoder.name or identity.dimension != encoder.dimension:
         raise DataError(
-            f"{data.shards} was embedded by {identity.name} ({identity.dimension} dimensions), the recipe's encoder is "
+            f"{path} was embedded by {identity.name} ({identity.dimension} dimensions), the recipe's encoder is "
             f"{encoder.name} ({encoder.dimension}).",
             "Set data.encoder to the encoder of the shards.",
         )
-    tokenizer_json = encoder.tokenizer_json()
-    if tokenizer_json is None:
-        raise DataError(f"The encoder {encoder.name} has no tokenizer.", "Use an encoder with one.")
-    tokenizer = Tokenizer.from_json(tokenizer_json)
+    if dataset.manifest.tokenizer_sha256 != tokenizer.sha256:
+        raise DataError(f"{path} was made with another tokenizer than {encoder.name} has.", "Make new shards.")
+
+
+def _cached(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
+    data, part = recipe.data, recipe.validation
+    check = partial(_check_shards, encoder=encoder, tokenizer=tokenizer, limit=data.limit)
+    dataset = ShardDataset(data.shards)
+    check(dataset, data.shards)
     rng = np.random.default_rng(recipe.run.seed)
     rows = _without(dataset, data.exclude_sources)
-    if recipe.validation.shards:
-        held_out = ShardDataset(recipe.validation.shards)
-        validation = Validation(held_out, recipe.validation, _without(held_out, data.exclude_sources))
+    if part.shards:
+        held_out = ShardDataset(part.shards)
+        check(held_out, part.shards)
+        validation = Validation(held_out, part, _without(held_out, data.exclude_sources))
     else:
         rows = rng.permutation(rows)
-        held, rows = rows[: recipe.validation.texts], np.sort(rows[recipe.validation.texts :])
-        validation = Validation(dataset, recipe.validation, held)
+        held, rows = rows[: part.texts], np.sort(rows[part.texts :])
+        validation = Validation(dataset, part, held)
     if data.max_texts:
         rows = np.sort(rng.permutation(rows)[: data.max_texts])
     if not len(rows):
         raise DataError(f"{data.shards} holds no text for training.", "Embed more texts, or hold out fewer.")
-
     model = recipe.model
+    priors = model.token_prior or model.candidates > 0 or model.position_prior
+    fitted = rows if priors else np.sort(rng.permutation(rows)[:_WHITENING_TEXTS])
+    return _Source(Feed(dataset, data.batch_size, recipe.run.seed, rows), validation, dataset, fitted)
+
+
+def _online(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
+    data, part = recipe.data, recipe.validation
+    if not part.shards:
+        raise RecipeError(
+            "Texts are embedded online, but validation.shards names no held-out shards.",
+            "Make some with `unembed embed HELD_OUT --shards FOLDER`.",
+        )
+    list_files(list(data.texts))
+    held_out = ShardDataset(part.shards)
+    _check_shards(held_out, part.shards, encoder, tokenizer, data.limit)
+    source = OnlineBatches(
+        partial(read_texts, list(data.texts), exclude_sources=data.exclude_sources),
+        encoder,
+        tokenizer,
+        data.limit,
+        data.batch_size,
+        recipe.run.seed,
+        Augmentation(data.join, data.crop, data.truncate),
+    )
+    sample = Sample.draw(source, _ONLINE_TEXTS, data.limit)
+    validation = Validation(held_out, part, _without(held_out, data.exclude_sources))
+    return _Source(OnlineFeed(source), validation, sample, np.arange(len(sample.lengths)))
+
+
+def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
     config = DenoiserConfig(
-        vector_dim=dataset.dimension,
+        vector_dim=dimension,
         vocab_size=tokenizer.size,
-        limit=data.limit,
+        limit=recipe.data.limit,
         causal=recipe.objective.causal_share > 0,
         mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,
         pad_id=tokenizer.pad_id,
-        **{k: v for k, v in vars(model).items() if k != "init_embeddings"},
+        **{k: v for k, v in vars(recipe.model).items() if k != "init_embeddings"},
     )
     torch.manual_seed(recipe.run.seed)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    denoiser = Denoiser(config, banned)
-    counts = _count(dataset, rows, tokenizer.size)
-    priors = config.token_prior or config.candidates > 0 or config.position_prior
-    fitted = rows if priors else np.sort(rng.permutation(rows)[:_WHITENING_TEXTS])
-    _log.info("fitting the closed-form parts on %d texts", len(fitted))
-    batches = _batches(dataset, fitted, data.limit)
-    parts = fit_closed_form(batches, tokenizer.size, data.limit, positions=config.position_prior)
-    _fill(denoiser, parts)
-    with torch.no_grad():
-        log_p = torch.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
-        denoiser.head.bias.copy_(log_p - log_p.mean())
-        rows_of_encoder = getattr(encoder, "token_embeddings", None)
-        if model.init_embeddings and rows_of_encoder is not None:
-            table = rows_of_encoder()
-            if table is not None and table.shape == tuple(denoiser.embedding.weight.shape):
-                rows_in = torch.from_numpy(np.asarray(table, dtype=np.float32))
-                denoiser.embedding.weight.copy_(rows_in * (0.05 / rows_in.std()))
-                _log.info("token embeddings start from the encoder's own")
-    return Prepared(
-        denoiser, tokenizer, identity, Feed(dataset, data.batch_size, recipe.run.seed, rows), validation, counts
-    )
+    return Denoiser(config, banned)
+
+
+@torch.no_grad()
+def _start_weights(denoiser: Denoiser, encoder: Encoder, counts: Tensor, init_embeddings: bool) -> None:
+    log_p = torch.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
+    denoiser.head.bias.copy_(log_p - log_p.mean())
+    rows_of_encoder = getattr(encoder, "token_embeddings", None)
+    if not init_embeddings or rows_of_encoder is None:
+        return
+    table = rows_of_encoder()
+    if table is not None and table.shape == tuple(denoiser.embedding.weight.shape):
+        rows = torch.from_numpy(np.asarray(table, dtype=np.float32))
+        denoiser.embedding.weight.copy_(rows * (0.05 / rows.std()))
+        _log.info("token embeddings start from the encoder's own")
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Open the data, fit the closed-form parts and build the network of a recipe.
+
+    Raises:
+        RecipeError: no data named, or online data without held-out texts.
+        DataError: shards of another limit, encoder or tokenizer than the recipe says, or too few texts.
+    """
+    data = recipe.data
+    if not data.shards and not data.texts:
+        raise RecipeError(
+            "The recipe names no data.shards and no data.texts.",
+            "Make shards with `unembed embed TEXTS --shards FOLDER`, or name text files.",
+        )
+    encoder = load_encoder(data.encoder)
+    tokenizer_json = encoder.tokenizer_json()
+    if tokenizer_json is None:
+        raise DataError(f"The encoder {encoder.name} has no tokenizer.", "Use an encoder with one.")
+    tokenizer = Tokenizer.from_json(tokenizer_json)
+    source = (_cached if data.shards else _online)(recipe, encoder, tokenizer)
+    denoiser = _build(recipe, encoder.dimension, tokenizer)
+    counts = _count(source.sample, source.rows, tokenizer.size)
+    _log.info("fitting the closed-form parts on %d texts", len(source.rows))
+    batches = _batches(source.sample, source.rows, data.limit)
+    _fill(denoiser, fit_closed_form(batches, tokenizer.size, data.limit, positions=recipe.model.position_prior))
+    _start_weights(denoiser, encoder, counts, recipe.model.init_embeddings)
+    return Prepared(denoiser, tokenizer, encoder.identity, source.feed, source.validation, counts)

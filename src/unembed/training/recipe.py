@@ -73,6 +73,8 @@ class DataPart:
         batch_size: texts a step.
         max_texts: use only the first so many texts of a seeded order, 0 for all.
         noise: standard deviation of noise added to a vector, as a share of its norm.
+        join, crop, truncate: online only: how often a line is joined with the next, cut to a run of its words, cut
+            to a length drawn afresh.
     """
 
     shards: str = ""
@@ -83,10 +85,16 @@ class DataPart:
     batch_size: int = 256
     max_texts: int = 0
     noise: float = 0.0
+    join: float = 0.1
+    crop: float = 0.3
+    truncate: float = 0.1
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("limit", "batch_size"))
+        for name in ("join", "crop", "truncate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"data.{name} is {getattr(self, name)}.", "Use a probability from 0 to 1.")
 
 
 @dataclass(frozen=True)

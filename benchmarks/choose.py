@@ -1,0 +1,73 @@
+"""Which strategy drafts best on held-out validation texts: the evidence for the default of `DecodeConfig`.
+
+    python benchmarks/choose.py --model runs/default/checkpoint --validation shards/validation -n 300
+
+Writes one JSON file with a row a setting: metrics with 95% intervals, passes, seconds. The test set is never touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unembed.data.shards import ShardDataset
+from unembed.evaluation.harness import Setting, evaluate
+from unembed.evaluation.sets import EvaluationSet
+from unembed.files import write_json
+from unembed.inverter import Inverter
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "greedy": ("left-to-right", {}),
+    "beam-4": ("left-to-right", {"beam": 4}),
+    "beam-8": ("left-to-right", {"beam": 8}),
+    "beam-16": ("left-to-right", {"beam": 16}),
+    "beam-8-power-1": ("left-to-right", {"beam": 8, "length_power": 1.0}),
+    "beam-8-mbr": ("left-to-right", {"beam": 8, "choose": "mbr"}),
+    "samples-8-mbr": ("left-to-right", {"samples": 8, "temperature": 0.5, "choose": "mbr"}),
+    "samples-16-mbr": ("left-to-right", {"samples": 16, "temperature": 0.6, "choose": "mbr"}),
+    "samples-32-mbr": ("left-to-right", {"samples": 32, "temperature": 0.6, "choose": "mbr"}),
+    "beam-4-correct-2": ("draft-correct", {"beam": 4, "passes": 2, "remask_rate": 0.3}),
+    "beam-4-correct-4": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.3}),
+    "beam-8-correct-4-pseudo": ("draft-correct", {"beam": 8, "passes": 4, "remask_rate": 0.3, "score": "pseudo"}),
+    "adaptive-8": ("adaptive", {"passes": 8}),
+    "adaptive-8-lengths-1": ("adaptive", {"passes": 8, "lengths": 1}),
+    "adaptive-16-lengths-5": ("adaptive", {"passes": 16, "lengths": 5}),
+    "adaptive-8-power-1": ("adaptive", {"passes": 8, "length_power": 1.0}),
+    "confidence-16": ("confidence", {"passes": 16}),
+}
+
+
+def main() -> None:
+    """Evaluate the chosen settings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--validation", required=True)
+    parser.add_argument("-n", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--out", default="docs/results/extra/choose.json")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    inverter = Inverter.from_pretrained(args.model)
+    data = EvaluationSet.from_rows("english-validation", ShardDataset(args.validation), args.n, args.seed)
+    rows = []
+    for name in args.settings:
+        strategy, options = SETTINGS[name]
+        result = evaluate(inverter, data, Setting(strategy, options, name), seed=args.seed)
+        kept = ("name", "strategy", "options", "seed", "data", "encoder", "checkpoint", "passes", "seconds", "metrics")
+        rows.append({key: result[key] for key in kept})
+        figures = result["metrics"]
+        shown = "  ".join(f"{k} {figures[k]['value']:.3f}" for k in ("token_f1", "token_accuracy", "exact_match", "bleu"))
+        logging.info("%-26s %s  passes %.0f  %.0f s", name, shown, result["passes"], result["seconds"])
+        write_json(Path(args.out), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Turn a run's checkpoint into the model that ships: calibrated confidence, int8 weights, licence and card.
+
+    python scripts/ship.py --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
+
+The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
+those named by --strategies. The card's tables come from docs/results/*.json (run it again with --card-only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unembed.data.shards import ShardDataset
+from unembed.decoding.config import DecodeConfig
+from unembed.evaluation.harness import fit_calibration
+from unembed.evaluation.sets import EvaluationSet
+from unembed.evaluation.tables import cell, read_results, table
+from unembed.files import atomic_write_bytes, read_json
+from unembed.inverter import Inverter
+from unembed.model.checkpoint import load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_MIB = 48
+SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine")
+_log = logging.getLogger("ship")
+
+
+def ship(args: argparse.Namespace) -> None:
+    """Calibrate and store."""
+    checkpoint = load_checkpoint(args.run)
+    inverter = Inverter.from_pretrained(args.run)
+    dataset = ShardDataset(args.validation)
+    excluded = checkpoint.recipe["data"]["exclude_sources"]
+    names = dataset.source_names
+    rows = np.flatnonzero([names[i] not in excluded for i in np.asarray(dataset.sources)])
+    chosen = np.sort(np.random.default_rng(args.seed).choice(rows, args.n, replace=False))
+    ids, lengths, vectors = dataset.gather(chosen)
+    data = EvaluationSet("validation", [row[:n].tolist() for row, n in zip(ids, lengths, strict=True)], vectors)
+    calibration: dict[str, Any] = {}
+    for strategy in dict.fromkeys([DecodeConfig().strategy, *args.strategies]):
+        fitted = fit_calibration(inverter, data.ids, data.vectors, strategy=strategy)
+        calibration[strategy] = fitted.to_dict()
+        _log.info("calibrated %s on %d texts", strategy, args.n)
+    notes = {**checkpoint.notes, "calibration_texts": args.n, "weights_licence": "CC BY-SA 4.0"}
+    save_checkpoint(
+        args.out,
+        checkpoint.denoiser,
+        checkpoint.tokenizer_json,
+        checkpoint.identity,
+        checkpoint.recipe,
+        calibration,
+        notes,
+        dtype="int8",
+    )
+    size = sum(p.stat().st_size for p in Path(args.out).iterdir()) / 2**20
+    _log.info("%s holds %.1f MiB", args.out, size)
+    if size > LIMIT_MIB:
+        raise SystemExit(f"The model holds {size:.1f} MiB, more than {LIMIT_MIB}.")
+
+
+def _attribution() -> str:
+    with open(ROOT / "docs" / "sources.tsv", encoding="utf-8", newline="") as stream:
+        rows = [r for r in csv.DictReader(stream, delimiter="\t") if r["language"] == "en"]
+    body = [[r["source"], r["repository"].replace("|", "/"), r["licence as stated by the repository"]] for r in rows]
+    return table(["source", "repository", "licence as stated there"], body)
+
+
+def card(folder: Path) -> str:
+    """Write the model card from the checkpoint's notes and the result files."""
+    config = read_json(folder / "config.json")
+    recipe = read_json(folder / "recipe.json")
+    identity = read_json(folder / "encoder.json")
+    notes, shape = config["notes"], config["denoiser"]
+    results, _ = read_results(ROOT / "docs" / "results")
+    shown = [r for r in results if r.get("default") or r["kind"] == "baseline"]
+    lines = [[r["data"]["name"], r["name"], str(r["data"]["n"]), *(cell(m, r["metrics"].get(m)) for m in SHOWN)] for r in shown]
+    size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix != ".md") / 2**20
+    parameters = notes["parameters"]
+    return f"""# unembed-minilm
+
+Recovers text from vectors of **all-MiniLM-L6-v2** ({identity["dimension"]} dimensions): English, lower case, texts of up to
+{shape["limit"]} tokens. `unembed invert` uses it when nothing else is said.
+
+| | |
+|---|---|
+| network | {shape["layers"]} blocks of width {shape["width"]}, {shape["heads"]} heads; {parameters["blocks"]:,} parameters in blocks, {parameters["total"]:,} in all |
+| stored | int8 by row, {size:.1f} MiB |
+| encoder | {identity["name"]}, revision {identity["revision"]} |
+| training | {notes["texts_seen"]:,} texts seen in {notes["steps"]:,} steps, {notes["seconds"] / 60:.0f} minutes on two CPU cores ({notes["precision"]}) |
+| recipe | `recipe.json` beside this file; seed {recipe["run"]["seed"]} |
+| confidence | calibrated on {notes["calibration_texts"]:,} validation texts |
+| licence of the weights | {notes["weights_licence"]} (the strictest of the sources below asks for sharing alike) |
+
+## Results
+
+95% bootstrap intervals; the settings, bins by length and all other strategies are in `docs/results.md`.
+
+{table(["set", "strategy or baseline", "n", *SHOWN], lines)}
+
+## Limits
+
+- It knows what its training texts are like: fiction, dialogue, textbooks, documentation, government pages. On other
+  domains it recovers less (the sets left out of training above).
+- Texts longer than {shape["limit"]} tokens were cut before they were embedded in training; vectors of longer texts give a
+  summary of a sort, not the text.
+- The encoder lower-cases, so case is never recovered. Numbers and names are the first to be wrong.
+- Text is a guess. A high cosine or a fluent sentence is no proof of a right one.
+
+## Responsible use
+
+Invert vectors that are yours or that you were asked to test; see `docs/responsible-use.md`.
+
+## Training data and attribution
+
+Public text under licences that allow use and redistribution. The sources {", ".join(recipe["data"]["exclude_sources"])} were
+left out of training.
+
+{_attribution()}"""
+
+
+def main() -> None:
+    """Parse the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", help="checkpoint folder of a run")
+    parser.add_argument("--validation", help="validation shards")
+    parser.add_argument("--out", default=str(ROOT / "src" / "unembed" / "weights" / "minilm"))
+    parser.add_argument("--strategies", nargs="*", default=[], help="calibrate these too")
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--card-only", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if not args.card_only:
+        ship(args)
+    atomic_write_bytes(Path(args.out) / "README.md", card(Path(args.out)).encode())
+
+
+if __name__ == "__main__":
+    main()
