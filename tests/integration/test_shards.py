@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unembed.data.batches import BatchState, LengthBatches
-from unembed.data.cached import CachedBatches
+from unembed.data.feed import Feed
 from unembed.data.shards import Manifest, ShardDataset, ShardWriter, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
@@ -219,18 +218,19 @@ def test_a_dataset_travels_as_its_path(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(sent).gather(np.arange(9))[0], data.gather(np.arange(9))[0])
 
 
-def test_cached_batches_are_the_rows_of_the_sampler(tmp_path: Path) -> None:
+def test_a_feed_gives_the_rows_of_the_shards(tmp_path: Path) -> None:
+    """Batches of one length, every text once an epoch, and a state to resume from."""
     write_shards(tmp_path, corpus(100), ENCODER, TOKENIZER, 8, 30)
     data = ShardDataset(tmp_path)
-    sampler = LengthBatches(data.lengths, 8)
-    cached = CachedBatches(data, sampler)
-    for index, batch in zip(sampler.epoch(0), cached.epoch(0), strict=True):
-        np.testing.assert_array_equal(batch.ids, data.gather(index)[0])
-    batch, state = next(cached.forever(BatchState(1, 3)))
-    np.testing.assert_array_equal(batch.vectors, data.gather(next(sampler.epoch(1, 3)))[2])
-    assert state == BatchState(1, 4)
-    with pytest.raises(DataError, match="sampler"):
-        CachedBatches(data, LengthBatches(data.lengths[:5], 8))
+    feed = Feed(data, 8, seed=1)
+    rows = sum(len(ids) for _ in range(feed.batches_per_epoch) for ids, _ in feed.next())
+    assert rows == len(data)
+    state = feed.state()
+    again = Feed(data, 8, seed=1)
+    again.restore(state)
+    for (ids, vectors), (ids_again, vectors_again) in zip(feed.next(), again.next(), strict=True):
+        np.testing.assert_array_equal(ids, ids_again)
+        np.testing.assert_array_equal(vectors, vectors_again)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:

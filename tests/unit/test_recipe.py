@@ -29,7 +29,13 @@ def test_overrides_are_read_as_toml_or_text() -> None:
     path = RECIPES[0]
     recipe = Recipe.load(
         path,
-        ["optimizer.lr=3e-4", "model.whiten=false", "model.width=128", "data.encoder=hashing", "optimizer.betas=[0.8, 0.9]"],
+        [
+            "optimizer.lr=3e-4",
+            "model.whiten=false",
+            "model.width=128",
+            "data.encoder=hashing",
+            "optimizer.betas=[0.8, 0.9]",
+        ],
     )
     assert recipe.optimizer.lr == 3e-4
     assert recipe.model.whiten is False

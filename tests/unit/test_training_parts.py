@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unembed.data.feed import Feed
 from unembed.model.denoiser import GUESS, MASK, PREFIX, Denoiser, DenoiserConfig
 from unembed.training.cross_entropy import linear_cross_entropy
 from unembed.training.ema import Ema
-from unembed.training.feed import Feed
 from unembed.training.objective import extend_with_end, prepare_causal, prepare_masked
 from unembed.training.optimizer import learning_rate, make_optimizer
 from unembed.training.recipe import ObjectivePart, OptimizerPart
@@ -128,7 +128,9 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
         hidden, weight, bias = (t.clone().requires_grad_() for t in tensors)
         scale = gate.clone().requires_grad_()
         if fused:
-            loss, _ = linear_cross_entropy(hidden, weight, bias, targets, weights, [(scale, scores, owner)] if gated else None)
+            loss, _ = linear_cross_entropy(
+                hidden, weight, bias, targets, weights, [(scale, scores, owner)] if gated else None
+            )
         else:
             logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * scores[owner] if gated else 0)
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()

@@ -107,7 +107,7 @@ class OnlineBatches:
             start = max(0, start - len(batches))
 
     def forever(self, state: BatchState | None = None) -> Iterator[tuple[Batch, BatchState]]:
-        """Batches of epoch after epoch, each with the state behind it, as `LengthBatches.forever`.
+        """Batches of epoch after epoch, each with the state to resume from behind it.
 
         Raises:
             DataError: an epoch holds no batch.

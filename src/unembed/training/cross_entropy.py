@@ -71,7 +71,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias, grad_gate = ctx.saved_tensors
         g = grads[0]
-        return grad_hidden * g.to(grad_hidden.dtype), grad_weight * g, grad_bias * g, None, None, grad_gate * g, None, None
+        return (
+            grad_hidden * g.to(grad_hidden.dtype),
+            grad_weight * g,
+            grad_bias * g,
+            None,
+            None,
+            grad_gate * g,
+            None,
+            None,
+        )
 
 
 def linear_cross_entropy(

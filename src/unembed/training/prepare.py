@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unembed.data.feed import Dataset, Feed
 from unembed.data.online import Augmentation, OnlineBatches
 from unembed.data.shards import ShardDataset
 from unembed.data.sources import list_files, read_texts
@@ -24,7 +25,6 @@ from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError, RecipeError
 from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.denoiser import Denoiser, DenoiserConfig
-from unembed.training.feed import Dataset, Feed
 from unembed.training.online_feed import OnlineFeed, Sample
 from unembed.training.recipe import Recipe
 from unembed.training.validation import Validation

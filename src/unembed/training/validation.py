@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.data.feed import Dataset, Feed
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.model.denoiser import Denoiser
-from unembed.training.feed import Dataset, Feed
 from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.recipe import ValidationPart
 
