@@ -57,7 +57,7 @@ def start(name: str, arguments: argparse.Namespace, core: int) -> subprocess.Pop
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, arguments.recipe, str(out), str(arguments.minutes), *overrides]
     out.mkdir(parents=True, exist_ok=True)
-    log = open(out / "stderr.txt", "w")  # noqa: SIM115
+    log = open(out / "stderr.txt", "w")
     return subprocess.Popen(
         ["taskset", "-c", str(core), *command], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
     )

@@ -20,6 +20,7 @@ from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
 
+SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu")
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "greedy": ("left-to-right", {}),
     "beam-4": ("left-to-right", {"beam": 4}),
@@ -64,7 +65,7 @@ def main() -> None:
         kept = ("name", "strategy", "options", "seed", "data", "encoder", "checkpoint", "passes", "seconds", "metrics")
         rows.append({key: result[key] for key in kept})
         figures = result["metrics"]
-        shown = "  ".join(f"{k} {figures[k]['value']:.3f}" for k in ("token_f1", "token_accuracy", "exact_match", "bleu"))
+        shown = "  ".join(f"{k} {figures[k]['value']:.3f}" for k in SHOWN)
         logging.info("%-26s %s  passes %.0f  %.0f s", name, shown, result["passes"], result["seconds"])
         write_json(Path(args.out), rows)
 

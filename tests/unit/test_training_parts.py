@@ -181,7 +181,7 @@ def test_feed_shows_every_text_once_an_epoch_in_batches_of_one_length() -> None:
 
 
 def test_padding_leaks_no_length() -> None:
-    """PAPER.md, mistake 5: under canvas "eos" the end is masked and learnt like words, and no canvas ends with the text."""
+    """PAPER.md, mistake 5: under canvas "eos" the end is masked and learnt like words; no canvas ends with the text."""
     ids = torch.full((64, 4), 9)
     canvas = extend_with_end(ids, 7, eos_id=2)
     rows = prepare_masked(canvas, torch.Generator().manual_seed(0), "bound")

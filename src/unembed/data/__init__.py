@@ -1,1 +1,1 @@
-"""Text, tokens and vectors for training and testing: sources, tokenization, shards, batches by length, online embedding."""
+"""Text, tokens and vectors for training: sources, tokenization, shards, batches by length, online embedding."""
