@@ -1,0 +1,68 @@
+"""The model that ships: whole, small enough, for this encoder, and clearly better than a lookup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from unembed import Inverter
+from unembed.metrics.text import token_accuracy, token_f1
+from unembed.model.checkpoint import verify_checkpoint
+from unembed.model.shipped import WEIGHTS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def inverter() -> Inverter:
+    return Inverter.from_pretrained("default", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def examples() -> tuple[list[str], np.ndarray]:
+    table = pq.read_table(ROOT / "examples" / "vectors.parquet")
+    vectors = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    return table["text"].to_pylist(), vectors
+
+
+def test_files_are_whole_and_small() -> None:
+    """At most 48 MiB in all, shards of at most 15 MiB, checksums right, a card beside them."""
+    folder = WEIGHTS / "minilm"
+    verify_checkpoint(folder)
+    sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
+    assert sum(sizes.values()) <= 48 * 2**20
+    assert all(size <= 15 * 2**20 for name, size in sizes.items() if name.endswith(".safetensors"))
+    assert "attribution" in (folder / "README.md").read_text().lower()
+
+
+def test_it_recovers_held_out_sentences(inverter: Inverter, examples: tuple[list[str], np.ndarray]) -> None:
+    """Far above what random or unconditional text gives; the exact figures are in docs/results.md."""
+    texts, vectors = examples
+    refs = inverter.tokenizer.encode(texts[:60])
+    found = inverter.invert(vectors[:60])
+    preds = [list(r.token_ids) for r in found]
+    assert token_f1(preds, refs) > 0.45
+    assert token_accuracy(preds, refs) > 0.08
+    shuffled = preds[1:] + preds[:1]
+    assert token_f1(preds, refs) > token_f1(shuffled, refs) + 0.2
+
+
+def test_its_confidence_is_calibrated(inverter: Inverter, examples: tuple[list[str], np.ndarray]) -> None:
+    """Mean confidence is near the realised token_f1, and sure texts are better than unsure ones."""
+    texts, vectors = examples
+    refs = inverter.tokenizer.encode(texts[:120])
+    found = inverter.invert(vectors[:120])
+    confidence = np.array([r.confidence for r in found])
+    realised = np.array([token_f1([list(r.token_ids)], [ref]) for r, ref in zip(found, refs, strict=True)])
+    assert abs(confidence.mean() - realised.mean()) < 0.08
+    order = np.argsort(confidence)
+    assert realised[order[60:]].mean() > realised[order[:60]].mean()
+    assert all(r.p_exact is not None and 0 <= r.p_exact <= 1 for r in found)
+
+
+def test_it_knows_its_encoder(inverter: Inverter) -> None:
+    """The encoder's probe vectors are those in the checkpoint."""
+    assert inverter.identity.check(inverter.encoder) >= 0.999
