@@ -137,7 +137,7 @@ class CausalState:
 def _gate(width: int, start: float) -> nn.Linear:
     """How much a prior counts at a row: the same everywhere at first, then learnt from the row's hidden state.
 
-    A gate that starts at 0 and is one number is still climbing, as fast as Adam lets it, when eight minutes end.
+    It starts where a single number ended after eight minutes of training (docs/log.md).
     """
     gate = nn.Linear(width, 1)
     nn.init.zeros_(gate.weight)
