@@ -35,11 +35,11 @@ class Arithmetic:
         self.cells = 0
         self.inner = step_module.rows_loss
 
-    def __call__(self, denoiser: Any, condition: Any, rows: Any, columns: Any, texts: Any = None) -> Any:
+    def __call__(self, denoiser: Any, condition: Any, rows: Any, columns: Any, *rest: Any) -> Any:
         """Count, then do what `rows_loss` does."""
         self.positions += rows.ids.numel()
         self.cells += len(rows.owner) * len(columns.correction)
-        return self.inner(denoiser, condition, rows, columns, texts)
+        return self.inner(denoiser, condition, rows, columns, *rest)
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     precision = resolve_precision(recipe.run.precision, device)
     prepared = prepare(recipe)
     denoiser = prepared.denoiser.to(device)
-    compiled = recipe.run.compile == "yes" or (recipe.run.compile == "auto" and precision == "bf16")
+    compiled = recipe.run.compile == "yes" or (recipe.run.compile == "auto" and device.type == "cuda")
     if compiled:
         for module in denoiser.modules():
             if isinstance(module, Block):
@@ -86,9 +86,10 @@ def main() -> None:
     for index in range(args.warmup + args.steps):
         arithmetic.positions = arithmetic.cells = 0
         start = time.perf_counter()
-        ids, vectors = prepared.feed.batch(index)
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward(torch.from_numpy(ids), torch.from_numpy(vectors), generator)
+        groups = prepared.feed.next()
+        optimizer.zero_grad(set_to_none=True)
+        for ids, vectors in groups:
+            loss.backward(torch.from_numpy(ids), torch.from_numpy(vectors), generator)
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.optimizer.clip)
         optimizer.step()
         ema.update(denoiser, index)
@@ -96,7 +97,7 @@ def main() -> None:
             torch.cuda.synchronize()
         if index >= args.warmup:
             seconds.append(time.perf_counter() - start)
-            texts.append(len(ids))
+            texts.append(sum(len(ids) for ids, _ in groups))
             operations.append(6.0 * active * arithmetic.positions + 6.0 * arithmetic.cells * width)
     step_module.rows_loss = arithmetic.inner
     total = float(np.sum(seconds))
