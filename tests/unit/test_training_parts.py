@@ -121,6 +121,7 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
     tensors = [torch.randn(7, 4, generator=g), torch.randn(11, 4, generator=g), torch.randn(11, generator=g)]
     gate, scores = torch.randn(7, generator=g), torch.randn(3, 11, generator=g)
     owner = torch.tensor([0, 2, 2, 1, 0, 1, 2])
+    used = torch.randint(11, (7, 3), generator=g)
     targets, weights = torch.randint(11, (7,), generator=g), torch.rand(7, generator=g)
     grads = []
     losses = []
@@ -129,10 +130,10 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
         scale = gate.clone().requires_grad_()
         if fused:
             loss, _ = linear_cross_entropy(
-                hidden, weight, bias, targets, weights, [(scale, scores, owner)] if gated else None
+                hidden, weight, bias, targets, weights, [(scale, scores, owner, used)] if gated else None
             )
         else:
-            logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * scores[owner] if gated else 0)
+            logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * scores[owner].scatter(1, used, 0.0) if gated else 0)
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
         (3 * loss).backward()
         losses.append(loss.detach())

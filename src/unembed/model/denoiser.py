@@ -47,6 +47,8 @@ class DenoiserConfig:
         prefix_tokens: memory rows made from the vector.
         whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
         token_prior: gated closed-form log-odds on the logits (design, decision 5).
+        prior_once: a token that stands in the text already gets no bias from the token prior any more; its evidence is
+            explained (without it words repeat).
         position_prior: gated token-at-position log-odds on the logits.
         candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
         causal: trained with causal rows too, so that it can draft left to right.
@@ -68,6 +70,7 @@ class DenoiserConfig:
     prefix_tokens: int = 8
     whiten: bool = True
     token_prior: bool = False
+    prior_once: bool = True
     position_prior: bool = False
     candidates: int = 0
     causal: bool = False
@@ -123,15 +126,18 @@ class CausalState:
         condition: the vectors' condition, B rows.
         past: for each block keys and values (B, heads, M + t, width / heads).
         index: t, the number of tokens fed.
+        tokens: (B, t) the tokens fed, the begin token first.
     """
 
     condition: Condition
     past: list[tuple[Tensor, Tensor]]
     index: int
+    tokens: Tensor
 
     def select(self, index: Tensor) -> CausalState:
         """Return the rows named by `index` (R,), in that order; rows may repeat."""
-        return CausalState(self.condition.select(index), [(k[index], v[index]) for k, v in self.past], self.index)
+        past = [(k[index], v[index]) for k, v in self.past]
+        return CausalState(self.condition.select(index), past, self.index, self.tokens[index])
 
 
 def _gate(width: int, start: float) -> nn.Linear:
@@ -302,6 +308,7 @@ class Denoiser(nn.Module):
         from_end: Tensor | None = None,
         tokens: Tensor | None = None,
         present: Tensor | None = None,
+        used: Tensor | None = None,
     ) -> Tensor:
         """Score tokens at chosen rows, closed-form priors included.
 
@@ -313,6 +320,7 @@ class Denoiser(nn.Module):
             from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
             tokens: (K,) shortlist, or None for all V.
             present: (B, K) bool, tokens of a training text, taken out of the prior's class means (leave-one-out).
+            used: (R, U) columns of tokens that stand in the text already (`prior_once`); any filler must score 0.
 
         Returns:
             (R, K) or (R, V).
@@ -320,7 +328,10 @@ class Denoiser(nn.Module):
         logits = self.head(hidden, self.embedding.weight, tokens)
         if self.config.token_prior and self.token_prior is not None:
             scores = self.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
-            logits = logits + self.token_gate(hidden) * scores.to(logits.dtype)[owner]
+            rows = scores.to(logits.dtype)[owner]
+            if used is not None and self.config.prior_once:
+                rows = rows.scatter(1, used, 0.0)
+            logits = logits + self.token_gate(hidden) * rows
         if self.position_prior is not None and from_start is not None and from_end is not None:
             z = condition.whitened[owner]
             scores = self.position_prior.log_odds(z, from_start, from_end, tokens)
@@ -353,9 +364,12 @@ class Denoiser(nn.Module):
         chosen = torch.ones_like(ids, dtype=torch.bool) if rows is None else rows
         owner, column = chosen.nonzero(as_tuple=True)
         ends = torch.full_like(owner, n) if lengths is None else lengths[owner]
-        scores = self.token_logits(
-            hidden[owner, column], owner, condition, column, (ends - 1 - column).clamp_min(0)
-        ).float()
+        seen = states != MASK
+        if lengths is not None:
+            seen = seen & (torch.arange(n, device=ids.device) < lengths.unsqueeze(1))
+        used = torch.where(seen, ids, self.config.eos_id)[owner]
+        from_end = (ends - 1 - column).clamp_min(0)
+        scores = self.token_logits(hidden[owner, column], owner, condition, column, from_end, used=used).float()
         scores = scores.masked_fill(self.banned, -torch.inf)
         if self.config.canvas == "length":
             scores[:, self.config.eos_id] = -torch.inf
@@ -375,7 +389,8 @@ class Denoiser(nn.Module):
                 "Use another strategy, such as adaptive.",
             )
         memory = self._memory(condition, None, None)
-        return CausalState(condition, [block.attention.memory(memory) for block in self._stack], 0)
+        nothing = torch.zeros(len(condition), 0, dtype=torch.long, device=memory.device)
+        return CausalState(condition, [block.attention.memory(memory) for block in self._stack], 0, nothing)
 
     def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
         """Feed one token a row and score the next.
@@ -396,8 +411,10 @@ class Denoiser(nn.Module):
         final = state.condition.final
         hidden = modulate(F.layer_norm(x, (self.config.width,)), final[:, 0], final[:, 1])[:, 0]
         owner = torch.arange(len(last), device=last.device)
-        scores = self.token_logits(hidden, owner, state.condition).float().masked_fill(self.banned, -torch.inf)
-        return scores, CausalState(state.condition, past, state.index + 1)
+        tokens = torch.cat((state.tokens, ids), dim=1)
+        scores = self.token_logits(hidden, owner, state.condition, used=tokens).float()
+        scores = scores.masked_fill(self.banned, -torch.inf)
+        return scores, CausalState(state.condition, past, state.index + 1, tokens)
 
     # ------------------------------------------------------------------ counting
 

@@ -29,6 +29,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gates: Tensor,
         scores: list[Tensor],
         owners: list[Tensor | None],
+        used: list[Tensor | None],
     ) -> tuple[Tensor, Tensor]:
         dtype = hidden.dtype
         low = weight.to(dtype)
@@ -44,8 +45,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, min(start + step, rows))
             logits = torch.mm(hidden[part], low.T).float().add_(bias)
             extras = []
-            for values, owner in zip(scores, owners, strict=True):
-                extras.append(values[part] if owner is None else values[owner[part]])
+            for values, owner, seen in zip(scores, owners, used, strict=True):
+                extra = values[part] if owner is None else values[owner[part]]
+                extras.append(extra if seen is None else extra.scatter(1, seen[part], 0.0))
             for i, extra in enumerate(extras):
                 logits.addcmul_(extra, gates[i, part].unsqueeze(1))
             index = targets[part].unsqueeze(1)
@@ -80,6 +82,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_gate * g,
             None,
             None,
+            None,
         )
 
 
@@ -89,7 +92,7 @@ def linear_cross_entropy(
     bias: Tensor,
     targets: Tensor,
     row_weights: Tensor,
-    gates: list[tuple[Tensor, Tensor, Tensor | None]] | None = None,
+    gates: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of cross-entropies of softmax(hidden weight^T + bias + sum of gate x scores).
 
@@ -99,14 +102,14 @@ def linear_cross_entropy(
         bias: (K,) float32.
         targets: (R,) columns.
         row_weights: (R,) float32.
-        gates: triples of a gate (R,), scores (R, K) or (B, K) float32, and owners: None, or (R,) the row of the scores
-            for each row of `hidden`. The gate learns, the scores do not.
+        gates: a gate (R,), scores (R, K) or (B, K) float32, owners: None, or (R,) the row of the scores for each row of
+            `hidden`, and used: None, or (R, U) columns whose score is 0 in that row. The gate learns, scores do not.
 
     Returns:
         The differentiable sum, and the unweighted cross-entropies (R,) for reports.
     """
     gates = gates or []
-    values = torch.stack([gate.float() for gate, _, _ in gates]) if gates else torch.zeros(0, len(hidden))
+    values = torch.stack([gate.float() for gate, *_ in gates]) if gates else torch.zeros(0, len(hidden))
     loss, losses = _LinearCrossEntropy.apply(
         hidden,
         weight,
@@ -114,7 +117,8 @@ def linear_cross_entropy(
         targets,
         row_weights,
         values,
-        [scores.float() for _, scores, _ in gates],
-        [owner for _, _, owner in gates],
+        [scores.float() for _, scores, _, _ in gates],
+        [owner for _, _, owner, _ in gates],
+        [used for *_, used in gates],
     )
     return loss, losses

@@ -43,6 +43,15 @@ class Rows:
     weights: Tensor
     causal: bool
 
+    def visible(self, filler: int) -> Tensor:
+        """Tokens that each scored row may look at, (R, n); `filler` stands where it may not."""
+        shown = self.ids[self.owner]
+        if self.causal:
+            seen = torch.arange(shown.shape[1], device=shown.device) <= self.column.unsqueeze(1)
+        else:
+            seen = self.states[self.owner] != MASK
+        return torch.where(seen, shown, filler)
+
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
         names = ("ids", "states", "owner", "column", "targets", "weights")
@@ -176,7 +185,7 @@ def rows_loss(
         weight = denoiser.embedding.weight if tokens is None else denoiser.embedding(tokens)
     bias = (denoiser.head.bias if tokens is None else denoiser.head.bias[tokens]) + columns.correction
     targets = columns.place[rows.targets]
-    gates: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    gates: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
     if config.token_prior and denoiser.token_prior is not None:
         present = None
         if texts is not None:
@@ -184,11 +193,12 @@ def rows_loss(
             present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
-        gates.append((denoiser.token_gate(picked).squeeze(1), scores, rows.owner))
+        used = columns.place[rows.visible(config.eos_id)] if config.prior_once else None
+        gates.append((denoiser.token_gate(picked).squeeze(1), scores, rows.owner, used))
     if denoiser.position_prior is not None and not rows.causal:
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.position_prior.log_odds(
                 condition.whitened[rows.owner], rows.column, n - 1 - rows.column, tokens
             )
-        gates.append((denoiser.position_gate(picked).squeeze(1), scores, None))
+        gates.append((denoiser.position_gate(picked).squeeze(1), scores, None, None))
     return linear_cross_entropy(denoiser.head.project(picked), weight, bias, targets, rows.weights, gates)

@@ -48,6 +48,7 @@ class ModelPart:
     prefix_tokens: int = 8
     whiten: bool = True
     token_prior: bool = False
+    prior_once: bool = True
     position_prior: bool = False
     candidates: int = 0
     dropout: float = 0.0
