@@ -23,6 +23,9 @@ class Condition:
         memory: (B, M, width) prefix tokens, M may be 0.
         candidates: (B, K) token ids put forward by the token prior, K may be 0.
         candidate_scores: (B, K) their scores, standardised within a row.
+        evidence: (T, V) log-odds of all tokens for the T texts that the condition was made of, outside of training;
+            None where there is no token prior. Selecting rows does not copy it.
+        text: (B,) the row of `evidence` of each row.
     """
 
     whitened: Tensor
@@ -31,6 +34,8 @@ class Condition:
     memory: Tensor
     candidates: Tensor
     candidate_scores: Tensor
+    evidence: Tensor | None
+    text: Tensor
 
     def __len__(self) -> int:
         """Return the number of vectors B."""
@@ -38,7 +43,8 @@ class Condition:
 
     def select(self, index: Tensor) -> Condition:
         """Return the rows named by `index` (R,), in that order; rows may repeat."""
-        return Condition(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "evidence"}
+        return Condition(evidence=self.evidence, **rows)
 
 
 class Conditioner(nn.Module):

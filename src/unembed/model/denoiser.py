@@ -215,7 +215,11 @@ class Denoiser(nn.Module):
         else:
             candidates = torch.zeros(len(z), 0, dtype=torch.long, device=z.device)
             candidate_scores = z.new_zeros(len(z), 0)
-        return Condition(z, modulation, final, memory, candidates, candidate_scores)
+        evidence = None
+        if self.config.token_prior and self.token_prior is not None and not self.training:
+            evidence = self.token_prior.scores(z, frequency=False)
+        text = torch.arange(len(z), device=z.device)
+        return Condition(z, modulation, final, memory, candidates, candidate_scores, evidence, text)
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
         """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
@@ -306,11 +310,11 @@ class Denoiser(nn.Module):
         condition: Condition,
         from_start: Tensor | None = None,
         from_end: Tensor | None = None,
-        tokens: Tensor | None = None,
-        present: Tensor | None = None,
         used: Tensor | None = None,
     ) -> Tensor:
-        """Score tokens at chosen rows, closed-form priors included.
+        """Score all tokens at chosen rows, closed-form priors included.
+
+        Training has its own way to the same logits, over a shortlist (`training/objective.py`).
 
         Args:
             hidden: (R, width) rows of `hidden()`.
@@ -318,23 +322,26 @@ class Denoiser(nn.Module):
             condition: of the vectors.
             from_start: (R,) position counted from the start (only for the position prior).
             from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
-            tokens: (K,) shortlist, or None for all V.
-            present: (B, K) bool, tokens of a training text, taken out of the prior's class means (leave-one-out).
-            used: (R, U) columns of tokens that stand in the text already (`prior_once`); any filler must score 0.
+            used: (R, U) tokens that stand in the text already (`prior_once`); a filler must have no class (the end token).
 
         Returns:
-            (R, K) or (R, V).
+            (R, V).
         """
-        logits = self.head(hidden, self.embedding.weight, tokens)
+        logits = self.head(hidden, self.embedding.weight)
         if self.config.token_prior and self.token_prior is not None:
-            scores = self.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
-            rows = scores.to(logits.dtype)[owner]
+            evidence = condition.evidence
+            if evidence is None:
+                evidence = self.token_prior.scores(condition.whitened, frequency=False)
+                rows = evidence[owner]
+            else:
+                rows = evidence[condition.text[owner]]
+            rows = rows.to(logits.dtype)
             if used is not None and self.config.prior_once:
                 rows = rows.scatter(1, used, 0.0)
             logits = logits + self.token_gate(hidden) * rows
         if self.position_prior is not None and from_start is not None and from_end is not None:
             z = condition.whitened[owner]
-            scores = self.position_prior.log_odds(z, from_start, from_end, tokens)
+            scores = self.position_prior.log_odds(z, from_start, from_end)
             logits = logits + self.position_gate(hidden) * scores
         return logits
 

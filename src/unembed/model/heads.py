@@ -1,4 +1,4 @@
-"""What comes out of the blocks: token logits (tied embedding, full or shortlisted) and the learnt length.
+"""What comes out of the blocks: token logits (tied embedding) and the learnt length.
 
 Contents: `TokenHead`, `LengthNetwork`.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class TokenHead(nn.Module):
-    """Hidden rows to logits over the vocabulary, or over a shortlist of it; the embedding is tied.
+    """Hidden rows to logits over the vocabulary; the embedding is tied.
 
     Args:
         width: model width.
@@ -24,21 +24,17 @@ class TokenHead(nn.Module):
         self.project = nn.Linear(width, embedding_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
-    def forward(self, hidden: Tensor, embedding: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Score tokens.
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """Score all tokens.
 
         Args:
             hidden: (R, width) rows after the last norm.
             embedding: (V, embedding_dim), the input embedding.
-            tokens: (K,) the shortlist; None scores all V.
 
         Returns:
-            (R, K) or (R, V), in the dtype of the matrix product.
+            (R, V), in the dtype of the matrix product.
         """
-        low = self.project(hidden)
-        if tokens is None:
-            return F.linear(low, embedding, self.bias)
-        return F.linear(low, F.embedding(tokens, embedding), self.bias[tokens])
+        return F.linear(self.project(hidden), embedding, self.bias)
 
 
 class LengthNetwork(nn.Module):
