@@ -322,7 +322,8 @@ class Denoiser(nn.Module):
             condition: of the vectors.
             from_start: (R,) position counted from the start (only for the position prior).
             from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
-            used: (R, U) tokens that stand in the text already (`prior_once`); a filler must have no class (the end token).
+            used: (R, U) tokens that stand in the text already (`prior_once`), filled up with the end token, which has
+                no class and so no score.
 
         Returns:
             (R, V).
