@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from unembed.data.shards import ShardDataset
-from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
+from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES
 from unembed.errors import DataError
 from unembed.evaluation import baselines, figures, harness, tables
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
@@ -159,7 +159,7 @@ class Runner:
         if name == "nearest-neighbour":
             return baselines.nearest_neighbour(self.sample, data.vectors), 0
         if name == "unconditional":
-            config = DecodeConfig(seed=self.args.seed)
+            config = self.inverter.resolve({"seed": self.args.seed})
             return baselines.unconditional(self.inverter.denoiser, self.sample.mean, len(data), config)
         parts = fit_priors(self.train, self.inverter, self.args.prior_texts)
         return baselines.closed_form(parts, data.vectors), 0
@@ -216,7 +216,7 @@ def main() -> None:
 
 def run(runner: Runner, args: argparse.Namespace) -> None:
     """Measure what was asked for."""
-    default = DecodeConfig().strategy
+    default = runner.inverter.resolve({}).strategy
     test = ShardDataset(args.test)
     whole = EvaluationSet.from_rows(args.test_name, test, args.n, args.seed)
     if "default" in args.only:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 
 from unembed.data.shards import ShardDataset
-from unembed.decoding.config import DecodeConfig
 from unembed.evaluation.harness import fit_calibration
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
@@ -44,11 +44,18 @@ def ship(args: argparse.Namespace) -> None:
     ids, lengths, vectors = dataset.gather(chosen)
     data = EvaluationSet("validation", [row[:n].tolist() for row, n in zip(ids, lengths, strict=True)], vectors)
     calibration: dict[str, Any] = {}
-    for strategy in dict.fromkeys([DecodeConfig().strategy, *args.strategies]):
+    inverter.defaults = json.loads(args.decode)
+    default = inverter.resolve({}).strategy
+    for strategy in dict.fromkeys([default, *args.strategies]):
         fitted = fit_calibration(inverter, data.ids, data.vectors, strategy=strategy)
         calibration[strategy] = fitted.to_dict()
         _log.info("calibrated %s on %d texts", strategy, args.n)
-    notes = {**checkpoint.notes, "calibration_texts": args.n, "weights_licence": "CC BY-SA 4.0"}
+    notes = {
+        **checkpoint.notes,
+        "calibration_texts": args.n,
+        "weights_licence": "CC BY-SA 4.0",
+        "decode": inverter.defaults,
+    }
     save_checkpoint(
         args.out,
         checkpoint.denoiser,
@@ -133,6 +140,7 @@ def main() -> None:
     parser.add_argument("--run", help="checkpoint folder of a run")
     parser.add_argument("--validation", help="validation shards")
     parser.add_argument("--out", default=str(ROOT / "src" / "unembed" / "weights" / "minilm"))
+    parser.add_argument("--decode", default="{}", help="the default decode as JSON, chosen by benchmarks/choose.py")
     parser.add_argument("--strategies", nargs="*", default=[], help="calibrate these too")
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,7 @@ class Inverter:
         self.calibrations = checkpoint.calibration
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
+        self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or {})
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path = "default", device: str | None = None) -> Inverter:
@@ -141,6 +142,22 @@ class Inverter:
 
         return load_matching(self.identity)
 
+    def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
+        """Return the config that `options` mean for this checkpoint.
+
+        A checkpoint may name the strategy that was best on its validation texts, with options; they hold where
+        `options` name no other strategy.
+
+        Raises:
+            InputError: an unknown option, or one that makes no sense.
+        """
+        defaults = self.defaults
+        if options.get("strategy", defaults.get("strategy")) != defaults.get("strategy"):
+            defaults = {}
+        elif options.get("temperature") or options.get("samples", 1) > 1:
+            defaults = {k: v for k, v in defaults.items() if k != "beam"}  # what is sampled has no beam
+        return _config({**defaults, **options})
+
     def calibration(self, strategy: str) -> Calibration | None:
         """Return the calibration for a strategy, None where the checkpoint has none."""
         return calibration_for(self.calibrations, strategy)
@@ -171,7 +188,7 @@ class Inverter:
         Raises:
             InputError: vectors or options that cannot be used, with the row and the dimension that is expected.
         """
-        config = _config(options)
+        config = self.resolve(options)
         found = self._drafts(vectors, config, given, batch_size, trace, progress)
         return self._recoveries([draft for batch in found for draft in batch], config)
 
@@ -206,7 +223,7 @@ class Inverter:
         self, vectors: Any, *, given: Any = None, batch_size: int = BATCH_SIZE, progress: bool = False, **options: Any
     ) -> list[Draft]:
         """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement."""
-        found = self._drafts(vectors, _config(options), given, batch_size, False, progress)
+        found = self._drafts(vectors, self.resolve(options), given, batch_size, False, progress)
         return [draft for batch in found for draft in batch]
 
     def stream(self, vector: Any, *, given: Any = None, **options: Any) -> Iterator[Step]:
@@ -217,7 +234,7 @@ class Inverter:
         """
         import torch
 
-        config = _config(options)
+        config = self.resolve(options)
         rows = self._rows(vector)
         if len(rows) != 1:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")

@@ -249,3 +249,20 @@ def test_names_of_checkpoints(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
 def test_the_config_names_every_option(inverter: Inverter, vectors: np.ndarray) -> None:
     config = dataclasses.asdict(DecodeConfig(passes=2))
     assert texts_of(inverter.invert(vectors, **config)) == texts_of(inverter.invert(vectors, passes=2))
+
+
+def test_a_checkpoint_names_its_best_decode(checkpoint: Path) -> None:
+    """The stored strategy and options hold unless another strategy is asked for; sampling drops the stored beam."""
+    inverter = Inverter.from_pretrained(checkpoint, device="cpu")
+    assert inverter.resolve({}).strategy == "adaptive"
+    inverter.defaults = {"strategy": "draft-correct", "beam": 4, "passes": 3}
+    chosen = inverter.resolve({})
+    assert (chosen.strategy, chosen.beam, chosen.passes) == ("draft-correct", 4, 3)
+    assert inverter.resolve({"passes": 5}).passes == 5
+    assert inverter.resolve({"strategy": "draft-correct"}).beam == 4
+    other = inverter.resolve({"strategy": "euler"})
+    assert (other.beam, other.passes) == (1, 8)
+    sampled = inverter.resolve({"samples": 4, "temperature": 0.5})
+    assert (sampled.strategy, sampled.beam) == ("draft-correct", 1)
+    with pytest.raises(InputError, match="temprature"):
+        inverter.resolve({"temprature": 1})

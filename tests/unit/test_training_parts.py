@@ -133,7 +133,8 @@ def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pyt
                 hidden, weight, bias, targets, weights, [(scale, scores, owner, used)] if gated else None
             )
         else:
-            logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * scores[owner].scatter(1, used, 0.0) if gated else 0)
+            evidence = scores[owner].scatter(1, used, 0.0)
+            logits = hidden @ weight.T + bias + (scale.unsqueeze(1) * evidence if gated else 0)
             loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
         (3 * loss).backward()
         losses.append(loss.detach())

@@ -63,15 +63,14 @@ def command(
       unembed evaluate corpus/english-test.tsv.zst --train data/train --out docs/results
     """
     from unembed.cli.console import note, show_json
-    from unembed.decoding.config import DecodeConfig
     from unembed.evaluation.harness import Setting, evaluate, write_result
     from unembed.evaluation.tables import main_table
     from unembed.inverter import Inverter
 
     inverter = Inverter.from_pretrained(model, device=device)
-    chosen = strategy or DecodeConfig().strategy
+    default = inverter.resolve({}).strategy
     used = given(**options)
-    setting = Setting(chosen, used, default=chosen == DecodeConfig().strategy and not used)
+    setting = Setting(strategy or default, used, default=strategy in (None, default) and not used)
     texts = load_set(data, inverter, count, seed, name, column)
     sample = load_sample(train, inverter, neighbours, seed) if train is not None else None
     encoder = None if no_cosine else inverter.encoder
@@ -177,11 +176,10 @@ def _baselines(
     seed: int,
 ) -> list[dict[str, Any]]:
     """Run the baselines that need training data: random tokens, the unconditional denoiser, the nearest neighbour."""
-    from unembed.decoding.config import DecodeConfig
     from unembed.evaluation import baselines
     from unembed.evaluation.harness import evaluate_baseline
 
-    config = DecodeConfig(strategy=setting.strategy, seed=seed, **setting.options)
+    config = inverter.resolve({"strategy": setting.strategy, "seed": seed, **setting.options})
     runs: dict[str, Any] = {
         "random-tokens": lambda: (baselines.random_tokens(sample, len(data), inverter.tokenizer.size, seed), 0),
         "unconditional": lambda: baselines.unconditional(inverter.denoiser, sample.mean, len(data), config),

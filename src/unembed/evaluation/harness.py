@@ -115,7 +115,7 @@ def evaluate(
         JSON values: seed, data, encoder, checkpoint, machine, strategy, options, lengths, passes (mean a text), queries
         (mean a text), seconds, texts_per_second, and everything that `measure` returns.
     """
-    config = DecodeConfig(strategy=setting.strategy, seed=seed, **setting.options)
+    config = inverter.resolve({"strategy": setting.strategy, "seed": seed, **setting.options})
     more: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     start = time.perf_counter()
     found = inverter.invert(
@@ -280,7 +280,8 @@ def fit_calibration(
 
     drafts = inverter.drafts(vectors, **options)
     statistics = id_statistics([draft.ids for draft in drafts], ids)
-    settings = {"strategy": DecodeConfig().strategy, **{k: v for k, v in options.items() if k in _SETTINGS}}
+    chosen = {k: v for k, v in options.items() if k in _SETTINGS}
+    settings = {**chosen, "strategy": inverter.resolve(chosen).strategy}
     features = np.stack([draft_features(draft) for draft in drafts])
     return Calibration.fit(features, statistics["token_f1"].per_text, statistics["exact_match"].per_text, settings)
 
