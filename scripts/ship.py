@@ -55,6 +55,7 @@ def ship(args: argparse.Namespace) -> None:
         "calibration_texts": args.n,
         "weights_licence": "CC BY-SA 4.0",
         "decode": inverter.defaults,
+        "history": args.history,
     }
     save_checkpoint(
         args.out,
@@ -103,7 +104,8 @@ Recovers text from vectors of **all-MiniLM-L6-v2** ({identity["dimension"]} dime
 | stored | int8 by row, {size:.1f} MiB |
 | encoder | {identity["name"]}, revision {identity["revision"]} |
 | training | {notes["texts_seen"]:,} texts seen in {notes["steps"]:,} steps, {notes["seconds"] / 60:.0f} minutes on two CPU cores ({notes["precision"]}) |
-| recipe | `recipe.json` beside this file; seed {recipe["run"]["seed"]} |
+| recipe | `recipe.json` beside this file; seed {recipe["run"]["seed"]}{("; " + notes["history"]) if notes.get("history") else ""} |
+| default decode | `{json.dumps(notes["decode"])}` |
 | confidence | calibrated on {notes["calibration_texts"]:,} validation texts |
 | licence of the weights | {notes["weights_licence"]} (the strictest of the sources below asks for sharing alike) |
 
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--validation", help="validation shards")
     parser.add_argument("--out", default=str(ROOT / "src" / "unembed" / "weights" / "minilm"))
     parser.add_argument("--decode", default="{}", help="the default decode as JSON, chosen by benchmarks/choose.py")
+    parser.add_argument("--history", default="", help="what the recipe does not say about the run, for the card")
     parser.add_argument("--strategies", nargs="*", default=[], help="calibrate these too")
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
