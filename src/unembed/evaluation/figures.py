@@ -84,14 +84,15 @@ def training_curve(log: str | Path, path: str | Path, x: str = "texts") -> None:
     for label, points in lines:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="" if "loss" in label else "o", ms=3)
-    axes.legend(loc="upper center", fontsize="small")
+    handles = list(axes.lines)
     shares = dict.fromkeys(k for row in rows for k in row if k.split("/")[-1].split("@")[0] in _SHARES)
     if shares:
         right = axes.twinx()
         right.set(ylabel="share", ylim=(0, 1))
         for key in shares:
             right.plot(*zip(*_points(rows, "validation", x, key), strict=True), "--", marker="s", ms=3, label=key)
-        right.legend(loc="upper right", fontsize="small")
+        handles += right.lines
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
     _save(figure, path)
 
 
