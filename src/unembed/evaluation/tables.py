@@ -136,6 +136,19 @@ def _unique(values: Iterable[Any]) -> str:
     return ", ".join(f"`{v}`" for v in seen) or "-"
 
 
+def _floors(results: Sequence[dict[str, Any]]) -> list[str]:
+    """One line a set: the cosine of random pairs, from its largest run."""
+    floors: dict[str, dict[str, Any]] = {}
+    for r in sorted(results, key=lambda r: -r["data"]["n"]):
+        if r.get("floors", {}).get("cosine"):
+            floors.setdefault(r["data"]["name"], r)
+    return [
+        f"- floor of the cosine on {name} (random pairs of its texts, n = {r['data']['n']}): "
+        + cell("cosine", r["floors"]["cosine"])
+        for name, r in sorted(floors.items())
+    ]
+
+
 def _setting(results: Sequence[dict[str, Any]]) -> str:
     resamples = _unique(r["bootstrap"]["resamples"] for r in results)
     signature = _unique(r.get("bleu_signature") for r in results)
@@ -147,9 +160,7 @@ def _setting(results: Sequence[dict[str, Any]]) -> str:
         f"- intervals: 95%, percentile bootstrap over texts, {resamples} resamples",
         f"- BLEU: {signature}; `sentence_bleu` is the mean over texts with `eff:yes`",
     ]
-    floors = [r["floors"]["cosine"] for r in results if r.get("floors", {}).get("cosine")]
-    if floors:
-        lines.append(f"- floor of the cosine (random pairs of these texts): {cell('cosine', floors[0])}")
+    lines += _floors([r for r in results if not r.get("left_out")])
     return "\n".join(lines) + "\n"
 
 
@@ -199,7 +210,7 @@ def render(results: Sequence[dict[str, Any]], ablations: Sequence[dict[str, Any]
             parts += ["### Examples (the first of the seeded subset, not chosen)\n", example_table(default["examples"])]
     outside = [r for r in results if r.get("left_out")]
     if outside:
-        parts += ["## Sources left out of training\n", left_out_table(outside)]
+        parts += ["## Sources left out of training\n", left_out_table(outside), "\n".join(_floors(outside)) + "\n"]
     if ablations:
         parts += ["## Ablations at equal wall-clock\n", ablation_table(ablations)]
     return "\n".join(parts)
