@@ -3,8 +3,7 @@
 Contents: `linear_cross_entropy`.
 
 The gradient of the loss with respect to the logits is softmax minus one-hot, so it is made in the forward pass, while
-the block of logits is still in the cache, and multiplied out at once. On two cores this takes a third of the time of
-separate linear, log-softmax and gather (docs/log.md).
+the block of logits is still in the cache, and multiplied out at once.
 """
 
 from __future__ import annotations
