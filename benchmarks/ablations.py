@@ -17,6 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from unembed.machine import describe
+
+NEW = ["model.backbone='adaln-zero'", "model.layers=4", "model.heads=6", "optimizer.lr=1.2e-3", "optimizer.warmup=50"]
+BERT = ["model.backbone='bert'", "model.layers=6", "model.heads=12", "optimizer.lr=6e-4", "optimizer.warmup=50"]
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "base": ("whitening, 8 prefix tokens, canvas of n, causal share 0.5, shortlist", []),
     "no-causal": ("no causal rows", ["objective.causal_share=0.0"]),
@@ -29,6 +33,17 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "all-causal": ("causal rows only", ["objective.causal_share=1.0"]),
     "bound-weight": ("loss weight n/k", ["objective.loss_weight='bound'"]),
     "candidates": ("32 candidates as extra keys", ["model.candidates=32"]),
+    # Of the default recipe (--recipe recipes/default.toml), not of the small one.
+    "adaln": ("default recipe: 4 new AdaLN-Zero blocks of 384", [*NEW]),
+    "adaln-position-prior": ("position prior as gated bias too", [*NEW, "model.position_prior=true"]),
+    "adaln-full-softmax": ("no shortlist", [*NEW, "objective.shortlist_frequent=0"]),
+    "bert": ("6 blocks from the encoder's own layers", [*BERT]),
+    "bert-new": ("the same blocks without the encoder's weights", [*BERT, "model.init_blocks=false"]),
+    "bert-4": ("4 of the encoder's 6 layers", [*BERT, "model.layers=4"]),
+    "bert-muon": ("encoder's layers, Muon for the blocks' matrices", [*BERT, "optimizer.matrices='muon'"]),
+    "adaln-muon": ("4 new blocks, Muon for their matrices", [*NEW, "optimizer.matrices='muon'"]),
+    "bert-lr-12e-4": ("encoder's layers, a higher learning rate", [*BERT, "optimizer.lr=1.2e-3"]),
+    "bert-causal-75": ("encoder's layers, causal share 0.75", [*BERT, "objective.causal_share=0.75"]),
 }
 
 CHILD = """
@@ -84,15 +99,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=300_000, help="training texts")
     parser.add_argument("--n", type=int, default=500, help="held-out texts decoded")
+    parser.add_argument("--cores", nargs="*", type=int, default=[0, 1], help="one variant runs on each")
     parser.add_argument("--runs", default="runs/ablations")
     parser.add_argument("--out", default="docs/results/ablations.json")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
+    small = [name for name in VARIANTS if not name.startswith(("adaln", "bert"))]
+    parser.add_argument("--variants", nargs="*", default=small)
     arguments = parser.parse_args()
     out = Path(arguments.out)
     waiting = list(arguments.variants)
     running: dict[int, tuple[str, subprocess.Popen[str]]] = {}
     while waiting or running:
-        for core in (0, 1):
+        for core in arguments.cores:
             if core not in running and waiting:
                 name = waiting.pop(0)
                 running[core] = (name, start(name, arguments, core))
@@ -112,6 +129,8 @@ def main() -> None:
                     "name": name,
                     "setting": VARIANTS[name][0],
                     "overrides": VARIANTS[name][1],
+                    "recipe": arguments.recipe,
+                    "machine": describe()["summary"],
                     "minutes": arguments.minutes,
                     "cores": 1,
                     "seed": arguments.seed,

@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    inverter = Inverter.from_pretrained(args.model, device=args.device)
+    inverter = Inverter.from_pretrained(args.model, args.device, args.precision)
     names = args.strategies
     if names is None:
         names = [name for name in STRATEGIES if inverter.denoiser.config.causal or name not in CAUSAL_STRATEGIES]

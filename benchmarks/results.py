@@ -87,7 +87,7 @@ class Runner:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.inverter = Inverter.from_pretrained(args.model, device=args.device)
+        self.inverter = Inverter.from_pretrained(args.model, args.device, args.precision)
         self.encoder = None if args.no_cosine else self.inverter.encoder
         self.train = ShardDataset(args.train)
         self.sample = TrainingSample.from_rows(self.train, args.neighbours, args.seed)
@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--device", default=None)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
     parser.add_argument("--test", required=True, help="shards of the test set")
     parser.add_argument("--test-name", default="english-test")
     parser.add_argument("--left-out", default=None, help="shards of the sources that were left out of training")

@@ -64,7 +64,7 @@ def main() -> None:
     if compiled:
         for module in denoiser.modules():
             if isinstance(module, Block):
-                module.compile(dynamic=True)
+                module.compile(dynamic=not recipe.data.buckets)
     optimizer = make_optimizer(denoiser, recipe.optimizer)
     ema = Ema(denoiser, recipe.optimizer.ema)
     part = recipe.objective
@@ -88,8 +88,9 @@ def main() -> None:
         start = time.perf_counter()
         groups = prepared.feed.next()
         optimizer.zero_grad(set_to_none=True)
-        for ids, vectors in groups:
-            loss.backward(torch.from_numpy(ids), torch.from_numpy(vectors), generator)
+        for group in groups:
+            lengths = None if group.lengths is None else torch.from_numpy(group.lengths)
+            loss.backward(torch.from_numpy(group.ids), torch.from_numpy(group.vectors), generator, 1.0, lengths)
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.optimizer.clip)
         optimizer.step()
         ema.update(denoiser, index)
@@ -97,7 +98,7 @@ def main() -> None:
             torch.cuda.synchronize()
         if index >= args.warmup:
             seconds.append(time.perf_counter() - start)
-            texts.append(sum(len(ids) for ids, _ in groups))
+            texts.append(sum(len(group) for group in groups))
             operations.append(6.0 * active * arithmetic.positions + 6.0 * arithmetic.cells * width)
     step_module.rows_loss = arithmetic.inner
     total = float(np.sum(seconds))

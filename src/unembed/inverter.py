@@ -29,6 +29,7 @@ from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
 from unembed.model.checkpoint import Checkpoint, load_checkpoint
 from unembed.model.denoiser import Denoiser
+from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Inverter:
     Args:
         checkpoint: as `load_checkpoint` returns it.
         name: what it was called; shown in results.
+        precision: "fp32", "bf16", or "auto" (bf16 where it is fast); of the products of the network.
 
     Attributes:
         denoiser: the network.
@@ -89,10 +91,12 @@ class Inverter:
         identity: the encoder that the checkpoint belongs to.
         name, sha256: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
+        precision: "fp32" or "bf16".
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str = "") -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
         self.denoiser: Denoiser = checkpoint.denoiser
+        self.precision = lower_precision(self.denoiser, precision)
         self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
         self.identity = EncoderIdentity.from_dict(checkpoint.identity)
         self.calibrations = checkpoint.calibration
@@ -101,19 +105,22 @@ class Inverter:
         self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or {})
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path = "default", device: str | None = None) -> Inverter:
+    def from_pretrained(
+        cls, path_or_name: str | Path = "default", device: str | None = None, precision: str = "fp32"
+    ) -> Inverter:
         """Load a checkpoint.
 
         Args:
             path_or_name: "default", the name of a checkpoint that ships, or a folder.
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
+            precision: "fp32", "bf16", or "auto": bf16 where it is fast.
 
         Raises:
             CheckpointError: missing, foreign, truncated or damaged.
-            InputError: no such device.
+            InputError: no such device or precision.
         """
         folder = find_checkpoint(path_or_name)
-        return cls(load_checkpoint(folder, _device(device)), name=folder.name)
+        return cls(load_checkpoint(folder, _device(device)), name=folder.name, precision=precision)
 
     @property
     def limit(self) -> int:

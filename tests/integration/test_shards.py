@@ -223,14 +223,14 @@ def test_a_feed_gives_the_rows_of_the_shards(tmp_path: Path) -> None:
     write_shards(tmp_path, corpus(100), ENCODER, TOKENIZER, 8, 30)
     data = ShardDataset(tmp_path)
     feed = Feed(data, 8, seed=1)
-    rows = sum(len(ids) for _ in range(feed.batches_per_epoch) for ids, _ in feed.next())
+    rows = sum(len(group) for _ in range(feed.batches_per_epoch) for group in feed.next())
     assert rows == len(data)
     state = feed.state()
     again = Feed(data, 8, seed=1)
     again.restore(state)
-    for (ids, vectors), (ids_again, vectors_again) in zip(feed.next(), again.next(), strict=True):
-        np.testing.assert_array_equal(ids, ids_again)
-        np.testing.assert_array_equal(vectors, vectors_again)
+    for first, second in zip(feed.next(), again.next(), strict=True):
+        np.testing.assert_array_equal(first.ids, second.ids)
+        np.testing.assert_array_equal(first.vectors, second.vectors)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:

@@ -82,6 +82,62 @@ def test_resume_equals_an_unbroken_run_bit_for_bit(shards: Path, tmp_path: Path)
     assert whole.metrics == third.metrics
 
 
+def test_two_processes_take_two_batches_a_step_and_resume(shards: Path, tmp_path: Path) -> None:
+    """The weights after a step follow from both gradients; stopping and resuming changes no bit; no process is left."""
+    import multiprocessing
+
+    two = recipe(shards, processes=2, steps=8)
+    whole = train(two, tmp_path / "whole")
+    one = train(recipe(shards, steps=8), tmp_path / "one")
+    assert whole.steps == one.steps == 8
+    assert whole.texts > 1.7 * one.texts
+
+    def stop(step: int, loss: float) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(two, tmp_path / "parts", on_step=stop).steps == 3
+    train(two, tmp_path / "parts", resume=True)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+    assert not multiprocessing.active_children()
+
+
+def test_the_workers_gradient_is_that_of_its_batch(shards: Path) -> None:
+    """What a worker adds equals the gradient that this process computes for the same batch and random numbers."""
+    from unembed.data.feed import Feed
+    from unembed.training.distributed import GradientWorkers, batch_generator
+    from unembed.training.prepare import prepare
+    from unembed.training.step import StepLoss
+
+    part = recipe(shards)
+    part = replace(part, model=replace(part.model, dropout=0.0))
+    prepared = prepare(part)
+    assert isinstance(prepared.feed, Feed)
+    step = StepLoss(prepared.denoiser.train(), part.objective, None, prepared.counts, "fp32")
+    workers = GradientWorkers(step, prepared.feed, 1, seed=5)
+    try:
+        workers.begin(3, 0.5)
+        ((loss, texts),) = workers.collect()
+        found = [p.grad.clone() for p in prepared.denoiser.parameters() if p.grad is not None]
+        prepared.denoiser.zero_grad()
+        (group,) = prepared.feed.at(3)
+        inputs = torch.from_numpy(group.ids), torch.from_numpy(group.vectors)
+        assert step.backward(*inputs, batch_generator(5, 3), 0.5) == pytest.approx(loss, rel=1e-5)
+        assert texts == len(group)
+        for grad, parameter in zip(found, prepared.denoiser.parameters(), strict=True):
+            expected = torch.zeros_like(grad) if parameter.grad is None else parameter.grad
+            assert torch.allclose(grad, expected, atol=1e-6)
+        workers._processes[0].kill()
+        workers._processes[0].join()
+        with pytest.raises(DataError, match="ended without a word"):
+            workers.begin(4, 0.5)
+            workers.collect()
+    finally:
+        workers.close()
+
+
 def test_a_run_leaves_log_curve_recipe_and_checkpoint(shards: Path, tmp_path: Path) -> None:
     """What the folder holds is readable and says what was done."""
     result = train(recipe(shards), tmp_path / "r")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unembed.model.conditioning import Condition
-from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
+from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig, Reading
 
 DIM = 6
 
@@ -16,16 +16,16 @@ class CountingDenoiser(Denoiser):
 
     rows_run = 0
 
-    def logits(
+    def read(
         self,
         ids: Tensor,
         states: Tensor,
         condition: Condition,
         lengths: Tensor | None = None,
         rows: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Reading:
         self.rows_run += len(ids)
-        return super().logits(ids, states, condition, lengths, rows)
+        return super().read(ids, states, condition, lengths, rows)
 
     def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
         self.rows_run += len(last)

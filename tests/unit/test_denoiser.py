@@ -71,6 +71,7 @@ VARIANTS = [
     {"position_prior": True},
     {"candidates": 5},
     {"embedding_dim": 12},
+    {"backbone": "bert"},
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -16,7 +17,7 @@ from unembed.model.denoiser import GUESS, MASK, PREFIX, Denoiser, DenoiserConfig
 from unembed.training.cross_entropy import linear_cross_entropy
 from unembed.training.ema import Ema
 from unembed.training.objective import extend_with_end, prepare_causal, prepare_masked
-from unembed.training.optimizer import learning_rate, make_optimizer
+from unembed.training.optimizer import Together, learning_rate, make_optimizer
 from unembed.training.recipe import ObjectivePart, OptimizerPart
 from unembed.training.shortlist import Shortlist
 from unembed.training.step import StepLoss
@@ -193,7 +194,7 @@ def test_padding_leaks_no_length() -> None:
     assert ((rows.targets == 2) == (rows.column >= 4)).all()
     step = StepLoss(Denoiser(_eos()), ObjectivePart(shortlist_frequent=0), None, torch.ones(40), "fp32")
     g = torch.Generator().manual_seed(0)
-    widths = {step._canvas(torch.full((2, 3), 9), g).shape[1] for _ in range(100)}
+    widths = {step._canvas(torch.full((2, 3), 9), None, g).shape[1] for _ in range(100)}
     assert widths == {4, 5, 6}
 
 
@@ -256,3 +257,30 @@ def test_a_step_lowers_the_loss_of_its_batch(config: DenoiserConfig, shortlist: 
         losses.append(step.backward(ids, vectors, g))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_muon_moves_the_blocks_matrices_and_resumes() -> None:
+    """Matrices inside blocks learn by Muon, everything else by AdamW; a stored state gives the same next step."""
+    torch.manual_seed(0)
+    part = OptimizerPart(lr=1e-2, matrices="muon", muon_lr=2e-2)
+    models = [Denoiser(CONFIG), Denoiser(CONFIG)]
+    models[1].load_state_dict(models[0].state_dict())
+    first, second = (make_optimizer(model, part) for model in models)
+    assert isinstance(first, Together)
+    inside = {id(p) for p in models[0].blocks.parameters() if p.dim() == 2}
+    assert {id(p) for group in first.parts[1].param_groups for p in group["params"]} == inside
+    assert [group["scale"] for group in first.param_groups] == [1.0, 1.0, 2.0]
+
+    def step(model: Denoiser, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=g)
+        optimizer.step()
+
+    step(models[0], first, 1)
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for model, optimizer in zip(models, (first, second), strict=True):
+        step(model, optimizer, 2)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import decoding_options, given, model_options, output_options
+from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
 from unembed.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("evaluate")
 @click.argument("data", metavar="DATA")
 @model_options
+@precision_option
 @click.option(
     "-n", "count", type=click.IntRange(1), default=1000, show_default=True, help="Texts, drawn with the seed."
 )
@@ -38,6 +39,7 @@ def command(
     data: str,
     model: str,
     device: str | None,
+    precision: str,
     count: int,
     column: str | None,
     name: str | None,
@@ -67,7 +69,7 @@ def command(
     from unembed.evaluation.tables import main_table
     from unembed.inverter import Inverter
 
-    inverter = Inverter.from_pretrained(model, device=device)
+    inverter = Inverter.from_pretrained(model, device, precision)
     default = inverter.resolve({}).strategy
     used = given(**options)
     setting = Setting(strategy or default, used, default=strategy in (None, default) and not used)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import decoding_options, given, model_options, output_options
+from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
 from unembed.errors import EncoderMismatchError, InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ CHUNK = 64  # vectors read and shown at a time
 @click.command("invert")
 @click.argument("vectors", metavar="VECTORS")
 @model_options
+@precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
 @click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
@@ -38,6 +39,7 @@ def command(
     vectors: str,
     model: str,
     device: str | None,
+    precision: str,
     out: str | None,
     column: str | None,
     id_column: str | None,
@@ -71,7 +73,7 @@ def command(
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
     store = open_store(vectors, column, id_column)
-    inverter = _load(model, device, store)
+    inverter = _load(model, device, precision, store)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or 0)
     scores = _Scores(inverter) if compare is not None else None
@@ -96,11 +98,11 @@ def command(
         scores.show(as_json, quiet)
 
 
-def _load(model: str, device: str | None, store: Store) -> Inverter:
+def _load(model: str, device: str | None, precision: str, store: Store) -> Inverter:
     """Load the model and check that the store's vectors can be its encoder's."""
     from unembed.inverter import Inverter
 
-    inverter = Inverter.from_pretrained(model, device=device)
+    inverter = Inverter.from_pretrained(model, device, precision)
     if store.dimension != inverter.dimension:
         raise EncoderMismatchError(
             f"The vectors of {store.name} have dimension {store.dimension}; "

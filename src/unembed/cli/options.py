@@ -30,6 +30,17 @@ def model_options(command: F) -> F:
     )(command)
 
 
+def precision_option(command: F) -> F:
+    """Add --precision."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "auto"]),
+        default="fp32",
+        show_default=True,
+        help="Products of the network; auto takes bf16 where the machine is fast in it.",
+    )(command)
+
+
 def decoding_options(command: F) -> F:
     """Add the options of `DecodeConfig` and the batch size; an option that is not given leaves the config's default."""
     options = [

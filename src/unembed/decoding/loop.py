@@ -27,6 +27,7 @@ from unembed.decoding.trace import Draft, Step
 from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
 from unembed.model.denoiser import Denoiser
+from unembed.model.precision import autocast
 
 
 def run(
@@ -149,7 +150,7 @@ def _drive(
     steps = _decode(denoiser, vectors, config, given, known_lengths, traced)
     try:
         while True:
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast(denoiser):
                 try:
                     found = next(steps)
                 except StopIteration as stop:

@@ -2,8 +2,9 @@
 
 Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `guided`.
 
-Logits are (rows, V), by far the largest tensors of a decode: drafts are sorted by length and go through in chunks of
-at most `LOGIT_BYTES`, and a chunk's logits are reduced to one token, log-probability and entropy a row before the next.
+Logits are (rows, V), by far the largest tensors of a decode. Drafts are sorted by length and go through the blocks in
+chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy a row
+in parts of `LOGIT_BYTES`, which on a CPU stay in its cache.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from unembed.decoding.canvas import Canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.noise import Noise
 from unembed.model.conditioning import Condition
-from unembed.model.denoiser import GIVEN, MASK, Denoiser
+from unembed.model.denoiser import GIVEN, MASK, Denoiser, Reading
 
-LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
+LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 1024 * 2**20}
+CHUNK_ROWS = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,19 @@ class Proposer:
         for chunk in self._chunks(canvas.lengths[index], canvas.masked[index].sum(1)):
             drafts = index[chunk]
             rows = canvas.masked[drafts]
-            logits = self._logits(canvas, drafts, canvas.ids[drafts], rows)
-            gumbel = None
-            if self.config.temperature > 0:
-                gumbel = self.noise.gumbel(drafts.tolist(), rows.sum(1).tolist(), logits.shape[1])
-            token, logp, h = choose_tokens(logits, self.config.temperature, gumbel, entropy)
+            readings = self._read(canvas, drafts, canvas.ids[drafts], rows)
             owner, column = rows.nonzero(as_tuple=True)
-            tokens[chunk[owner], column] = token
-            log_prob[chunk[owner], column] = logp
-            spread[chunk[owner], column] = h
+            at = chunk[owner]
+            for part in self._parts(len(owner)):
+                logits = self._scores(canvas, drafts, readings, part)
+                gumbel = None
+                if self.config.temperature > 0:
+                    who, counts = owner[part].unique_consecutive(return_counts=True)
+                    gumbel = self.noise.gumbel(drafts[who].tolist(), counts.tolist(), logits.shape[1])
+                token, logp, h = choose_tokens(logits, self.config.temperature, gumbel, entropy)
+                tokens[at[part], column[part]] = token
+                log_prob[at[part], column[part]] = logp
+                spread[at[part], column[part]] = h
         canvas.count(index, self.config.cost)
         return Proposals(tokens, log_prob, spread)
 
@@ -126,17 +132,20 @@ class Proposer:
                 continue
             for part in self._chunks(canvas.lengths[index[some]], hidden[some].sum(1)):
                 chunk = some[part]
-                logits = self._logits(canvas, index[chunk], ids[chunk], hidden[chunk])
+                readings = self._read(canvas, index[chunk], ids[chunk], hidden[chunk])
                 owner, column = hidden[chunk].nonzero(as_tuple=True)
-                truth = logits.gather(1, ids[chunk[owner], column].unsqueeze(1)).squeeze(1)
-                out[chunk[owner], column] = truth - logits.logsumexp(-1)
+                at = chunk[owner]
+                for rows in self._parts(len(owner)):
+                    logits = self._scores(canvas, index[chunk], readings, rows)
+                    places = at[rows], column[rows]
+                    truth = logits.gather(1, ids[places].unsqueeze(1)).squeeze(1)
+                    out[places] = truth - logits.logsumexp(-1)
             canvas.count(index[some], self.config.cost)
         return out
 
     def _chunks(self, lengths: Tensor, rows: Tensor) -> Iterator[Tensor]:
-        """Split A drafts into chunks of similar length whose logits fit into memory."""
-        budget = LOGIT_BYTES.get(lengths.device.type, LOGIT_BYTES["cpu"])
-        most = max(1, budget // (4 * self.denoiser.config.vocab_size))
+        """Split A drafts into chunks of similar length with about `CHUNK_ROWS` rows to score."""
+        most = CHUNK_ROWS.get(lengths.device.type, CHUNK_ROWS["cpu"])
         order = lengths.argsort(stable=True)
         total = rows[order].cumsum(0)
         start, done = 0, 0
@@ -147,19 +156,35 @@ class Proposer:
             done = int(total[end - 1])
             start = end
 
-    def _logits(self, canvas: Canvas, drafts: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
-        """Logits (R, V) at the positions `rows` (C, n), which are masked; all other positions count as given."""
+    def _parts(self, rows: int) -> Iterator[slice]:
+        """Cut `rows` into parts whose logits take at most `LOGIT_BYTES`."""
+        budget = LOGIT_BYTES.get(self.last_given.device.type, LOGIT_BYTES["cpu"])
+        most = max(1, budget // (4 * self.denoiser.config.vocab_size))
+        return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
+
+    def _read(self, canvas: Canvas, drafts: Tensor, ids: Tensor, rows: Tensor) -> list[Reading]:
+        """Run the blocks over C drafts; the positions `rows` (C, n) are masked, all others count as given.
+
+        Returns:
+            The reading, and with guidance that of the unconditional pass.
+        """
         text, lengths = canvas.text[drafts], canvas.lengths[drafts]
         n = int(lengths.max())
         ids, rows = ids[:, :n], rows[:, :n]
         states = torch.where(rows, MASK, GIVEN)
         uneven = None if canvas.end_id >= 0 or bool((lengths == n).all()) else lengths
-        logits = self.denoiser.logits(ids, states, self.condition.select(text), uneven, rows)
+        conditions = [self.condition.select(text)]
         if self.config.guidance != 1:
-            free = self.unconditional.select(torch.zeros_like(text))
-            logits = guided(logits, self.denoiser.logits(ids, states, free, uneven, rows), self.config.guidance)
+            conditions.append(self.unconditional.select(torch.zeros_like(text)))
+        return [self.denoiser.read(ids, states, condition, uneven, rows) for condition in conditions]
+
+    def _scores(self, canvas: Canvas, drafts: Tensor, readings: list[Reading], part: slice) -> Tensor:
+        """Logits (R, V) of the rows `part` of a reading."""
+        logits = self.denoiser.scores(readings[0], part)
+        if len(readings) > 1:
+            logits = guided(logits, self.denoiser.scores(readings[1], part), self.config.guidance)
         if canvas.end_id >= 0:
-            owner, column = rows.nonzero(as_tuple=True)
-            early = column <= self.last_given[text[owner]].clamp_min(0)  # a text has at least one token
+            owner, column = readings[0].owner[part], readings[0].column[part]
+            early = column <= self.last_given[canvas.text[drafts[owner]]].clamp_min(0)  # a text has at least one token
             logits[:, canvas.end_id].masked_fill_(early, -torch.inf)
         return logits

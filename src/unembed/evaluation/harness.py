@@ -68,7 +68,7 @@ def embedder(inverter: Inverter, encoder: Encoder) -> Callable[[Sequence[Sequenc
 
 def _machine(inverter: Inverter) -> dict[str, Any]:
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {**describe(), "device": str(inverter.device), "load": load}
+    return {**describe(), "device": str(inverter.device), "precision": inverter.precision, "load": load}
 
 
 def _frame(inverter: Inverter, data: EvaluationSet, seed: int, left_out: bool) -> dict[str, Any]:
@@ -223,6 +223,7 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
     import torch
 
     from unembed.model.denoiser import GIVEN, MASK
+    from unembed.model.precision import autocast
 
     config = denoiser.config
     device = next(denoiser.parameters()).device
@@ -237,7 +238,7 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
         count = max(1, round(rate * len(row)))
         masked[i, generator.permutation(len(row))[:count]] = True
     predicted = np.full_like(truth, -1)
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(denoiser):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             n = int(lengths[rows].max()) if config.canvas == "length" else config.canvas_length

@@ -50,28 +50,33 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
 
 
 class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys, over the positions and a memory.
+    """Multi-head attention over the positions and a memory.
 
     Args:
         width: model width; a multiple of `heads`.
         heads: number of heads.
         dropout: dropout on the attention weights while training.
+        normalise: normalise queries and keys, with a learnt scale.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, normalise: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.normalise = normalise
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.query_scale = nn.Parameter(torch.ones(width // heads))
-        self.key_scale = nn.Parameter(torch.ones(width // heads))
+        if normalise:
+            self.query_scale = nn.Parameter(torch.ones(width // heads))
+            self.key_scale = nn.Parameter(torch.ones(width // heads))
 
     def _split(self, x: Tensor) -> Tensor:
         batch, n, width = x.shape
         return x.view(batch, n, self.heads, width // self.heads).transpose(1, 2)
 
     def _norm_keys(self, keys: Tensor) -> Tensor:
+        if not self.normalise:
+            return keys
         return F.rms_norm(keys, (keys.shape[-1],), self.key_scale.to(keys.dtype), 1e-6)
 
     def memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +103,8 @@ class Attention(nn.Module):
             The output (B, n, width), and all keys and values, for incremental decoding.
         """
         queries, keys, values = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
-        queries = F.rms_norm(queries, (queries.shape[-1],), self.query_scale.to(queries.dtype), 1e-6)
+        if self.normalise:
+            queries = F.rms_norm(queries, (queries.shape[-1],), self.query_scale.to(queries.dtype), 1e-6)
         keys = self._norm_keys(keys)
         values = values.to(keys.dtype)
         if past is not None:

@@ -20,6 +20,7 @@ class Condition:
         whitened: (B, d) the vectors as the networks see them.
         modulation: (B, layers, 6, width) for the blocks.
         final: (B, 2, width) shift and scale before the head.
+        entry: (B, width) added to every position's embedding, or (B, 0) where nothing is.
         memory: (B, M, width) prefix tokens, M may be 0.
         candidates: (B, K) token ids put forward by the token prior, K may be 0.
         candidate_scores: (B, K) their scores, standardised within a row.
@@ -31,6 +32,7 @@ class Condition:
     whitened: Tensor
     modulation: Tensor
     final: Tensor
+    entry: Tensor
     memory: Tensor
     candidates: Tensor
     candidate_scores: Tensor
@@ -58,9 +60,13 @@ class Conditioner(nn.Module):
             (each block's map through `rank` dimensions).
         rank: inner dimension of the factored map.
         prefix_tokens: number of memory rows made from the vector.
+        entry: the vector is added to the embedding of every position too; for blocks whose first attention would
+            otherwise not see it.
     """
 
-    def __init__(self, dim: int, width: int, layers: int, adaln: str, rank: int, prefix_tokens: int) -> None:
+    def __init__(
+        self, dim: int, width: int, layers: int, adaln: str, rank: int, prefix_tokens: int, entry: bool = False
+    ) -> None:
         super().__init__()
         self.width, self.layers, self.adaln, self.prefix_tokens = width, layers, adaln, prefix_tokens
         self.trunk = nn.Sequential(nn.Linear(dim, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
@@ -73,15 +79,16 @@ class Conditioner(nn.Module):
             self.down = nn.Linear(width, layers * rank)
             self.maps = nn.ModuleList([nn.Linear(rank, 6 * width) for _ in range(layers)])
         self.final = nn.Linear(width, 2 * width)
-        for module in [*self.maps, self.final]:
+        self.entry = nn.Linear(width, width) if entry else None
+        for module in [*self.maps, self.final, *([self.entry] if self.entry is not None else [])]:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
         if prefix_tokens:
             self.prefix = nn.Linear(dim, prefix_tokens * width)
             self.prefix_position = nn.Parameter(torch.randn(prefix_tokens, width) * 0.02)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map whitened vectors z (B, d) to modulation, final modulation and memory (see `Condition`)."""
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map whitened vectors z (B, d) to modulation, final modulation, entry and memory (see `Condition`)."""
         batch = z.shape[0]
         c = F.silu(self.trunk(z))
         if self.adaln == "full":
@@ -94,8 +101,9 @@ class Conditioner(nn.Module):
             parts = [m(low[:, i]) for i, m in enumerate(self.maps)]
         modulation = torch.stack(parts, dim=1).view(batch, self.layers, 6, self.width)
         final = self.final(c).view(batch, 2, self.width)
+        entry = z.new_zeros(batch, 0) if self.entry is None else self.entry(c)
         if self.prefix_tokens:
             memory = self.prefix(z).view(batch, self.prefix_tokens, self.width) + self.prefix_position
         else:
             memory = z.new_zeros(batch, 0, self.width)
-        return modulation, final, F.layer_norm(memory, (self.width,))
+        return modulation, final, entry, F.layer_norm(memory, (self.width,))

@@ -1,6 +1,6 @@
 """The denoiser: a bidirectional transformer that fills masks, conditioned on a vector (arXiv 2602.11047).
 
-Contents: `DenoiserConfig`, `CausalState`, `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
+Contents: `Reading`, `CausalState`, `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
 it holds the token before (`PREFIX` state), so that one set of weights serves both orders (design, decision 9).
@@ -9,113 +9,52 @@ Every part beyond the plain transformer is a switch of the config.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unembed.errors import CheckpointError, InputError
+from unembed.errors import InputError
 from unembed.model.block import Block, modulate
 from unembed.model.conditioning import Condition, Conditioner
+from unembed.model.config import DenoiserConfig
 from unembed.model.heads import LengthNetwork, TokenHead
 from unembed.model.position_prior import PositionPrior
+from unembed.model.post_norm import PostNormBlock
 from unembed.model.prior import TokenPrior
 from unembed.model.whitening import Whitening
+
+__all__ = ["GIVEN", "GUESS", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
 
 MASK, GIVEN, GUESS, PREFIX = 0, 1, 2, 3
 _USED_NO, _USED_YES, _USED_UNTOLD = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class DenoiserConfig:
-    """Everything that fixes the network's shape.
+@dataclass
+class Reading:
+    """Hidden rows that are about to be scored.
 
     Attributes:
-        vector_dim: dimension d of the vectors.
-        vocab_size: size V of the vocabulary.
-        width: model width; a multiple of `heads`.
-        layers: number of blocks.
-        heads: attention heads.
-        mlp: hidden width of each MLP; 0 means 4 width.
-        embedding_dim: width of the tied token embedding; 0 means `width`.
-        limit: longest text in tokens.
-        canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
-        adaln: "full", "shared" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
-        adaln_rank: inner dimension of the factored modulation.
-        prefix_tokens: memory rows made from the vector.
-        whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
-        token_prior: gated closed-form log-odds on the logits (design, decision 5).
-        prior_once: a token that stands in the text already gets no bias from the token prior any more; its evidence is
-            explained (without it words repeat).
-        position_prior: gated token-at-position log-odds on the logits.
-        candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
-        causal: trained with causal rows too, so that it can draft left to right.
-        dropout: dropout while training.
-        mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
+        hidden: (R, width).
+        owner: (R,) index of each row's vector in the condition.
+        column: (R,) position of each row.
+        from_end: (R,) position counted from the end, 0 for the last.
+        used: (B, n) tokens that stand in the texts, the end token elsewhere.
+        condition: of the B vectors.
     """
 
-    vector_dim: int
-    vocab_size: int
-    width: int = 384
-    layers: int = 6
-    heads: int = 6
-    mlp: int = 0
-    embedding_dim: int = 0
-    limit: int = 32
-    canvas: str = "length"
-    adaln: str = "full"
-    adaln_rank: int = 64
-    prefix_tokens: int = 8
-    whiten: bool = True
-    token_prior: bool = False
-    prior_once: bool = True
-    position_prior: bool = False
-    candidates: int = 0
-    causal: bool = False
-    dropout: float = 0.0
-    mask_id: int = 103
-    eos_id: int = 102
-    bos_id: int = 101
-    pad_id: int = 0
+    hidden: Tensor
+    owner: Tensor
+    column: Tensor
+    from_end: Tensor
+    used: Tensor
+    condition: Condition
 
-    def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built."""
-        if self.canvas not in ("length", "eos"):
-            raise InputError(f"canvas is {self.canvas!r}.", 'Use "length" or "eos".')
-        if self.adaln not in ("full", "shared", "factored"):
-            raise InputError(f"adaln is {self.adaln!r}.", 'Use "full", "shared" or "factored".')
-        if self.width % self.heads:
-            raise InputError(
-                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
-            )
-        if min(self.vector_dim, self.vocab_size, self.width, self.layers, self.limit) < 1:
-            raise InputError("A size of the denoiser is below 1.", "Use sizes of at least 1.")
-
-    @property
-    def canvas_length(self) -> int:
-        """Positions of the longest canvas."""
-        return self.limit + (self.canvas == "eos")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
-        """Build from a checkpoint's JSON.
-
-        Raises:
-            CheckpointError: a key that this version does not know, or one that is missing.
-        """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise CheckpointError(
-                f"The model config does not fit this version ({error}).",
-                "Use the version of unembed that wrote the checkpoint, or train again.",
-            ) from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+    def __len__(self) -> int:
+        """Return the number of rows R."""
+        return len(self.owner)
 
 
 @dataclass
@@ -169,15 +108,20 @@ class Denoiser(nn.Module):
         self.whitening = Whitening(c.vector_dim)
         self.embedding = nn.Embedding(c.vocab_size, embedding_dim)
         nn.init.normal_(self.embedding.weight, std=0.05)
-        self.embed = nn.Linear(embedding_dim, c.width)
+        bert = c.backbone == "bert"
+        if bert:
+            self.input_norm = nn.LayerNorm(c.width, eps=1e-12)
+        else:
+            self.embed = nn.Linear(embedding_dim, c.width)
         self.state = nn.Embedding(4, c.width)
-        self.position = nn.Embedding(c.limit + 1, c.width)
+        self.position = nn.Embedding(c.limit + 1 + self._shift, c.width)
         self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
         for table in (self.state, self.position, self.position_from_end):
             if table is not None:
-                nn.init.normal_(table.weight, std=0.3)
-        self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, c.adaln, c.adaln_rank, c.prefix_tokens)
-        self.blocks = nn.ModuleList([Block(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)])
+                nn.init.normal_(table.weight, std=0.02 if bert else 0.3)
+        self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, c.adaln, c.adaln_rank, c.prefix_tokens, bert)
+        kind = PostNormBlock if bert else Block
+        self.blocks = nn.ModuleList([kind(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)])
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
         self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
         self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
@@ -196,6 +140,11 @@ class Denoiser(nn.Module):
         self.banned[c.eos_id] = False
 
     @property
+    def _shift(self) -> int:
+        """Where token 0 stands in the table of positions: BERT's texts begin behind [CLS], which causal rows feed."""
+        return int(self.config.backbone == "bert")
+
+    @property
     def _stack(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
 
@@ -204,7 +153,7 @@ class Denoiser(nn.Module):
     def condition(self, vectors: Tensor) -> Condition:
         """Turn raw encoder vectors (B, d) into a `Condition`."""
         z = self._scaled(vectors)
-        modulation, final, memory = self.conditioner(z)
+        modulation, final, entry, memory = self.conditioner(z)
         if self.config.candidates and self.token_prior is not None:
             with torch.no_grad():
                 scores = self.token_prior.scores(z).masked_fill(self.banned, -torch.inf)
@@ -219,7 +168,7 @@ class Denoiser(nn.Module):
         if self.config.token_prior and self.token_prior is not None and not self.training:
             evidence = self.token_prior.scores(z, frequency=False)
         text = torch.arange(len(z), device=z.device)
-        return Condition(z, modulation, final, memory, candidates, candidate_scores, evidence, text)
+        return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text)
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
         """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
@@ -248,7 +197,16 @@ class Denoiser(nn.Module):
 
     def _embed(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         rows = F.embedding(ids, self.embedding.weight if table is None else table)
+        if self.config.backbone == "bert":
+            return rows
         return self.embed(F.layer_norm(rows, (rows.shape[-1],)))
+
+    def _enter(self, x: Tensor, condition: Condition) -> Tensor:
+        """What the first block reads, of the sum of all embeddings."""
+        if self.config.backbone != "bert":
+            return x
+        entered: Tensor = self.input_norm(x + condition.entry.unsqueeze(1))
+        return entered
 
     # ------------------------------------------------------------------ hidden rows
 
@@ -280,12 +238,13 @@ class Denoiser(nn.Module):
         n = ids.shape[1]
         position = torch.arange(n, device=ids.device)
         x = self._embed(ids if rows is None else rows, table) * (states != MASK).unsqueeze(-1)
-        x = x + self.state(states) + self.position(position)
+        x = x + self.state(states) + self.position(position + (0 if causal else self._shift))
         if self.position_from_end is not None and not causal:
             if lengths is None:
                 x = x + self.position_from_end(n - 1 - position)
             else:
                 x = x + self.position_from_end((lengths.unsqueeze(1) - 1 - position).clamp_min(0))
+        x = self._enter(x, condition)
         inside = None if lengths is None else position < lengths.unsqueeze(1)
         if causal:
             memory = self._memory(condition, None, None)
@@ -311,6 +270,7 @@ class Denoiser(nn.Module):
         from_start: Tensor | None = None,
         from_end: Tensor | None = None,
         used: Tensor | None = None,
+        end: bool = True,
     ) -> Tensor:
         """Score all tokens at chosen rows, closed-form priors included.
 
@@ -324,37 +284,40 @@ class Denoiser(nn.Module):
             from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
             used: (R, U) tokens that stand in the text already (`prior_once`), filled up with the end token, which has
                 no class and so no score.
+            end: whether the end token may be output.
 
         Returns:
-            (R, V).
+            float32 (R, V); banned ids, and the end token unless `end`, are -inf.
         """
         logits = self.head(hidden, self.embedding.weight)
         if self.config.token_prior and self.token_prior is not None:
             evidence = condition.evidence
             if evidence is None:
-                evidence = self.token_prior.scores(condition.whitened, frequency=False)
-                rows = evidence[owner]
+                rows = self.token_prior.scores(condition.whitened, frequency=False)[owner]
             else:
                 rows = evidence[condition.text[owner]]
-            rows = rows.to(logits.dtype)
             if used is not None and self.config.prior_once:
-                rows = rows.scatter(1, used, 0.0)
-            logits = logits + self.token_gate(hidden) * rows
+                rows = rows.scatter_(1, used, 0.0)
+            logits = logits.addcmul(self.token_gate(hidden).float(), rows)
         if self.position_prior is not None and from_start is not None and from_end is not None:
             z = condition.whitened[owner]
             scores = self.position_prior.log_odds(z, from_start, from_end)
             logits = logits + self.position_gate(hidden) * scores
+        # Few columns are banned: writing them costs far less than another pass over all of them.
+        logits[:, self.banned.nonzero().flatten()] = -torch.inf
+        if not end:
+            logits[:, self.config.eos_id] = -torch.inf
         return logits
 
-    def logits(
+    def read(
         self,
         ids: Tensor,
         states: Tensor,
         condition: Condition,
         lengths: Tensor | None = None,
         rows: Tensor | None = None,
-    ) -> Tensor:
-        """Score all tokens at the positions that are read (design, decision 10).
+    ) -> Reading:
+        """Run the blocks and keep the positions that are read (design, decision 10).
 
         Args:
             ids: (B, n) token ids.
@@ -364,10 +327,9 @@ class Denoiser(nn.Module):
             rows: (B, n) bool, the positions to score; None scores all.
 
         Returns:
-            float32 (R, V) in row-major order of `rows`, or (B, n, V). Banned ids, and the end token where the canvas
-            is "length", are -inf.
+            What `scores` needs, R rows in row-major order.
         """
-        batch, n = ids.shape
+        n = ids.shape[1]
         hidden = self.hidden(ids, states, condition, lengths)
         chosen = torch.ones_like(ids, dtype=torch.bool) if rows is None else rows
         owner, column = chosen.nonzero(as_tuple=True)
@@ -375,13 +337,36 @@ class Denoiser(nn.Module):
         seen = states != MASK
         if lengths is not None:
             seen = seen & (torch.arange(n, device=ids.device) < lengths.unsqueeze(1))
-        used = torch.where(seen, ids, self.config.eos_id)[owner]
-        from_end = (ends - 1 - column).clamp_min(0)
-        scores = self.token_logits(hidden[owner, column], owner, condition, column, from_end, used=used).float()
-        scores = scores.masked_fill(self.banned, -torch.inf)
-        if self.config.canvas == "length":
-            scores[:, self.config.eos_id] = -torch.inf
-        return scores.view(batch, n, -1) if rows is None else scores
+        used = torch.where(seen, ids, self.config.eos_id)
+        return Reading(hidden[owner, column], owner, column, (ends - 1 - column).clamp_min(0), used, condition)
+
+    def scores(self, reading: Reading, part: slice = slice(None)) -> Tensor:
+        """Score all tokens at some rows of a reading: float32 (R, V), -inf as in `token_logits`.
+
+        The end token is -inf where the canvas is "length".
+        """
+        owner = reading.owner[part]
+        return self.token_logits(
+            reading.hidden[part],
+            owner,
+            reading.condition,
+            reading.column[part],
+            reading.from_end[part],
+            used=reading.used[owner],
+            end=self.config.canvas == "eos",
+        )
+
+    def logits(
+        self,
+        ids: Tensor,
+        states: Tensor,
+        condition: Condition,
+        lengths: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """`read` and `scores` in one: float32 (R, V) in row-major order of `rows`, or (B, n, V) without `rows`."""
+        scores = self.scores(self.read(ids, states, condition, lengths, rows))
+        return scores.view(*ids.shape, -1) if rows is None else scores
 
     # ------------------------------------------------------------------ left to right
 
@@ -412,6 +397,7 @@ class Denoiser(nn.Module):
         """
         ids = last.unsqueeze(1)
         x = self._embed(ids) + self.state(torch.full_like(ids, PREFIX)) + self.position.weight[state.index]
+        x = self._enter(x, state.condition)
         past = []
         for i, block in enumerate(self.blocks):
             x, kv = block(x, state.condition.modulation[:, i], state.past[i])
@@ -420,8 +406,7 @@ class Denoiser(nn.Module):
         hidden = modulate(F.layer_norm(x, (self.config.width,)), final[:, 0], final[:, 1])[:, 0]
         owner = torch.arange(len(last), device=last.device)
         tokens = torch.cat((state.tokens, ids), dim=1)
-        scores = self.token_logits(hidden, owner, state.condition, used=tokens).float()
-        scores = scores.masked_fill(self.banned, -torch.inf)
+        scores = self.token_logits(hidden, owner, state.condition, used=tokens)
         return scores, CausalState(state.condition, past, state.index + 1, tokens)
 
     # ------------------------------------------------------------------ counting

@@ -32,9 +32,11 @@ class TokenHead(nn.Module):
             embedding: (V, embedding_dim), the input embedding.
 
         Returns:
-            (R, V), in the dtype of the matrix product.
+            (R, V) float32.
         """
-        return F.linear(self.project(hidden), embedding, self.bias)
+        if embedding.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
+            return F.linear(self.project(hidden), embedding, self.bias)
+        return F.linear(self.project(hidden), embedding).float().add_(self.bias)  # biases are too large for bf16
 
 
 class LengthNetwork(nn.Module):
@@ -53,4 +55,5 @@ class LengthNetwork(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return log p(n), (B, limit); column 0 is n = 1."""
-        return F.log_softmax(self.down(F.gelu(self.up(z), approximate="tanh")).float(), dim=-1)
+        with torch.autocast(z.device.type, enabled=False):
+            return F.log_softmax(self.down(F.gelu(self.up(z), approximate="tanh")), dim=-1)

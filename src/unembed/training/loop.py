@@ -8,6 +8,7 @@ A run's folder holds `recipe.json`, `log.jsonl` (a line a report), `curve.png`, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -20,10 +21,12 @@ from typing import Any
 
 import torch
 
+from unembed.data.feed import Feed
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import write_json
 from unembed.model.block import Block
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
+from unembed.training.distributed import GradientWorkers
 from unembed.training.ema import Ema
 from unembed.training.memory import keep_memory, resolve_precision
 from unembed.training.optimizer import learning_rate, make_optimizer
@@ -115,8 +118,9 @@ def train(
         RecipeError, DataError, CheckpointError: see `prepare` and `load_state`.
     """
     out = Path(out)
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
+    several = recipe.run.processes > 1
+    if recipe.run.threads or several:
+        torch.set_num_threads(recipe.run.threads or 1)
     keep_memory()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = resolve_precision(recipe.run.precision, target)
@@ -127,14 +131,19 @@ def train(
         raise RecipeError(
             "Texts are embedded online, but the recipe fixes no end.", "Set run.steps, or give --max-time."
         )
+    if several and (recipe.data.texts or target.type != "cpu"):
+        raise RecipeError(
+            "Several processes train from cached shards on a CPU only.", "Set run.processes = 1, or make shards."
+        )
     prepared = prepare(recipe)
     denoiser = prepared.denoiser.to(target)
     if init_from is not None and not resume:
         _take_weights(denoiser, Path(init_from))
-    if _compile(recipe, target):
+    compiled = _compile(recipe, target)
+    if compiled:
         for module in denoiser.modules():
             if isinstance(module, Block):
-                module.compile(dynamic=True)
+                module.compile(dynamic=not recipe.data.buckets)
     optimizer = make_optimizer(denoiser, recipe.optimizer)
     ema = Ema(denoiser, recipe.optimizer.ema)
     generator = torch.Generator().manual_seed(recipe.run.seed)
@@ -157,8 +166,16 @@ def train(
         shortlist = Shortlist(prepared.counts, allowed, objective.shortlist_frequent, objective.shortlist_sampled)
     step_loss = StepLoss(denoiser, objective, shortlist, prepared.counts, precision, recipe.data.noise)
     run = _Run(recipe, out, prepared, step_loss, optimizer, ema, generator, facts, started, box)
-    with Reporter(out, progress, append=resume) as reporter, _Stop() as stop:
-        metrics = run.loop(reporter, stop, on_step)
+    with contextlib.ExitStack() as stack:
+        if several:
+            assert isinstance(prepared.feed, Feed)
+            threads = torch.get_num_threads()
+            run.workers = GradientWorkers(
+                step_loss, prepared.feed, recipe.run.processes - 1, recipe.run.seed, threads, compiled
+            )
+            stack.callback(run.workers.close)
+        reporter = stack.enter_context(Reporter(out, progress, append=resume))
+        metrics = run.loop(reporter, stack.enter_context(_Stop()), on_step)
     finished = run.finished
     notes = {
         "steps": facts["step"],
@@ -210,6 +227,7 @@ class _Run:
     started: float
     box: float
     finished: bool = False
+    workers: GradientWorkers | None = None
 
     def _progress(self, begun: float) -> float:
         if self.recipe.run.horizon == "time" and self.box:
@@ -257,8 +275,8 @@ class _Run:
 
     def _fix_horizon(self, timed: list[float], now: float) -> None:
         if not self.box:
-            epochs = self.prepared.feed.batches_per_epoch
-            self.facts["horizon"] = max(1, epochs // self.recipe.optimizer.accumulate)
+            epoch = self.prepared.feed.batches_per_epoch
+            self.facts["horizon"] = max(1, epoch // self.recipe.optimizer.accumulate // self.recipe.run.processes)
         elif len(timed) == _TIMED_STEPS:
             pace = sorted(timed[_SKIPPED_STEPS:])[(_TIMED_STEPS - _SKIPPED_STEPS) // 2]
             left = max(0.0, self.box - (now - self.started))
@@ -268,26 +286,38 @@ class _Run:
     def _step(self, progress: float) -> tuple[float, int]:
         part = self.recipe.optimizer
         rate = learning_rate(part, self.facts["step"], progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate * parameters.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         denoiser = self.prepared.denoiser
         denoiser.train(True)
         loss = 0.0
         texts = 0
+        scale = 1.0 / part.accumulate / self.recipe.run.processes
         for _ in range(part.accumulate):
             groups = self.prepared.feed.next()
-            size = sum(len(ids) for ids, _ in groups)
-            for ids, vectors in groups:
-                share = len(ids) / size
-                inputs = torch.from_numpy(ids), torch.from_numpy(vectors)
-                loss += share * self.step_loss.backward(*inputs, self.generator, share / part.accumulate)
+            size = sum(len(group) for group in groups)
+            if self.workers is not None:
+                assert isinstance(self.prepared.feed, Feed)
+                self.workers.begin(self.prepared.feed.skip(len(self.workers)), scale)
+            for group in groups:
+                share = len(group) / size
+                lengths = None if group.lengths is None else torch.from_numpy(group.lengths)
+                inputs = torch.from_numpy(group.ids), torch.from_numpy(group.vectors)
+                loss += share * self.step_loss.backward(*inputs, self.generator, share * scale, lengths)
             texts += size
+            if self.workers is not None:
+                for theirs, count in self.workers.collect():
+                    loss += theirs
+                    texts += count
         self.facts["feed"] = self.prepared.feed.state()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads * self.recipe.run.processes)  # the workers wait meanwhile
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), part.clip)
         self.optimizer.step()
         self.ema.update(denoiser, self.facts["step"])
-        return loss / part.accumulate, texts
+        torch.set_num_threads(threads)
+        return loss / part.accumulate / self.recipe.run.processes, texts
 
     def _save(self) -> None:
         save_state(self.out, self.prepared.denoiser, self.ema, self.optimizer, self.generator, self.facts)

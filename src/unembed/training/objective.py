@@ -33,6 +33,7 @@ class Rows:
         targets: (R,) true tokens there.
         weights: (R,) weight of each row in the loss.
         causal: whether rows look to the left only.
+        lengths: (B,) tokens of each text where they are padded to n, else None.
     """
 
     ids: Tensor
@@ -42,6 +43,7 @@ class Rows:
     targets: Tensor
     weights: Tensor
     causal: bool
+    lengths: Tensor | None = None
 
     def visible(self, filler: int) -> Tensor:
         """Tokens that each scored row may look at, (R, n); `filler` stands where it may not."""
@@ -55,7 +57,15 @@ class Rows:
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
         names = ("ids", "states", "owner", "column", "targets", "weights")
-        return Rows(**{n: getattr(self, n).to(device, non_blocking=True) for n in names}, causal=self.causal)
+        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in names}
+        lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
+        return Rows(**moved, causal=self.causal, lengths=lengths)
+
+    def from_end(self) -> Tensor:
+        """Position of each scored row counted from the end, 0 for the last."""
+        if self.lengths is None:
+            return self.ids.shape[1] - 1 - self.column
+        return (self.lengths[self.owner] - 1 - self.column).clamp_min(0)
 
 
 def extend_with_end(ids: Tensor, canvas: int, eos_id: int) -> Tensor:
@@ -70,8 +80,9 @@ def prepare_masked(
     guess_share: float = 0.0,
     guess_error: float = 0.0,
     replacements: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Rows:
-    """Mask texts of one canvas length.
+    """Mask texts of one canvas length, or texts padded to one.
 
     Args:
         ids: (B, n) true tokens, no padding.
@@ -80,18 +91,22 @@ def prepare_masked(
         guess_share: share of texts whose visible tokens are shown as guesses.
         guess_error: share of wrong tokens among those.
         replacements: (N,) tokens to draw wrong guesses from.
+        lengths: (B,) tokens of each text where rows are padded. The number of scored rows is then the same for every
+            batch of that shape: it is filled up with rows of weight 0, and where a draw has more (about never), the
+            rest is left out.
     """
     batch, n = ids.shape
-    lengths = torch.full((batch,), n)
-    counts = draw_counts(lengths, generator)
-    masked = mask_exactly(lengths, n, counts, generator)
-    states = torch.where(masked, MASK, GIVEN)
+    own = torch.full((batch,), n) if lengths is None else lengths
+    counts = draw_counts(own, generator)
+    masked = mask_exactly(own, n, counts, generator)
+    inside = torch.arange(n) < own.unsqueeze(1)
+    states = torch.where(masked | ~inside, MASK, GIVEN)
     shown = ids.clone()
-    weight = (n / counts.float()) if loss_weight == "bound" else torch.ones(batch)
+    weight = (own / counts.float()) if loss_weight == "bound" else torch.ones(batch)
     scored = masked
     if guess_share and replacements is not None:
         guessing = torch.rand(batch, 1, generator=generator) < guess_share
-        visible = ~masked & guessing
+        visible = ~masked & inside & guessing
         wrong = visible & (torch.rand(batch, n, generator=generator) < guess_error)
         drawn = replacements[torch.randint(len(replacements), (batch, n), generator=generator)]
         shown = torch.where(wrong, drawn, shown)
@@ -102,14 +117,26 @@ def prepare_masked(
     if guess_share:
         # Guesses have a cross-entropy of their own, unweighted (design, decision 3).
         weights = torch.where(masked[owner, column], weights, torch.full_like(weights, 0.5))
-    return Rows(shown, states, owner, column, ids[owner, column], weights, causal=False)
+    if lengths is not None:
+        room = n * batch if guess_share else int(0.55 * n * batch) + n
+        fill = (0, max(0, room - len(owner)))
+        owner, column, weights = (F.pad(part[:room], fill) for part in (owner, column, weights))
+    return Rows(shown, states, owner, column, ids[owner, column], weights, causal=False, lengths=lengths)
 
 
-def prepare_causal(ids: Tensor, bos_id: int, eos_id: int) -> Rows:
-    """Shift texts of one length by one: row i sees tokens before i and predicts token i, the last the end token."""
+def prepare_causal(ids: Tensor, bos_id: int, eos_id: int, lengths: Tensor | None = None) -> Rows:
+    """Shift texts by one: row i sees tokens before i and predicts token i, the last the end token.
+
+    Where `lengths` (B,) tells that rows are padded, rows behind the end have weight 0.
+    """
     batch, n = ids.shape
     shown = F.pad(ids, (1, 0), value=bos_id)
     targets = F.pad(ids, (0, 1), value=eos_id)
+    weights = torch.ones(batch, n + 1)
+    if lengths is not None:
+        behind = torch.arange(n + 1) >= lengths.unsqueeze(1)
+        targets = targets.masked_fill(behind, eos_id)
+        weights = weights.masked_fill(torch.arange(n + 1) > lengths.unsqueeze(1), 0.0)
     owner = torch.arange(batch).repeat_interleave(n + 1)
     column = torch.arange(n + 1).repeat(batch)
     return Rows(
@@ -118,8 +145,9 @@ def prepare_causal(ids: Tensor, bos_id: int, eos_id: int) -> Rows:
         owner,
         column,
         targets.reshape(-1),
-        torch.ones(batch * (n + 1)),
+        weights.reshape(-1),
         causal=True,
+        lengths=lengths,
     )
 
 
@@ -176,7 +204,8 @@ def rows_loss(
     config = denoiser.config
     n = rows.ids.shape[1]
     places = None if table is None else columns.place[rows.ids]
-    hidden = denoiser.hidden(rows.ids, rows.states, condition, causal=rows.causal, table=table, rows=places)
+    uneven = None if rows.causal else rows.lengths  # what stands behind a causal row is not seen anyway
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places)
     picked = hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column]
     tokens = columns.tokens
     if table is not None:
@@ -198,7 +227,7 @@ def rows_loss(
     if denoiser.position_prior is not None and not rows.causal:
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.position_prior.log_odds(
-                condition.whitened[rows.owner], rows.column, n - 1 - rows.column, tokens
+                condition.whitened[rows.owner], rows.column, rows.from_end(), tokens
             )
         gates.append((denoiser.position_gate(picked).squeeze(1), scores, None, None))
     return linear_cross_entropy(denoiser.head.project(picked), weight, bias, targets, rows.weights, gates)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unembed.data.batches import Batch, BatchState
+from unembed.data.feed import Group, bucket_of, pad_group
 from unembed.data.online import OnlineBatches
 from unembed.errors import DataError
 
@@ -19,29 +20,35 @@ from unembed.errors import DataError
 class OnlineFeed:
     """The same two methods as `Feed`, over texts instead of shards.
 
-    A batch of `OnlineBatches` holds texts of similar length; it is split by exact length, so that nothing is padded.
+    A batch of `OnlineBatches` holds texts of similar length; it is split by exact length, so that nothing is padded,
+    or padded to a bucket.
 
     Args:
-        batches: the source.
+        batches: the source; with buckets it yields whole batches only.
+        buckets: lengths that batches are padded to; empty: they are split by length.
     """
 
     batches_per_epoch = 0
     """Unknown before the texts are read: an online run needs steps or a time box."""
 
-    def __init__(self, batches: OnlineBatches) -> None:
+    def __init__(self, batches: OnlineBatches, buckets: tuple[int, ...] = ()) -> None:
         self._source = batches
+        self._buckets = buckets
         self._state = BatchState()
         self._stream: Iterator[tuple[Batch, BatchState]] | None = None
 
-    def next(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the next batch as groups of one length: ids (B, n) int64 and vectors (B, d) float32."""
+    def next(self) -> list[Group]:
+        """Return the next batch as groups of one length, or as one padded group."""
         if self._stream is None:
             self._stream = self._source.forever(self._state)
         batch, self._state = next(self._stream)
+        if self._buckets:
+            width = int(bucket_of(batch.lengths, self._buckets).max())
+            return [pad_group(batch.ids, batch.lengths, batch.vectors, width)]
         groups = []
         for length in np.unique(batch.lengths):
             rows = batch.lengths == length
-            groups.append((batch.ids[rows, : int(length)], batch.vectors[rows]))
+            groups.append(Group(batch.ids[rows, : int(length)], batch.vectors[rows]))
         return groups
 
     def state(self) -> dict[str, int]:

@@ -25,8 +25,9 @@ from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError, RecipeError
 from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.model.transplant import transplant_bert
 from unembed.training.online_feed import OnlineFeed, Sample
-from unembed.training.recipe import Recipe
+from unembed.training.recipe import ModelPart, Recipe
 from unembed.training.validation import Validation
 
 _log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def _cached(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
     model = recipe.model
     priors = model.token_prior or model.candidates > 0 or model.position_prior
     fitted = rows if priors else np.sort(rng.permutation(rows)[:_WHITENING_TEXTS])
-    return _Source(Feed(dataset, data.batch_size, recipe.run.seed, rows), validation, dataset, fitted)
+    return _Source(Feed(dataset, data.batch_size, recipe.run.seed, rows, data.buckets), validation, dataset, fitted)
 
 
 def _online(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
@@ -154,10 +155,11 @@ def _online(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
         data.batch_size,
         recipe.run.seed,
         Augmentation(data.join, data.crop, data.truncate),
+        drop_last=bool(data.buckets),
     )
     sample = Sample.draw(source, _ONLINE_TEXTS, data.limit)
     validation = Validation(held_out, part, _without(held_out, data.exclude_sources))
-    return _Source(OnlineFeed(source), validation, sample, np.arange(len(sample.lengths)))
+    return _Source(OnlineFeed(source, data.buckets), validation, sample, np.arange(len(sample.lengths)))
 
 
 def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
@@ -170,7 +172,7 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,
         pad_id=tokenizer.pad_id,
-        **{k: v for k, v in vars(recipe.model).items() if k != "init_embeddings"},
+        **{k: v for k, v in vars(recipe.model).items() if not k.startswith("init_")},
     )
     torch.manual_seed(recipe.run.seed)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
@@ -179,11 +181,21 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
 
 
 @torch.no_grad()
-def _start_weights(denoiser: Denoiser, encoder: Encoder, counts: Tensor, init_embeddings: bool) -> None:
+def _start_weights(denoiser: Denoiser, encoder: Encoder, counts: Tensor, part: ModelPart) -> None:
     log_p = torch.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
     denoiser.head.bias.copy_(log_p - log_p.mean())
+    if part.backbone == "bert" and part.init_blocks:
+        layers = getattr(encoder, "bert_state", lambda: None)()
+        if layers is None:
+            raise RecipeError(
+                f"The encoder {encoder.name} is no plain BERT, so a denoiser cannot start from its layers.",
+                'Set model.init_blocks = false, or model.backbone = "adaln-zero".',
+            )
+        taken = transplant_bert(denoiser, {k: torch.from_numpy(v) for k, v in layers.items()})
+        _log.info("the network starts from the encoder's own layers %s", taken)
+        return
     rows_of_encoder = getattr(encoder, "token_embeddings", None)
-    if not init_embeddings or rows_of_encoder is None:
+    if not part.init_embeddings or rows_of_encoder is None:
         return
     table = rows_of_encoder()
     if table is not None and table.shape == tuple(denoiser.embedding.weight.shape):
@@ -216,5 +228,5 @@ def prepare(recipe: Recipe) -> Prepared:
     _log.info("fitting the closed-form parts on %d texts", len(source.rows))
     batches = _batches(source.sample, source.rows, data.limit)
     _fill(denoiser, fit_closed_form(batches, tokenizer.size, data.limit, positions=recipe.model.position_prior))
-    _start_weights(denoiser, encoder, counts, recipe.model.init_embeddings)
+    _start_weights(denoiser, encoder, counts, recipe.model)
     return Prepared(denoiser, tokenizer, encoder.identity, source.feed, source.validation, counts)

@@ -35,8 +35,14 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ModelPart:
-    """Shape of the denoiser; see `DenoiserConfig` for the meaning of each key."""
+    """Shape of the denoiser; see `DenoiserConfig` for the meaning of each key.
 
+    Attributes:
+        init_embeddings: start the token embeddings from the encoder's own, where it has some of the same shape.
+        init_blocks: start the blocks from the encoder's own layers (backbone "bert", an encoder that is a BERT).
+    """
+
+    backbone: str = "adaln-zero"
     width: int = 384
     layers: int = 6
     heads: int = 6
@@ -53,10 +59,12 @@ class ModelPart:
     candidates: int = 0
     dropout: float = 0.0
     init_embeddings: bool = True
+    init_blocks: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("width", "layers", "heads"))
+        _one_of("model.backbone", self.backbone, ("adaln-zero", "bert"))
         _one_of("model.canvas", self.canvas, ("length", "eos"))
         _one_of("model.adaln", self.adaln, ("full", "shared", "factored"))
 
@@ -72,6 +80,8 @@ class DataPart:
         limit: longest text in tokens.
         exclude_sources: sources left out, as an out-of-domain test set.
         batch_size: texts a step.
+        buckets: lengths that texts are padded to, such as [8, 16, 24, 32], for static shapes on a GPU; empty: batches
+            of one exact length, nothing is padded.
         max_texts: use only the first so many texts of a seeded order, 0 for all.
         noise: standard deviation of noise added to a vector, as a share of its norm.
         join, crop, truncate: online only: how often a line is joined with the next, cut to a run of its words, cut
@@ -84,6 +94,7 @@ class DataPart:
     limit: int = 32
     exclude_sources: tuple[str, ...] = ()
     batch_size: int = 256
+    buckets: tuple[int, ...] = ()
     max_texts: int = 0
     noise: float = 0.0
     join: float = 0.1
@@ -93,6 +104,10 @@ class DataPart:
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("limit", "batch_size"))
+        if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.limit):
+            raise RecipeError(
+                f"data.buckets is {list(self.buckets)}.", f"Use lengths from 1 that end with {self.limit}."
+            )
         for name in ("join", "crop", "truncate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"data.{name} is {getattr(self, name)}.", "Use a probability from 0 to 1.")
@@ -141,6 +156,8 @@ class OptimizerPart:
         clip: greatest norm of the gradient.
         ema: decay of the average of the weights, kept in fp32.
         accumulate: batches a step.
+        matrices: how the blocks' matrices learn: "adamw" like everything else, or "muon" (orthogonalised momentum).
+        muon_lr: peak learning rate of Muon, on AdamW's scale (its updates are matched in size); 0 takes `lr`.
     """
 
     lr: float = 1e-3
@@ -151,10 +168,13 @@ class OptimizerPart:
     clip: float = 1.0
     ema: float = 0.999
     accumulate: int = 1
+    matrices: str = "adamw"
+    muon_lr: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("lr", "clip", "accumulate"))
+        _one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
         _one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
 
 
@@ -171,7 +191,9 @@ class RunPart:
         compile: torch.compile the blocks, "yes" or "no"; "auto" compiles on a GPU (on a CPU it takes a minute first).
         validate_every: seconds between validations.
         save_every: seconds between saves of the training state.
-        threads: CPU threads, 0 leaves torch's choice.
+        processes: processes that each compute the gradient of a batch of their own (cached shards on a CPU); a step
+            then takes so many batches.
+        threads: CPU threads of a process, 0 leaves torch's choice (1 where there are several processes).
         store_dtype: weights of the final checkpoint: "fp32", "fp16" or "int8".
     """
 
@@ -183,11 +205,13 @@ class RunPart:
     compile: str = "auto"
     validate_every: float = 120.0
     save_every: float = 600.0
+    processes: int = 1
     threads: int = 0
     store_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _positive(self, ("processes",))
         _one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("run.compile", self.compile, ("auto", "yes", "no"))
         _one_of("run.horizon", self.horizon, ("steps", "time"))

@@ -24,7 +24,7 @@ from unembed.training.shortlist import Shortlist
 
 
 class StepLoss:
-    """Turn a batch of one length into gradients.
+    """Turn a batch of one length, or padded to one, into gradients.
 
     Args:
         denoiser: the network.
@@ -54,12 +54,15 @@ class StepLoss:
             pool = torch.Generator().manual_seed(0)
             self._replacements = torch.multinomial(counts.float(), 100_000, replacement=True, generator=pool)
 
-    def _canvas(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def _canvas(self, ids: Tensor, lengths: Tensor | None, generator: torch.Generator) -> Tensor:
         """Fill with end tokens: half the batches up to the whole canvas, the others to a length drawn at random."""
         config = self.denoiser.config
         if config.canvas == "length":
             return ids
         least, most = ids.shape[1] + 1, config.canvas_length
+        if lengths is not None:
+            ids = ids.masked_fill(torch.arange(ids.shape[1]) >= lengths.unsqueeze(1), config.eos_id)
+            return extend_with_end(ids, most, config.eos_id)
         draw = torch.rand(2, generator=generator)
         width = most if draw[0] < 0.5 else least + int(draw[1] * (most - least + 1))
         return extend_with_end(ids, min(width, most), config.eos_id)
@@ -79,14 +82,22 @@ class StepLoss:
             out.append(Columns(tokens, added, place))
         return out
 
-    def backward(self, ids: Tensor, vectors: Tensor, generator: torch.Generator, scale: float = 1.0) -> float:
+    def backward(
+        self,
+        ids: Tensor,
+        vectors: Tensor,
+        generator: torch.Generator,
+        scale: float = 1.0,
+        lengths: Tensor | None = None,
+    ) -> float:
         """Accumulate the gradient of one batch and return its loss, nats a scored row.
 
         Args:
-            ids: (B, n) token ids, all of length n, on the CPU.
+            ids: (B, n) token ids on the CPU.
             vectors: (B, d) raw encoder vectors.
             generator: of masks, shortlist and noise.
             scale: factor of the gradient.
+            lengths: (B,) tokens of each text where rows are padded to n; None where all have n.
         """
         part = self.part
         device = self.denoiser.embedding.weight.device
@@ -95,22 +106,28 @@ class StepLoss:
             vectors = vectors + spread * torch.randn(vectors.shape, generator=generator)
         order = torch.randperm(len(ids), generator=generator)
         ids, vectors = ids[order], vectors[order]
+        own = torch.full((len(ids),), ids.shape[1]) if lengths is None else lengths[order]
+        padded = None if lengths is None else own
         causal = round(part.causal_share * len(ids))
         shares: list[tuple[Rows, Tensor, Tensor]] = []
         if causal < len(ids):
             text = ids[causal:]
+            part_lengths = None if padded is None else padded[causal:]
             rows = prepare_masked(
-                self._canvas(text, generator),
+                self._canvas(text, part_lengths, generator),
                 generator,
                 part.loss_weight,
                 part.guess_share,
                 part.guess_error,
                 self._replacements,
+                part_lengths if self.denoiser.config.canvas == "length" else None,
             )
             shares.append((rows, vectors[causal:], text))
         if causal:
             config = self.denoiser.config
-            shares.append((prepare_causal(ids[:causal], config.bos_id, config.eos_id), vectors[:causal], ids[:causal]))
+            part_lengths = None if padded is None else padded[:causal]
+            rows = prepare_causal(ids[:causal], config.bos_id, config.eos_id, part_lengths)
+            shares.append((rows, vectors[:causal], ids[:causal]))
         columns = self._columns([rows for rows, _, _ in shares], ids, generator)
         losses = []
         table = None
@@ -125,7 +142,7 @@ class StepLoss:
                 loss, _ = rows_loss(self.denoiser, condition, *placed, table)
             losses.append(loss)
         log_n = self.denoiser.length_log_probs(vectors.to(device))
-        target = torch.full((len(ids),), ids.shape[1] - 1, device=device)
+        target = (own - 1).to(device)
         total = torch.stack(losses).sum()
         (scale * (total + part.length_weight * F.nll_loss(log_n, target))).backward()
         return float(total.detach())

@@ -1,0 +1,108 @@
+"""The shape of the denoiser, as a checkpoint keeps it. Contents: `DenoiserConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unembed.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Everything that fixes the network's shape.
+
+    Attributes:
+        vector_dim: dimension d of the vectors.
+        vocab_size: size V of the vocabulary.
+        backbone: "adaln-zero" (pre-norm blocks that start as the identity) or "bert" (post-norm blocks of BERT's
+            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`).
+        width: model width; a multiple of `heads`.
+        layers: number of blocks.
+        heads: attention heads.
+        mlp: hidden width of each MLP; 0 means 4 width.
+        embedding_dim: width of the tied token embedding; 0 means `width`.
+        limit: longest text in tokens.
+        canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
+        adaln: "full", "shared" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
+        adaln_rank: inner dimension of the factored modulation.
+        prefix_tokens: memory rows made from the vector.
+        whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
+        token_prior: gated closed-form log-odds on the logits (design, decision 5).
+        prior_once: a token that stands in the text already gets no bias from the token prior any more; its evidence is
+            explained (without it words repeat).
+        position_prior: gated token-at-position log-odds on the logits.
+        candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
+        causal: trained with causal rows too, so that it can draft left to right.
+        dropout: dropout while training.
+        mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
+    """
+
+    vector_dim: int
+    vocab_size: int
+    backbone: str = "adaln-zero"
+    width: int = 384
+    layers: int = 6
+    heads: int = 6
+    mlp: int = 0
+    embedding_dim: int = 0
+    limit: int = 32
+    canvas: str = "length"
+    adaln: str = "full"
+    adaln_rank: int = 64
+    prefix_tokens: int = 8
+    whiten: bool = True
+    token_prior: bool = False
+    prior_once: bool = True
+    position_prior: bool = False
+    candidates: int = 0
+    causal: bool = False
+    dropout: float = 0.0
+    mask_id: int = 103
+    eos_id: int = 102
+    bos_id: int = 101
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        if self.canvas not in ("length", "eos"):
+            raise InputError(f"canvas is {self.canvas!r}.", 'Use "length" or "eos".')
+        if self.adaln not in ("full", "shared", "factored"):
+            raise InputError(f"adaln is {self.adaln!r}.", 'Use "full", "shared" or "factored".')
+        if self.backbone not in ("adaln-zero", "bert"):
+            raise InputError(f"backbone is {self.backbone!r}.", 'Use "adaln-zero" or "bert".')
+        if self.backbone == "bert" and self.embedding_dim not in (0, self.width):
+            raise InputError(
+                f"The bert backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
+                "Leave embedding_dim out.",
+            )
+        if self.width % self.heads:
+            raise InputError(
+                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
+            )
+        if min(self.vector_dim, self.vocab_size, self.width, self.layers, self.limit) < 1:
+            raise InputError("A size of the denoiser is below 1.", "Use sizes of at least 1.")
+
+    @property
+    def canvas_length(self) -> int:
+        """Positions of the longest canvas."""
+        return self.limit + (self.canvas == "eos")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
+        """Build from a checkpoint's JSON.
+
+        Raises:
+            CheckpointError: a key that this version does not know, or one that is missing.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CheckpointError(
+                f"The model config does not fit this version ({error}).",
+                "Use the version of unembed that wrote the checkpoint, or train again.",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
