@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unembed.machine import describe
 
 NEW = ["model.backbone='adaln-zero'", "model.layers=4", "model.heads=6", "optimizer.lr=1.2e-3", "optimizer.warmup=50"]
@@ -106,6 +108,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=small)
     arguments = parser.parse_args()
     out = Path(arguments.out)
+    torch.set_num_threads(1)  # as each variant has
+    machine = describe()["summary"]
     waiting = list(arguments.variants)
     running: dict[int, tuple[str, subprocess.Popen[str]]] = {}
     while waiting or running:
@@ -130,7 +134,7 @@ def main() -> None:
                     "setting": VARIANTS[name][0],
                     "overrides": VARIANTS[name][1],
                     "recipe": arguments.recipe,
-                    "machine": describe()["summary"],
+                    "machine": machine,
                     "minutes": arguments.minutes,
                     "cores": 1,
                     "seed": arguments.seed,

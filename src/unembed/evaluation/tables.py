@@ -109,20 +109,28 @@ def ablation_table(ablations: Sequence[dict[str, Any]]) -> str:
     """Experiments at equal wall-clock.
 
     Args:
-        ablations: entries {name, setting, minutes, seed, texts_seen, metrics, n}; a metric is {value, low, high}, or a
-            number where it has no interval; its name may begin with the strategy ("adaptive/token_f1").
+        ablations: entries {name, setting, recipe, machine, minutes, seed, texts_seen, metrics, n}; a metric is
+            {value, low, high}, or a number where it has no interval; its name may begin with the strategy
+            ("adaptive/token_f1").
     """
-    names = list(dict.fromkeys(name for entry in ablations for name in entry["metrics"]))
-    rows = [
-        [
-            entry["name"],
-            entry["setting"],
-            *map(_number, (entry.get("minutes"), entry.get("seed"), entry.get("texts_seen"), entry.get("n"))),
-            *(cell(name, entry["metrics"].get(name)) for name in names),
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in ablations:  # equal wall-clock means the same only on the same machine
+        groups.setdefault(f"`{entry.get('recipe') or '-'}` on {entry.get('machine') or '-'}", []).append(entry)
+    parts = []
+    for title, entries in groups.items():
+        names = list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))
+        rows = [
+            [
+                entry["name"],
+                entry["setting"],
+                *map(_number, (entry.get("minutes"), entry.get("seed"), entry.get("texts_seen"), entry.get("n"))),
+                *(cell(name, entry["metrics"].get(name)) for name in names),
+            ]
+            for entry in entries
         ]
-        for entry in ablations
-    ]
-    return table(["experiment", "setting", "minutes", "seed", "texts seen", "n", *names], rows, left=2)
+        parts.append(f"Variants of {title}:\n")
+        parts.append(table(["experiment", "setting", "minutes", "seed", "texts seen", "n", *names], rows, left=2))
+    return "\n".join(parts)
 
 
 def example_table(examples: Sequence[dict[str, Any]]) -> str:

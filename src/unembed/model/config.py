@@ -1,4 +1,4 @@
-"""The shape of the denoiser, as a checkpoint keeps it. Contents: `DenoiserConfig`."""
+"""The shape of the denoiser, as a checkpoint keeps it. Contents: `Shape`, `DenoiserConfig`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 
 from unembed.errors import CheckpointError, InputError
 
+_CHOICES = {
+    "canvas": ("length", "eos"),
+    "adaln": ("full", "shared", "factored"),
+    "backbone": ("adaln-zero", "bert"),
+}
 
-@dataclass(frozen=True)
-class DenoiserConfig:
-    """Everything that fixes the network's shape.
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a recipe may choose of the network.
 
     Attributes:
-        vector_dim: dimension d of the vectors.
-        vocab_size: size V of the vocabulary.
         backbone: "adaln-zero" (pre-norm blocks that start as the identity) or "bert" (post-norm blocks of BERT's
             shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`).
         width: model width; a multiple of `heads`.
@@ -22,7 +26,6 @@ class DenoiserConfig:
         heads: attention heads.
         mlp: hidden width of each MLP; 0 means 4 width.
         embedding_dim: width of the tied token embedding; 0 means `width`.
-        limit: longest text in tokens.
         canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
         adaln: "full", "shared" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
         adaln_rank: inner dimension of the factored modulation.
@@ -33,20 +36,15 @@ class DenoiserConfig:
             explained (without it words repeat).
         position_prior: gated token-at-position log-odds on the logits.
         candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
-        causal: trained with causal rows too, so that it can draft left to right.
         dropout: dropout while training.
-        mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
     """
 
-    vector_dim: int
-    vocab_size: int
     backbone: str = "adaln-zero"
     width: int = 384
     layers: int = 6
     heads: int = 6
     mlp: int = 0
     embedding_dim: int = 0
-    limit: int = 32
     canvas: str = "length"
     adaln: str = "full"
     adaln_rank: int = 64
@@ -56,31 +54,57 @@ class DenoiserConfig:
     prior_once: bool = True
     position_prior: bool = False
     candidates: int = 0
-    causal: bool = False
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built.
+
+        Raises:
+            InputError: the key and what it may be.
+        """
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
+        for name in ("width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}.", "Use a number above 0.")
+        if self.width % self.heads:
+            raise InputError(
+                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
+            )
+        if self.backbone == "bert" and self.embedding_dim not in (0, self.width):
+            raise InputError(
+                f"The bert backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
+                "Leave embedding_dim out.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(Shape):
+    """Everything that fixes the network: its shape, and what data and objective add to it.
+
+    Attributes:
+        vector_dim: dimension d of the vectors.
+        vocab_size: size V of the vocabulary.
+        limit: longest text in tokens.
+        causal: trained with causal rows too, so that it can draft left to right.
+        mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
+    """
+
+    vector_dim: int
+    vocab_size: int
+    limit: int = 32
+    causal: bool = False
     mask_id: int = 103
     eos_id: int = 102
     bos_id: int = 101
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built."""
-        if self.canvas not in ("length", "eos"):
-            raise InputError(f"canvas is {self.canvas!r}.", 'Use "length" or "eos".')
-        if self.adaln not in ("full", "shared", "factored"):
-            raise InputError(f"adaln is {self.adaln!r}.", 'Use "full", "shared" or "factored".')
-        if self.backbone not in ("adaln-zero", "bert"):
-            raise InputError(f"backbone is {self.backbone!r}.", 'Use "adaln-zero" or "bert".')
-        if self.backbone == "bert" and self.embedding_dim not in (0, self.width):
-            raise InputError(
-                f"The bert backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
-                "Leave embedding_dim out.",
-            )
-        if self.width % self.heads:
-            raise InputError(
-                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
-            )
-        if min(self.vector_dim, self.vocab_size, self.width, self.layers, self.limit) < 1:
+        """Refuse sizes below 1; see also `Shape`."""
+        super().__post_init__()
+        if min(self.vector_dim, self.vocab_size, self.limit) < 1:
             raise InputError("A size of the denoiser is below 1.", "Use sizes of at least 1.")
 
     @property

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unembed.errors import RecipeError
+from unembed.errors import InputError, RecipeError
+from unembed.model.config import Shape
 
 
 def _positive(part: Any, names: Iterable[str]) -> None:
@@ -33,40 +34,17 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise RecipeError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
 
 
-@dataclass(frozen=True)
-class ModelPart:
-    """Shape of the denoiser; see `DenoiserConfig` for the meaning of each key.
+@dataclass(frozen=True, kw_only=True)
+class ModelPart(Shape):
+    """Shape of the denoiser (see `Shape` for its keys), and what its weights start from.
 
     Attributes:
         init_embeddings: start the token embeddings from the encoder's own, where it has some of the same shape.
         init_blocks: start the blocks from the encoder's own layers (backbone "bert", an encoder that is a BERT).
     """
 
-    backbone: str = "adaln-zero"
-    width: int = 384
-    layers: int = 6
-    heads: int = 6
-    mlp: int = 0
-    embedding_dim: int = 0
-    canvas: str = "length"
-    adaln: str = "full"
-    adaln_rank: int = 64
-    prefix_tokens: int = 8
-    whiten: bool = True
-    token_prior: bool = False
-    prior_once: bool = True
-    position_prior: bool = False
-    candidates: int = 0
-    dropout: float = 0.0
     init_embeddings: bool = True
     init_blocks: bool = True
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _positive(self, ("width", "layers", "heads"))
-        _one_of("model.backbone", self.backbone, ("adaln-zero", "bert"))
-        _one_of("model.canvas", self.canvas, ("length", "eos"))
-        _one_of("model.adaln", self.adaln, ("full", "shared", "factored"))
 
 
 @dataclass(frozen=True)
@@ -327,7 +305,10 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
             hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}."
             raise RecipeError(f"The recipe has an unknown key {name}.", hint)
         arguments[key] = _convert(hints[key], value, name)
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except InputError as error:  # a part that others check too
+        raise RecipeError(f"{where}: {error.what}", error.do) from error
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
