@@ -1,7 +1,7 @@
 """Fill the results table of README.md from docs/results/*.json; no number in it is typed.
 
-    python scripts/fill_readme.py           # write
-    python scripts/fill_readme.py --check   # exit 1 when the table is not what the files say
+python scripts/fill_readme.py           # write
+python scripts/fill_readme.py --check   # exit 1 when the table is not what the files say
 """
 
 from __future__ import annotations

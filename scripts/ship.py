@@ -89,7 +89,8 @@ def card(folder: Path) -> str:
     results, _ = read_results(ROOT / "docs" / "results")
     shown = [r for r in results if r.get("default") or r["kind"] == "baseline"]
     lines = [
-        [r["data"]["name"], r["name"], str(r["data"]["n"]), *(cell(m, r["metrics"].get(m)) for m in SHOWN)] for r in shown
+        [r["data"]["name"], r["name"], str(r["data"]["n"]), *(cell(m, r["metrics"].get(m)) for m in SHOWN)]
+        for r in shown
     ]
     size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix != ".md") / 2**20
     parameters = notes["parameters"]

@@ -222,9 +222,7 @@ def test_left_to_right_without_causal_rows_is_refused() -> None:
         denoiser.start_causal(denoiser.condition(torch.randn(1, D)))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"canvas": "fixed"}, {"adaln": "none"}, {"heads": 5}, {"layers": 0}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"canvas": "fixed"}, {"adaln": "none"}, {"heads": 5}, {"layers": 0}], ids=str)
 def test_shapes_that_cannot_be_built_are_refused(changes: dict) -> None:
     """A config is checked when it is made."""
     with pytest.raises(InputError):

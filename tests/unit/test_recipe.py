@@ -32,7 +32,7 @@ def test_overrides_are_read_as_toml_or_text() -> None:
         [
             "optimizer.lr=3e-4",
             "model.whiten=false",
-            "model.width=128",
+            "model.width=192",
             "data.encoder=hashing",
             "optimizer.betas=[0.8, 0.9]",
         ],
