@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from unembed.errors import CheckpointError
-from unembed.model.checkpoint import SHARD_BYTES, load_checkpoint, save_checkpoint, verify_checkpoint
+from unembed.model.checkpoint import SHARD_BYTES, _decode, load_checkpoint, save_checkpoint, verify_checkpoint
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 
 CONFIG = DenoiserConfig(
@@ -51,6 +52,18 @@ def test_small_types_stay_close(tmp_path: Path, dtype: str, bound: float) -> Non
             step = value.abs().amax(1, keepdim=True) * bound + 1e-6
             assert ((loaded[name] - value).abs() <= step).all(), name
     assert torch.equal(loaded["whitening.matrix"], denoiser.whitening.matrix)
+
+
+def test_counts_above_fp16_do_not_become_infinite(tmp_path: Path) -> None:
+    """They did in 0.1.0: a run started from shipped weights had NaN as its first loss (leave-one-out of the prior)."""
+    denoiser = Denoiser(replace(CONFIG, vocab_size=5000)).eval()
+    assert denoiser.token_prior is not None
+    denoiser.token_prior.counts[:] = torch.linspace(0, 2e6, 5000)
+    save_checkpoint(tmp_path / "c", denoiser, "{}", {}, {}, dtype="int8")
+    loaded = load_checkpoint(tmp_path / "c").denoiser.token_prior
+    assert loaded is not None
+    assert torch.equal(loaded.counts, denoiser.token_prior.counts)
+    assert _decode({"a": torch.tensor([torch.inf, 2.0]).half()})["a"].isfinite().all()
 
 
 def test_large_tensors_are_split_into_shards(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from unembed.model.quantisation import quantise_rows
 FORMAT = "unembed-checkpoint"
 VERSION = 1
 SHARD_BYTES = 15 * 2**20 - 4096
-_EXACT = ("whitening.matrix", "position_prior.basis")
+_EXACT = ("whitening.matrix", "position_prior.basis", "token_prior.counts")
 _REPAIR = "Fetch the checkpoint again, or train a new one."
 
 
@@ -87,7 +87,8 @@ def _decode(stored: dict[str, Tensor]) -> dict[str, Tensor]:
             base = name.removesuffix(":int8")
             out[base] = value.float() * whole[f"{base}:scale"].unsqueeze(1)
         elif not name.endswith(":scale"):
-            out[name] = value.float() if value.dtype == torch.float16 else value
+            # Version 0.1.0 stored counts above 65,504 as infinity.
+            out[name] = value.float().clamp(max=65504.0) if value.dtype == torch.float16 else value
     return out
 
 

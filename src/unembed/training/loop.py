@@ -326,11 +326,14 @@ class _Run:
         denoiser = self.prepared.denoiser
         denoiser.train(False)
         self.ema.swap(denoiser)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads * self.recipe.run.processes)  # the workers wait meanwhile
         try:
             metrics: dict[str, Any] = dict(self.prepared.validation.loss(denoiser))
             if decoded:
                 metrics |= self.prepared.validation.decoded(denoiser)
         finally:
+            torch.set_num_threads(threads)
             self.ema.swap(denoiser)
         reporter.validation(self.facts, metrics)
         return metrics
