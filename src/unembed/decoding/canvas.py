@@ -5,7 +5,8 @@ Contents: `Canvas`, `empty_canvas`, `open_canvases`, `last_given`, `check_given`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,12 @@ class Canvas:
     def free(self) -> Tensor:
         """(D, n) bool: positions that decoding fills."""
         return self.inside & ~self.given
+
+    def select(self, rows: Tensor) -> Canvas:
+        """Return a canvas of the drafts `rows` (R,) alone; what the texts have spent stays spent."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: dict[str, Any] = {n: v[rows] for n, v in parts.items() if isinstance(v, Tensor) and n != "spent"}
+        return replace(self, **tensors, history=[self.history[i] for i in rows.tolist()])
 
     def reopen(self, index: Tensor, which: Tensor) -> None:
         """Mask the positions `which` (A, n) of the drafts `index` (A,) again."""

@@ -1,6 +1,6 @@
 """From a finished canvas to drafts: their scores, and which one is given back.
 
-Contents: `choose`, `agreement`.
+Contents: `choose`, `keep_best`, `agreement`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,33 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
     return [_best(group, config.choose) for group in groups]
 
 
+def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
+    """Rows of the `config.keep` best left-to-right drafts of each text, as left-to-right would choose them.
+
+    Args:
+        canvas: drafts that have just been made from left to right.
+        config: keep, choose, length_power.
+
+    Returns:
+        (R,) rows, ascending.
+    """
+    likelihood = (canvas.log_prob * canvas.free).double().sum(1) + canvas.end_log_prob.double()
+    inside = (canvas.written() & (canvas.ids != canvas.end_id)).cpu()
+    ids = canvas.ids.cpu()
+    drafts = [tuple(ids[i, inside[i]].tolist()) for i in range(len(canvas))]
+    score = [float(x) / max(len(d), 1) ** config.length_power for x, d in zip(likelihood, drafts, strict=True)]
+    groups: list[list[int]] = [[] for _ in range(len(canvas.spent))]
+    for row, text in enumerate(canvas.text.tolist()):
+        groups[text].append(row)
+    kept: list[int] = []
+    for rows in groups:
+        order, _ = _ranked([drafts[i] for i in rows], [score[i] for i in rows], config.choose)
+        distinct = dict.fromkeys(drafts[rows[i]] for i in order)
+        first = {draft: next(rows[i] for i in order if drafts[rows[i]] == draft) for draft in distinct}
+        kept += list(first.values())[: config.keep]
+    return canvas.text.new_tensor(sorted(kept))
+
+
 def canvas_limit(canvas: Canvas) -> int:
     """Longest text in tokens: the canvas without the place of its last end token."""
     return canvas.ids.shape[1] - (canvas.end_id >= 0)
@@ -71,12 +98,15 @@ def agreement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> floa
     return token_f1([draft] * len(others), others) if others else 1.0
 
 
-def _best(drafts: list[Draft], how: str) -> Draft:
+def _ranked(ids: list[tuple[int, ...]], score: list[float], how: str) -> tuple[list[int], list[float]]:
+    """Order drafts, best first, and the scores that the order goes by."""
     if how == "mbr":
-        ids = [draft.ids for draft in drafts]
         means = [agreement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
-        order = sorted(range(len(drafts)), key=lambda i: (-means[i], -drafts[i].score))
-        ranked = [replace(drafts[i], score=means[i]) for i in order]
-    else:
-        ranked = sorted(drafts, key=lambda draft: -draft.score)
+        return sorted(range(len(ids)), key=lambda i: (-means[i], -score[i])), means
+    return sorted(range(len(ids)), key=lambda i: -score[i]), score
+
+
+def _best(drafts: list[Draft], how: str) -> Draft:
+    order, score = _ranked([draft.ids for draft in drafts], [draft.score for draft in drafts], how)
+    ranked = [replace(drafts[i], score=score[i]) for i in order]
     return replace(ranked[0], alternatives=tuple(ranked[1:]))

@@ -43,6 +43,7 @@ class DecodeConfig:
         remask_rate: two-stage: share of the draft that is re-masked; draft-correct: the share at the first pass.
         entropy_bound: adaptive: nats that a group of tokens committed together may hold besides its largest.
         beam: hypotheses kept by left-to-right and draft-correct.
+        keep: draft-correct: the best so many different drafts of a text are corrected, 0 for all.
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
         choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
@@ -66,6 +67,7 @@ class DecodeConfig:
     remask_rate: float = 0.5
     entropy_bound: float = 0.5
     beam: int = 1
+    keep: int = 0
     seed: int = 0
     choose: str = "likelihood"
     score: str = "commit"
@@ -85,7 +87,8 @@ class DecodeConfig:
         _one_of("score", self.score, ("commit", "pseudo"))
         for name in ("passes", "samples", "lengths", "beam"):
             _whole(name, getattr(self, name), least=1)
-        _whole("seed", self.seed, least=0)
+        for name in ("seed", "keep"):
+            _whole(name, getattr(self, name), least=0)
         _within("temperature", self.temperature, 0, 100)
         _within("guidance", self.guidance, 0, 100)
         _within("remask", self.remask, 0, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, check_given, check_lengths, last_given, open_canvases
 from unembed.decoding.causal import draft_left_to_right
-from unembed.decoding.choosing import choose
+from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.proposals import Proposer
@@ -115,6 +115,8 @@ def _decode(
     end = last_given(given, len(vectors), device)
     if strategy.causal_draft:
         canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, given, traced)
+        if config.strategy == "draft-correct" and config.keep:
+            canvas = canvas.select(keep_best(canvas, config))
         keys = [(0, number) for number in canvas.number.tolist()]
     else:
         canvas, keys = open_canvases(denoiser, vectors, config, given, known_lengths)
