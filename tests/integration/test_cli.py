@@ -208,6 +208,29 @@ def test_models(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "models", "verify", place.model).out.count("ok ") == len(shown["files"])
 
 
+def test_a_dry_run_measures_and_writes_nothing(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from functools import partial
+
+    from unembed.training import estimate
+
+    monkeypatch.setattr(estimate, "estimate", partial(estimate.estimate, seconds=0.2, warmup=1))
+    monkeypatch.chdir(tmp_path)
+    args = ["train", place.recipe, "--dry-run", "--set", f'data.shards="{place.shards}"']
+    found = json.loads(run(capsys, *args, "--json").out)
+    assert found["texts"] == 160 - 16
+    assert found["texts_per_second"] > 0 and found["operations_per_text"] > 0 and found["memory_bytes"] > 2**20
+    assert found["epochs"] == pytest.approx(found["hours"] * 3600 * found["texts_per_second"] / found["texts"])
+    boxed = json.loads(run(capsys, *args, "--json", "--set", "run.steps=0", "--max-time", "2h").out)
+    assert boxed["hours"] == 2
+    shown = run(capsys, *args).out
+    for words in ("parameters", "GFLOP", "texts/s", "hours", "epochs", "GiB"):
+        assert words in shown
+    assert not list(tmp_path.iterdir())
+    fails(capsys, ["train", place.recipe], "--out", "--dry-run")
+
+
 def test_train_resumes_and_starts_from_weights(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,28 +5,35 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from unembed.cli.options import output_options
+from unembed.errors import InputError
+
+if TYPE_CHECKING:
+    from unembed.training.recipe import Recipe
 
 
 @click.command("train")
 @click.argument("recipe", metavar="RECIPE", type=click.Path(dir_okay=False))
-@click.option("--out", "-o", required=True, metavar="FOLDER", help="Where the run and its checkpoint are written.")
+@click.option("--out", "-o", metavar="FOLDER", help="Where the run and its checkpoint are written.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe; repeatable.")
 @click.option("--max-time", metavar="TIME", help='Time box, such as "90s", "20m" or "2h".')
 @click.option("--resume", is_flag=True, help="Go on from the state in --out.")
 @click.option("--init-from", metavar="MODEL", help="Start from the weights of a checkpoint.")
+@click.option("--dry-run", is_flag=True, help="Measure for ten seconds what the run would cost; write nothing.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @output_options
 def command(
     recipe: str,
-    out: str,
+    out: str | None,
     overrides: tuple[str, ...],
     max_time: str | None,
     resume: bool,
     init_from: str | None,
+    dry_run: bool,
     device: str | None,
     as_json: bool,
     quiet: bool,
@@ -38,6 +45,7 @@ def command(
 
     \b
     Examples:
+      unembed train recipes/default.toml --dry-run
       unembed train recipes/default.toml --out runs/mine --max-time 9m
       unembed train recipes/default.toml --out runs/mine --resume
       unembed train recipes/default.toml --out runs/small --set model.width=256 --set optimizer.lr=3e-4
@@ -49,6 +57,11 @@ def command(
 
     start_logging(quiet)
     resolved = Recipe.load(recipe, overrides)
+    if dry_run:
+        _show_estimate(resolved, max_time, device, as_json)
+        return
+    if out is None:
+        raise InputError("No folder is given for the run.", "Name one with --out, or use --dry-run.")
     result = train(
         resolved,
         Path(out),
@@ -64,3 +77,32 @@ def command(
     note(f"{result.texts} texts in {result.steps} steps; the checkpoint is {result.checkpoint}.", quiet)
     if not result.finished:
         note("The horizon is not reached: the same command with --resume goes on.", quiet)
+
+
+def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_json: bool) -> None:
+    """Print what the run would cost."""
+    from rich.table import Table
+
+    from unembed.cli.console import show_json, stdout_console
+    from unembed.training.estimate import estimate
+    from unembed.training.loop import with_run
+
+    found = estimate(with_run(recipe, max_time=max_time) if max_time else recipe, device)
+    if as_json:
+        show_json(found.to_dict())
+        return
+    table = Table(box=None, show_header=False)
+    counts, pace = found.parameters, found.pace
+    rows = [
+        ("parameters", f"{counts['total']:,} in all, {counts['blocks']:,} in blocks"),
+        ("operations a text", f"{found.operations_per_text / 1e9:.2f} GFLOP"),
+        ("speed", f"{found.texts_per_second:.0f} texts/s ({pace.precision}, {recipe.run.processes} process(es))"),
+        ("compilation and warm-up", f"{pace.warmup_seconds:.0f} s"),
+        ("length of the run", f"{found.hours:.2f} hours"),
+        ("texts of an epoch", f"{found.texts:,}" if found.texts else "unknown (embedded online)"),
+        ("epochs", f"{found.epochs:.2f}" if found.texts else "unknown"),
+        ("memory of a process", f"{found.memory_bytes / 2**30:.1f} GiB"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    stdout_console().print(table)
