@@ -34,11 +34,24 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "beam-4-correct-2": ("draft-correct", {"beam": 4, "passes": 2, "remask_rate": 0.3}),
     "beam-4-correct-4": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.3}),
     "beam-8-correct-4-pseudo": ("draft-correct", {"beam": 8, "passes": 4, "remask_rate": 0.3, "score": "pseudo"}),
+    "beam-4-correct-8": ("draft-correct", {"beam": 4, "passes": 8, "remask_rate": 0.3}),
+    "beam-4-correct-4-half": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.5}),
+    "beam-8-keep-1-correct-4": ("draft-correct", {"beam": 8, "keep": 1, "passes": 4, "remask_rate": 0.3}),
+    "beam-8-keep-4-correct-4": ("draft-correct", {"beam": 8, "keep": 4, "passes": 4, "remask_rate": 0.3}),
+    "samples-16-mbr-keep-1-correct-4": (
+        "draft-correct",
+        {"samples": 16, "temperature": 0.6, "choose": "mbr", "keep": 1, "passes": 4, "remask_rate": 0.3},
+    ),
+    "samples-16-mbr-keep-4-correct-4": (
+        "draft-correct",
+        {"samples": 16, "temperature": 0.6, "choose": "mbr", "keep": 4, "passes": 4, "remask_rate": 0.3},
+    ),
     "adaptive-8": ("adaptive", {"passes": 8}),
     "adaptive-8-lengths-1": ("adaptive", {"passes": 8, "lengths": 1}),
     "adaptive-16-lengths-5": ("adaptive", {"passes": 16, "lengths": 5}),
     "adaptive-8-power-1": ("adaptive", {"passes": 8, "length_power": 1.0}),
     "confidence-16": ("confidence", {"passes": 16}),
+    "confidence-32": ("confidence", {"passes": 32}),
 }
 
 
@@ -50,13 +63,14 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     parser.add_argument("--out", default="docs/results/extra/choose.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    inverter = Inverter.from_pretrained(args.model)
+    inverter = Inverter.from_pretrained(args.model, precision=args.precision)
     data = EvaluationSet.from_rows("english-validation", ShardDataset(args.validation), args.n, args.seed)
     rows = []
     for name in args.settings:
