@@ -46,6 +46,14 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "draft-correct",
         {"samples": 16, "temperature": 0.6, "choose": "mbr", "keep": 4, "passes": 4, "remask_rate": 0.3},
     ),
+    "samples-16-mbr-order-keep-1-correct-4": (
+        "draft-correct",
+        {"samples": 16, "temperature": 0.6, "choose": "mbr-order", "keep": 1, "passes": 4, "remask_rate": 0.3},
+    ),
+    "beam-8-keep-1-correct-4-length": (
+        "draft-correct",
+        {"beam": 8, "keep": 1, "passes": 4, "remask_rate": 0.3, "length_weight": 1.0},
+    ),
     "adaptive-8": ("adaptive", {"passes": 8}),
     "adaptive-8-lengths-1": ("adaptive", {"passes": 8, "lengths": 1}),
     "adaptive-16-lengths-5": ("adaptive", {"passes": 16, "lengths": 5}),

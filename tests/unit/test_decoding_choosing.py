@@ -7,7 +7,7 @@ import pytest
 import torch
 from decoding_helpers import some_vectors, tiny_denoiser
 
-from unembed.decoding.choosing import agreement
+from unembed.decoding.choosing import _ranked, agreement, placement
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
@@ -99,3 +99,14 @@ def test_given_tokens_do_not_count_in_the_likelihood() -> None:
     given = torch.full((2, 6), 9)
     draft = decode(denoiser, vectors, DecodeConfig(lengths=1), given=given)[0]
     assert draft.ids == (9,) * 6 and draft.log_likelihood == 0 and draft.passes == 0
+
+
+def test_order_counts_in_mbr_order() -> None:
+    """Of two drafts with the same words, the one whose words stand where the others have them is taken."""
+    drafts = [(1, 2, 3, 4), (4, 3, 2, 1), (1, 2, 3, 5), (1, 2, 3)]
+    assert placement((1, 2, 3, 4), [(1, 2, 3, 5), (1, 2)]) == pytest.approx((0.75 + 0.5) / 2)
+    assert placement((1,), []) == 1.0
+    order, score = _ranked(drafts, [0.0] * 4, "mbr-order")
+    assert order[0] == 0 and order[-1] == 1
+    expected = (agreement(drafts[0], drafts[1:]) + placement(drafts[0], drafts[1:])) / 2
+    assert score[0] == pytest.approx(expected)

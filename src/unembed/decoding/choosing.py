@@ -1,6 +1,6 @@
 """From a finished canvas to drafts: their scores, and which one is given back.
 
-Contents: `choose`, `keep_best`, `agreement`.
+Contents: `choose`, `keep_best`, `agreement`, `placement`.
 """
 
 from __future__ import annotations
@@ -98,10 +98,21 @@ def agreement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> floa
     return token_f1([draft] * len(others), others) if others else 1.0
 
 
+def placement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> float:
+    """Mean share of positions that a draft and each other have in common; 1 for a draft alone."""
+    if not others:
+        return 1.0
+    same = [sum(a == b for a, b in zip(draft, other, strict=False)) / max(len(draft), len(other)) for other in others]
+    return sum(same) / len(same)
+
+
 def _ranked(ids: list[tuple[int, ...]], score: list[float], how: str) -> tuple[list[int], list[float]]:
     """Order drafts, best first, and the scores that the order goes by."""
-    if how == "mbr":
+    if how.startswith("mbr"):
         means = [agreement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
+        if how == "mbr-order":
+            places = [placement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
+            means = [(mean + place) / 2 for mean, place in zip(means, places, strict=True)]
         return sorted(range(len(ids)), key=lambda i: (-means[i], -score[i])), means
     return sorted(range(len(ids)), key=lambda i: -score[i]), score
 

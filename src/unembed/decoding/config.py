@@ -47,7 +47,7 @@ class DecodeConfig:
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
         choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
-            others (minimum Bayes risk).
+            others (minimum Bayes risk), "mbr-order" the mean of that and of the share of equal positions.
         score: "commit" adds the log-probabilities at which tokens were committed, "pseudo" those of each half of the
             draft given the other half (two more passes a draft).
         length_weight: weight of log p(n) in the score; None is 1, or 0 for left-to-right drafts, whose own
@@ -83,7 +83,7 @@ class DecodeConfig:
         """
         _one_of("strategy", self.strategy, tuple(STRATEGIES))
         _one_of("remask_rule", self.remask_rule, ("probability", "threshold"))
-        _one_of("choose", self.choose, ("likelihood", "mbr"))
+        _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order"))
         _one_of("score", self.score, ("commit", "pseudo"))
         for name in ("passes", "samples", "lengths", "beam"):
             _whole(name, getattr(self, name), least=1)
