@@ -66,16 +66,20 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
 
     Args:
         canvas: drafts that have just been made from left to right.
-        config: keep, choose, length_power.
+        config: keep, choose, length_power; length_weight where it is given.
 
     Returns:
         (R,) rows, ascending.
     """
     likelihood = (canvas.log_prob * canvas.free).double().sum(1) + canvas.end_log_prob.double()
+    prior = (config.length_weight or 0.0) * canvas.prior.double()
     inside = (canvas.written() & (canvas.ids != canvas.end_id)).cpu()
     ids = canvas.ids.cpu()
     drafts = [tuple(ids[i, inside[i]].tolist()) for i in range(len(canvas))]
-    score = [float(x) / max(len(d), 1) ** config.length_power for x, d in zip(likelihood, drafts, strict=True)]
+    score = [
+        float(p) + float(x) / max(len(d), 1) ** config.length_power
+        for x, p, d in zip(likelihood, prior, drafts, strict=True)
+    ]
     groups: list[list[int]] = [[] for _ in range(len(canvas.spent))]
     for row, text in enumerate(canvas.text.tolist()):
         groups[text].append(row)
