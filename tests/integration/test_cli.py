@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -371,3 +372,19 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert err.strip() == "Interrupted."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many.txt"], "nothing half written is left"
+
+
+def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed script is valid shell, and what it asks the program is answered."""
+    script = run(capsys, "completion", "bash").out
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+    def ask(words: str) -> list[str]:
+        environment = {**os.environ, "_UNEMBED_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
+        environment["COMP_CWORD"] = str(len(words.split()) - 1)
+        command = [sys.executable, "-m", "unembed"]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return found.stdout.split()
+
+    assert ask("unembed inv") == ["plain,invert"]
+    assert "plain,--passes" in ask("unembed invert --pas")

@@ -19,6 +19,7 @@ from unembed.errors import UnembedError
 
 # Command -> the first sentence of its help. Held here so that `unembed --help` imports no command.
 COMMANDS = {
+    "completion": "Print the script that completes commands in a shell.",
     "doctor": "Check that this machine, the model and the encoder fit together.",
     "embed": "Embed texts into a file of vectors, or into training shards.",
     "evaluate": "Score a model on texts, with intervals and baselines.",
@@ -95,8 +96,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _close_stdout()
         return PIPE_CLOSED
-    except SystemExit:  # click ends so, and only so, when the reader of a pipe went away
-        return PIPE_CLOSED
+    except SystemExit as error:  # click ends so after a completion, and when the reader of a pipe went away
+        return int(error.code or 0) if "_UNEMBED_COMPLETE" in os.environ else PIPE_CLOSED
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}.", "Check the path, its permissions and the space on the disk.")

@@ -1,0 +1,72 @@
+"""Interrupted output: finished rows are kept, nothing is doubled, the file is the same."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from unembed.cli.chunks import Chunks, partial_folder
+from unembed.cli.output import open_writer
+from unembed.errors import DataError, InputError
+
+ROWS = [{"id": i, "text": f"=text {i}", "confidence": i / 7, "tokens": ["a", "b"], "p_exact": None} for i in range(10)]
+SETTINGS = {"model": "abc", "options": {"beam": 4}}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> None:
+    """Whatever chunk the first run ended after, and whether or not a chunk was cut by a kill."""
+    whole = tmp_path / f"whole{ending}"
+    with open_writer(whole) as write:
+        for start in range(0, 10, 3):
+            write(ROWS[start : start + 3])
+    for stop in range(4):
+        out = tmp_path / f"out{stop}{ending}"
+        first = Chunks(out, SETTINGS, resume=False)
+        for start in range(0, 3 * stop, 3):
+            first.write(ROWS[start : start + 3])
+        (partial_folder(out) / ".chunk-half.part").write_text("{")  # what a kill leaves behind
+        assert not out.exists()
+        second = Chunks(out, SETTINGS, resume=True)
+        assert second.done == 3 * stop
+        for start in range(second.done, 10, 3):
+            second.write(ROWS[start : start + 3])
+        second.finish()
+        assert out.read_bytes() == whole.read_bytes()
+        assert stat.S_IMODE(out.stat().st_mode) == 0o600
+        assert not partial_folder(out).exists()
+
+
+def test_rows_that_were_skipped_count_as_done(tmp_path: Path) -> None:
+    """A chunk says how many input rows it covers."""
+    out = tmp_path / "o.jsonl"
+    Chunks(out, SETTINGS, resume=False).write(ROWS[:2], covered=5)
+    again = Chunks(out, SETTINGS, resume=True)
+    assert again.done == 5
+    again.finish()
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_the_folder_is_private_and_never_overwritten(tmp_path: Path) -> None:
+    """Finished rows are not lost by a second run without --resume, nor mixed with rows of other settings."""
+    out = tmp_path / "o.csv"
+    Chunks(out, SETTINGS, resume=False).write(ROWS[:2])
+    folder = partial_folder(out)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    with pytest.raises(InputError, match="interrupted run.*--resume"):
+        Chunks(out, SETTINGS, resume=False)
+    with pytest.raises(InputError, match="had model 'abc', not 'xyz'"):
+        Chunks(out, {**SETTINGS, "model": "xyz"}, resume=True)
+    (folder / "chunk-0000000.jsonl").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        Chunks(out, SETTINGS, resume=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """One sentence on what, one on what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Cannot write"):
+        Chunks(tmp_path / "file" / "o.csv", SETTINGS, resume=False)
