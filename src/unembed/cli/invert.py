@@ -14,10 +14,12 @@ import click
 
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
 from unembed.errors import EncoderMismatchError, InputError
+from unembed.stores.files import STREAMS
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter, Recovery
     from unembed.stores.protocol import Store, VectorBatch
+    from unembed.stores.reading import BadRow, Reading
 
 CHUNK = 64  # vectors read and shown at a time
 
@@ -31,6 +33,11 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
 @click.option("--compare", metavar="NAME", help="Column with the true texts: show them beside, then the scores.")
+@click.option("--format", "kind", type=click.Choice(STREAMS), help="Format of standard input (-); default: jsonl.")
+@click.option("--scale", metavar="NUMBERS", help="Of int8 or uint8: a number, several, or a .npy file; see below.")
+@click.option("--offset", metavar="NUMBERS", help="Added after the scale: a number, several, or a .npy file.")
+@click.option("--packed", is_flag=True, help="Each byte holds 8 dimensions, the first in its highest bit.")
+@click.option("--skip-bad", is_flag=True, help="Report rows without a usable vector and leave them out.")
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
 @decoding_options
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
@@ -45,6 +52,11 @@ def command(
     id_column: str | None,
     keep: tuple[str, ...],
     compare: str | None,
+    kind: str | None,
+    scale: str | None,
+    offset: str | None,
+    packed: bool,
+    skip_bad: bool,
     limit_rows: int | None,
     trace: str | None,
     batch_size: int | None,
@@ -52,9 +64,12 @@ def command(
     quiet: bool,
     **decoding: Any,
 ) -> None:
-    """Recover texts from VECTORS, a .npy, .npz, .parquet, .jsonl, .csv or .safetensors file.
+    """Recover texts from VECTORS: a .npy, .npz, .parquet, .arrow, .jsonl, .csv or .safetensors file, or - for stdin.
 
     The confidence is the share of tokens (token_f1) that is expected to be right.
+
+    Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
+    file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
 
     \b
     Examples:
@@ -62,6 +77,7 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 5 --compare text
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.csv --keep source
       unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
+      unembed invert - --format npy --skip-bad < vectors.npy
     """
     from unembed.cli.console import progress
     from unembed.cli.output import check_output, open_writer
@@ -72,7 +88,8 @@ def command(
     for path, kinds in ((out, None), (trace, (".jsonl",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
-    store = open_store(vectors, column, id_column)
+    skipped = _Skipped(limit_rows, as_json, quiet) if skip_bad else None
+    store = open_store(vectors, column, id_column, reading=_reading(scale, offset, packed, skipped), kind=kind)
     inverter = _load(model, device, precision, store)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or 0)
@@ -96,6 +113,56 @@ def command(
             bar.advance(len(batch))
     if scores is not None:
         scores.show(as_json, quiet)
+    if skipped is not None:
+        skipped.show()
+
+
+def _reading(scale: str | None, offset: str | None, packed: bool, skipped: _Skipped | None) -> Reading:
+    """Make what the reader is told of the options."""
+    from unembed.stores.quantised import Quantisation, parse_numbers
+    from unembed.stores.reading import Reading
+
+    factor = parse_numbers(scale, "scale") if scale is not None else None
+    shift = parse_numbers(offset, "offset") if offset is not None else None
+    return Reading(Quantisation(factor, shift, packed), skipped)
+
+
+class _Skipped:
+    """What `--skip-bad` leaves out: a line for each of the first rows, then their count; all of them in JSON.
+
+    Args:
+        limit: rows from this number on are not looked at; None for no limit.
+        as_json: whether the rows are kept for `show` instead of printed.
+        quiet: print nothing.
+    """
+
+    LINES = 10
+
+    def __init__(self, limit: int | None, as_json: bool, quiet: bool) -> None:
+        self._limit, self._as_json, self._quiet = limit, as_json, quiet
+        self._count = 0
+        self._rows: list[dict[str, Any]] = []
+
+    def __call__(self, bad: BadRow) -> None:
+        """Take a row that the reader leaves out."""
+        from unembed.cli.console import note
+
+        if self._limit is not None and bad.row >= self._limit:
+            return
+        self._count += 1
+        if self._as_json:
+            self._rows.append({"row": bad.row, "reason": bad.reason})
+        else:
+            note(f"skipped: {bad.reason}", self._quiet or self._count > self.LINES)
+
+    def show(self) -> None:
+        """Print the count, or one JSON object with all of them."""
+        from unembed.cli.console import note, show_json
+
+        if self._as_json:
+            show_json({"skipped": self._rows}, indent=None)
+        elif self._count:
+            note(f"{self._count} {'row was' if self._count == 1 else 'rows were'} skipped.", self._quiet)
 
 
 def _load(model: str, device: str | None, precision: str, store: Store) -> Inverter:
@@ -113,14 +180,19 @@ def _load(model: str, device: str | None, precision: str, store: Store) -> Inver
 
 
 def _first(batches: Iterator[VectorBatch], count: int | None) -> Iterator[VectorBatch]:
-    """Cut the stream after `count` rows."""
-    left = count
+    """Cut the stream before the row with the number `count`; rows that were skipped count too."""
+    seen = 0
     for batch in batches:
-        if left is not None and len(batch) >= left:
+        if not len(batch):
+            continue
+        begin = max(batch.start, seen)  # a store of another package may number every batch from 0
+        rows = batch.rows if batch.rows is not None else range(begin, begin + len(batch))
+        left = len(batch) if count is None else sum(row < count for row in rows)
+        if left:
             yield batch.head(left)
+        seen = rows[-1] + 1
+        if count is not None and seen >= count:
             return
-        yield batch
-        left = None if left is None else left - len(batch)
 
 
 def _check_rows(batch: VectorBatch, source: str) -> None:
@@ -128,7 +200,7 @@ def _check_rows(batch: VectorBatch, source: str) -> None:
     empty = ~batch.vectors.any(axis=1)
     if empty.any():
         raise InputError(
-            f"Row {batch.start + int(empty.argmax())} of {source} is a vector of zeros.",
+            f"Row {batch.row(int(empty.argmax()))} of {source} is a vector of zeros.",
             "Remove that row: it holds nothing to recover.",
         )
 

@@ -1,25 +1,24 @@
-"""Vectors in array files: .npy (memory-mapped), .npz (streamed out of the archive) and .safetensors (sliced).
+"""Vectors in arrays: the store over slices of arrays, and .npy (mapped into memory, or row by row from a pipe).
 
-Nothing is unpickled: object arrays are refused. Other arrays of an archive with the same number of rows and one
-dimension become ids or metadata.
+Nothing is unpickled: object arrays are refused. `.npz` and `.safetensors` (archives.py, tensors.py) build on this.
 """
 
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.protocol import VectorBatch, check_dtype, choose_ids, choose_vectors, make_batch
+from unembed.stores.inputs import Input
+from unembed.stores.protocol import VectorBatch, check_dtype, make_batch
+from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, check_width, translated
 
 Read = Callable[[int, int], dict[str, Any]]
 
-_BYTES = "Restore the file from where it was made."
+MAX_HEADER = 10_000  # bytes of a .npy header, as numpy has it
 
 
 @dataclass(frozen=True)
@@ -28,173 +27,215 @@ class ArrayStore:
 
     Attributes:
         name: the path, for messages.
-        dimension: length of every vector.
+        width: numbers stored a row.
         count: number of rows.
         reader: opened once a pass; gives a function (start, stop) -> rows of every array by name, asked in order.
         vector_name: the array that holds the vectors.
         id_name: the array that holds the ids, or None.
+        scale_name: the array that holds one scale a row, or None.
+        row_bytes: bytes of one row over all arrays.
+        reading: what the numbers mean and what happens to bad rows.
     """
 
     name: str
-    dimension: int
+    width: int
     count: int
     reader: Callable[[], AbstractContextManager[Read]]
     vector_name: str
     id_name: str | None = None
+    scale_name: str | None = None
+    row_bytes: int = 0
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def dimension(self) -> int:
+        """Length of every vector."""
+        return self.reading.quantisation.dimension(self.width)
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
         """Yield the rows in order (see `Store.batches`)."""
+        size = max(1, min(batch, READ_BYTES // max(4 * self.dimension, self.row_bytes)))
         with self.reader() as read:
-            for start in range(0, self.count, batch):
-                rows = read(start, min(start + batch, self.count))
-                vectors = rows.pop(self.vector_name)
-                columns = {name: _plain(values) for name, values in rows.items()}
+            for start in range(0, self.count, size):
+                with translated(self.name, "arrays"):
+                    rows = read(start, min(start + size, self.count))
+                    vectors = rows.pop(self.vector_name)
+                    columns = {name: list(values.tolist()) for name, values in rows.items()}
                 ids = columns.pop(self.id_name) if self.id_name is not None else None
-                yield make_batch(vectors, ids, columns, self.name, start, self.dimension)
+                part = make_batch(
+                    vectors,
+                    ids,
+                    columns,
+                    self.name,
+                    start,
+                    self.width,
+                    reading=self.reading,
+                    scales=self.scale_name,
+                )
+                if len(part):
+                    yield part
 
 
-def _plain(values: Any) -> list[Any]:
-    """Turn a 1-D array into plain Python values."""
-    return list(values.tolist())
+@dataclass(frozen=True)
+class Header:
+    """The header of a .npy array.
+
+    Attributes:
+        shape: of the array.
+        dtype: numpy's type of its values.
+        fortran: whether columns lie together instead of rows.
+        begin: bytes of the header itself.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    fortran: bool
+    begin: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        width = int(self.dtype.itemsize)
+        for side in self.shape[1:]:
+            width *= side
+        return width
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of header and values."""
+        return self.begin + self.row_bytes * (self.shape[0] if self.shape else 1)
 
 
-def open_npy(path: Path, column: str | None = None, id_column: str | None = None) -> ArrayStore:
-    """Open a .npy file of shape (n, d), or (d,) for one vector, without reading it into memory.
+def read_header(stream: Any) -> Header:
+    """Read the header of a .npy stream.
+
+    Raises:
+        ValueError: not a header, or one of more than `MAX_HEADER` bytes (numpy's own exceptions too).
+    """
+    import struct
+
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(stream)
+    form = "<H" if version == (1, 0) else "<I"
+    raw = stream.read(struct.calcsize(form))
+    if len(raw) != struct.calcsize(form) or version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError("the header is cut or of an unknown version")
+    size = struct.unpack(form, raw)[0]
+    if size > MAX_HEADER:
+        raise ValueError(f"the header has {size} bytes")
+    text = stream.read(size)
+    if len(text) != size:
+        raise ValueError("the header is cut")
+    return _parse_header(text.decode("latin1" if version < (3, 0) else "utf-8"), 6 + 2 + len(raw) + size)
+
+
+def _parse_header(text: str, begin: int) -> Header:
+    """Make a header of its text, a Python literal with the keys descr, fortran_order and shape."""
+    import ast
+
+    import numpy as np
+    from numpy.lib import format as npy
+
+    values = ast.literal_eval(text.strip())
+    if not isinstance(values, dict) or set(values) != {"descr", "fortran_order", "shape"}:
+        raise ValueError("the header has other keys")
+    shape, fortran = values["shape"], values["fortran_order"]
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"the header announces the shape {str(shape)[:60]}")
+    if not isinstance(fortran, bool):
+        raise ValueError("the header has a wrong order")
+    return Header(shape, np.dtype(npy.descr_to_dtype(values["descr"])), fortran, begin)
+
+
+def read_rows(stream: Any, header: Header, rows: int, source: str) -> Any:
+    """Read the next rows of a .npy stream whose header has been read.
+
+    Args:
+        stream: the bytes.
+        header: of the array.
+        rows: how many.
+        source: what messages call the store.
+
+    Returns:
+        An array of shape (rows, ...).
+
+    Raises:
+        InputError: fewer rows are there.
+    """
+    import numpy as np
+
+    width = header.row_bytes
+    with translated(source, "a .npy array"):
+        data = stream.read(rows * width)
+    if len(data) != rows * width:
+        raise InputError(f"{source} is truncated: {rows} more rows were announced, fewer are there.", RESTORE)
+    return np.frombuffer(data, dtype=header.dtype).reshape(rows, *header.shape[1:])
+
+
+def open_npy(
+    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
+) -> ArrayStore:
+    """Open a .npy array of shape (n, d), or (d,) for one vector, without reading it into memory.
+
+    Args:
+        source: the bytes.
+        column: must be None, as the array has no name.
+        id_column: must be None.
+        reading: what the numbers mean and what happens to bad rows.
 
     Raises:
         InputError: not a .npy file, truncated, pickled, of another shape or not numeric.
     """
-    import numpy as np
-
+    reading = reading or Reading()
+    name = source.name
     if column is not None or id_column is not None:
-        raise InputError(f"{path} holds one array and no named columns.", "Leave out --column and --id-column.")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a .npy array ({_first_line(error)}).", _BYTES) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} is an archive, not a single array.", "Rename it to .npz.")
-    check_dtype(array.dtype, str(path))
-    if array.ndim == 1:
-        array = array[None, :]
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise InputError(f"{path} holds an array of shape {array.shape}.", "Store an array of shape (rows, dimension).")
+        raise InputError(f"{name} holds one array and no named columns.", "Leave out --column and --id-column.")
+    size = source.path.stat().st_size if source.path is not None and not source.once else None
+    with translated(name, "a .npy array"), source.open() as stream:
+        if stream.peek(4)[:4] == b"PK\x03\x04":
+            raise InputError(f"{name} is an archive, not a single array.", "Rename it to .npz.")
+        header = read_header(stream)
+    check_dtype(header.dtype, name)
+    shape = header.shape if len(header.shape) != 1 else (1, *header.shape)
+    if len(shape) != 2 or shape[1] == 0:
+        raise InputError(f"{name} holds an array of shape {shape}.", "Store an array of shape (rows, dimension).")
+    check_width(shape[1], name)
+    if shape[0] == 0:
+        raise InputError(f"{name} has no rows.", NO_ROWS)
+    if size is not None and size < header.total_bytes:
+        raise InputError(
+            f"{name} is truncated: its header announces {shape[0]} rows, {header.total_bytes} bytes in all, "
+            f"and the file has {size}.",
+            RESTORE,
+        )
+    reading.quantisation.check(shape[1], header.dtype.name, name, False)
+    flat = Header(shape, header.dtype, header.fortran, header.begin)
 
-    def reader() -> AbstractContextManager[Read]:
+    def mapped() -> AbstractContextManager[Read]:
+        import numpy as np
+
+        with translated(name, "a .npy array"):
+            array: Any = np.memmap(
+                str(source.path), header.dtype, "r", header.begin, shape, "F" if header.fortran else "C"
+            )
         return contextlib.nullcontext(lambda start, stop: {"vectors": array[start:stop]})
 
-    return ArrayStore(str(path), int(array.shape[1]), int(array.shape[0]), reader, "vectors")
-
-
-def open_npz(path: Path, column: str | None = None, id_column: str | None = None) -> ArrayStore:
-    """Open a .npz archive; its members are streamed, also when they are compressed.
-
-    Raises:
-        InputError: not an archive, no array of shape (n, d), pickled members, or an ambiguous choice.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
-            shapes = {}
-            for member in members:
-                with archive.open(member) as stream:
-                    shapes[member.removesuffix(".npy")] = _read_header(stream)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as an .npz archive ({_first_line(error)}).", _BYTES) from error
-    tables = {
-        name: f"{dtype}, {shape[0]} x {shape[1]}"
-        for name, (shape, dtype, fortran) in shapes.items()
-        if len(shape) == 2 and shape[1] > 0 and dtype.kind in "fiu" and not fortran
-    }
-    vector_name = choose_vectors(tables, column, str(path))
-    count, dimension = shapes[vector_name][0]
-    sides = [
-        name for name, (shape, dtype, _) in shapes.items() if shape == (count,) and dtype.kind in "fiubSU" and name
-    ]
-    id_name = choose_ids(sides, id_column, str(path))
-
     @contextlib.contextmanager
-    def reader() -> Iterator[Read]:
-        with contextlib.ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in (vector_name, *sides)}
-            for stream in streams.values():
-                _read_header(stream)
-            yield lambda start, stop: {
-                name: _read_rows(stream, shapes[name], stop - start, str(path)) for name, stream in streams.items()
-            }
+    def streamed() -> Iterator[Read]:
+        with source.open() as stream:
+            with translated(name, "a .npy array"):
+                read_header(stream)
+            yield lambda start, stop: {"vectors": read_rows(stream, flat, stop - start, name)}
 
-    return ArrayStore(str(path), dimension, count, reader, vector_name, id_name)
-
-
-def _read_header(stream: Any) -> tuple[tuple[int, ...], Any, bool]:
-    """Read the header of a .npy stream: shape, dtype, whether the order is Fortran's."""
-    from numpy.lib import format as npy
-
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return shape, dtype, fortran
-
-
-def _read_rows(stream: Any, header: tuple[tuple[int, ...], Any, bool], rows: int, source: str) -> Any:
-    """Read the next rows of a .npy stream whose header has been read."""
-    import numpy as np
-
-    shape, dtype, _ = header
-    width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-    try:
-        data = stream.read(rows * width)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{source} is damaged ({_first_line(error)}).", _BYTES) from error
-    if len(data) != rows * width:
-        raise InputError(f"{source} is truncated: {rows} rows were announced, fewer are there.", _BYTES)
-    return np.frombuffer(data, dtype=dtype).reshape(rows, *shape[1:])
-
-
-def open_safetensors(path: Path, column: str | None = None, id_column: str | None = None) -> ArrayStore:
-    """Open a .safetensors file; its only tensor of shape (n, d), or the one named, holds the vectors.
-
-    Raises:
-        InputError: not a safetensors file, no such tensor, or several.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            kinds = {name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({_first_line(error)}).", _BYTES) from error
-    tables = {
-        name: f"{dtype}, {shape[0]} x {shape[1]}"
-        for name, (shape, dtype) in kinds.items()
-        if len(shape) == 2 and shape[1] > 0 and dtype in ("F64", "F32", "F16", "BF16", "I8", "U8", "I16", "I32", "I64")
-    }
-    vector_name = choose_vectors(tables, column, str(path))
-    count, dimension = kinds[vector_name][0]
-    sides = [name for name, (shape, dtype) in kinds.items() if shape == [count] and dtype != "BF16"]
-    id_name = choose_ids(sides, id_column, str(path))
-    half = kinds[vector_name][1] == "BF16"  # numpy has no bfloat16: torch reads those slices
-
-    @contextlib.contextmanager
-    def reader() -> Iterator[Read]:
-        with (
-            safe_open(path, framework="pt" if half else "numpy") as first,
-            safe_open(path, framework="numpy") as second,
-        ):
-            vectors = first.get_slice(vector_name)
-            columns = {name: second.get_slice(name) for name in sides}
-
-            def read(start: int, stop: int) -> dict[str, Any]:
-                table = vectors[start:stop]
-                rows = {name: part[start:stop] for name, part in columns.items()}
-                return {vector_name: table.float().numpy() if half else table, **rows}
-
-            yield read
-
-    return ArrayStore(str(path), dimension, count, reader, vector_name, id_name)
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without its final stop."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    if source.once and header.fortran and shape[0] > 1:
+        raise InputError(f"{name} holds an array column by column.", "Save it as numpy.ascontiguousarray(array).")
+    return ArrayStore(
+        name,
+        shape[1],
+        shape[0],
+        streamed if source.once else mapped,
+        "vectors",
+        reading=reading,
+        row_bytes=flat.row_bytes,
+    )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.protocol import VectorBatch, choose_ids, choose_vectors, make_batch
+from unembed.stores.columns import Columns, choose_columns
+from unembed.stores.inputs import Input
+from unembed.stores.protocol import VectorBatch
+from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, guarded, translated
+
+_BUFFER = 1 << 20  # bytes that are read at a time, so that a large row group is not fetched whole
 
 
 @dataclass(frozen=True)
@@ -17,110 +21,75 @@ class ParquetStore:
 
     Attributes:
         name: the path, for messages.
-        path: the file.
-        dimension: length of every vector, from the type or from the first row.
         count: number of rows.
-        vector_name: the column that holds the vectors.
-        id_name: the column that holds the ids, or None.
+        source: the file.
+        columns: which columns hold what.
     """
 
     name: str
-    path: Path
-    dimension: int
     count: int
-    vector_name: str
-    id_name: str | None = None
+    source: Input
+    columns: Columns
+
+    @property
+    def dimension(self) -> int:
+        """Length of every vector."""
+        return self.columns.dimension
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
         """Yield the rows in order (see `Store.batches`)."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         start = 0
-        try:
-            with pq.ParquetFile(self.path) as file:
-                for rows in file.iter_batches(batch_size=batch):
-                    vectors = _to_array(rows.column(self.vector_name), self.dimension, self.name, start)
-                    columns = {
-                        name: rows.column(name).to_pylist() for name in rows.schema.names if name != self.vector_name
-                    }
-                    ids = columns.pop(self.id_name) if self.id_name is not None else None
-                    yield make_batch(vectors, ids, columns, self.name, start, self.dimension)
-                    start += rows.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _unreadable(self.path, error) from error
+        size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
+        with translated(self.name, "parquet"):
+            file = _open(self.source)
+        with file:
+            for rows in guarded(_checked(file.iter_batches(batch_size=size)), self.name, "parquet"):
+                part = self.columns.batch(rows, start)
+                start += rows.num_rows
+                if len(part):
+                    yield part
+        if start != self.count:
+            raise InputError(f"{self.name} announces {self.count} rows and holds {start}.", RESTORE)
 
 
-def open_parquet(path: Path, column: str | None = None, id_column: str | None = None) -> ParquetStore:
+def open_parquet(
+    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
+) -> ParquetStore:
     """Open a parquet file.
 
     Args:
-        path: the file.
+        source: the file.
         column: the vector column; None takes the only list column of numbers.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
+        reading: what the numbers mean and what happens to bad rows.
 
     Raises:
         InputError: not parquet, no rows, no vector column or several.
     """
-    import pyarrow as pa
+    if source.once:
+        raise InputError(f"{source.name} is a pipe, and parquet is read from its end.", "Save it to a file first.")
+    reading = reading or Reading()
+    with translated(source.name, "parquet"):
+        file = _open(source)
+    with file:
+        with translated(source.name, "parquet"):
+            schema, count = file.schema_arrow, int(file.metadata.num_rows)
+        if count < 1:
+            raise InputError(f"{source.name} has no rows.", NO_ROWS)
+        peek = guarded(_checked(file.iter_batches(batch_size=reading.peek)), source.name, "parquet")
+        columns = choose_columns(schema, peek, source.name, column, id_column, reading)
+    return ParquetStore(source.name, count, source, columns)
+
+
+def _open(source: Input) -> Any:
+    """Open the file with a small buffer."""
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, count = file.schema_arrow, file.metadata.num_rows
-            tables = {part.name: str(part.type) for part in schema if _holds_numbers(part.type)}
-            name = choose_vectors(tables, column, str(path))
-            kind = schema.field(name).type
-            if pa.types.is_fixed_size_list(kind):
-                dimension = kind.list_size
-            else:
-                first = next(file.iter_batches(batch_size=1, columns=[name]), None)
-                dimension = len(first.column(0)[0].as_py() or []) if first is not None and first.num_rows else 0
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, error) from error
-    if count == 0:
-        raise InputError(f"{path} has no rows.", "Give a file with at least one vector.")
-    if dimension == 0:
-        raise InputError(f"Row 0 of {path} has no vector in column {name!r}.", "Remove rows without a vector.")
-    id_name = choose_ids([part for part in schema.names if part != name], id_column, str(path))
-    return ParquetStore(str(path), path, int(dimension), int(count), name, id_name)
+    return pq.ParquetFile(source.path, buffer_size=_BUFFER)
 
 
-def _holds_numbers(kind: Any) -> bool:
-    """Say whether an arrow type is a list of real numbers."""
-    import pyarrow as pa
-
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(check(kind) for check in lists):
-        return False
-    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-
-
-def _to_array(column: Any, dimension: int, source: str, start: int) -> Any:
-    """Turn a list column into an array (n, d); the error names the first row that does not fit."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if column.null_count:
-        row = start + int(np.argmax(np.asarray(column.is_null())))
-        raise InputError(f"Row {row} of {source} has no vector.", "Remove rows without a vector.")
-    if not pa.types.is_fixed_size_list(column.type):
-        lengths = np.asarray(pc.list_value_length(column))
-        if (lengths != dimension).any():
-            row = int(np.argmax(lengths != dimension))
-            raise InputError(
-                f"Row {start + row} of {source} has a vector of dimension {lengths[row]}; row 0 has {dimension}.",
-                "Keep vectors of one encoder in a file, or name the right column with --column.",
-            )
-    values = column.flatten()
-    if values.null_count:
-        row = start + int(np.argmax(np.asarray(values.is_null()))) // dimension
-        raise InputError(f"Row {row} of {source} has a vector with a missing value.", "Remove that row.")
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), dimension)
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    """Make the error for a file that is not parquet or is damaged."""
-    line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    return InputError(f"{path} cannot be read as parquet ({line}).", "Restore the file from where it was made.")
+def _checked(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield record batches whose insides have been checked: a damaged file must not lead out of its memory."""
+    for rows in batches:
+        rows.validate(full=True)
+        yield rows

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.errors import InputError
+from unembed.stores.reading import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,20 +29,27 @@ class VectorBatch:
         vectors: float32, shape (n, d), finite.
         metadata: the other columns by name, each with n values.
         start: the row number of the first row.
+        rows: the row numbers where bad rows were left out; None where they are start, start + 1, ...
     """
 
     ids: list[Any]
     vectors: np.ndarray
     metadata: dict[str, list[Any]] = field(default_factory=dict)
     start: int = 0
+    rows: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def row(self, index: int) -> int:
+        """Return the number in the store, from 0, of the batch's row `index`."""
+        return self.start + index if self.rows is None else self.rows[index]
+
     def head(self, count: int) -> VectorBatch:
         """Return the first `count` rows as a batch."""
         metadata = {name: values[:count] for name, values in self.metadata.items()}
-        return VectorBatch(self.ids[:count], self.vectors[:count], metadata, self.start)
+        rows = None if self.rows is None else self.rows[:count]
+        return VectorBatch(self.ids[:count], self.vectors[:count], metadata, self.start, rows)
 
 
 class Store(Protocol):
@@ -63,7 +71,7 @@ class Store(Protocol):
         ...
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
-        """Yield the rows in order, at most `batch` at a time.
+        """Yield the rows in order, at most `batch` at a time; no batch is empty.
 
         Raises:
             InputError: a row that is missing, ragged, not numeric or not finite; it names the row.
@@ -72,40 +80,84 @@ class Store(Protocol):
 
 
 def make_batch(
-    vectors: Any, ids: Sequence[Any] | None, metadata: dict[str, list[Any]], source: str, start: int, dimension: int
+    vectors: Any,
+    ids: Sequence[Any] | None,
+    metadata: dict[str, list[Any]],
+    source: str,
+    start: int,
+    width: int,
+    *,
+    rows: Sequence[int] | None = None,
+    reading: Reading | None = None,
+    scales: str | None = None,
 ) -> VectorBatch:
     """Check some rows and make a batch of them.
 
     Args:
-        vectors: anything that numpy turns into a numeric array of shape (n, d).
+        vectors: anything that numpy turns into a numeric array of shape (n, width).
         ids: one a row, or None for row numbers.
         metadata: the other columns.
         source: what messages call the store.
         start: row number of the first row.
-        dimension: the d that every row must have.
+        width: the numbers that every row must have (the dimension, or an eighth of it where bits are packed).
+        rows: row numbers where rows were left out already; None for start, start + 1, ...
+        reading: what the numbers mean and what happens to bad rows; None for plain numbers and an error.
+        scales: the metadata column with one scale a row, or None.
+
+    Returns:
+        The good rows; none may be left where bad rows are skipped.
 
     Raises:
-        InputError: wrong type, wrong dimension, NaN or infinite values, with the row's number.
+        InputError: wrong type, wrong dimension, NaN or infinite values, with the row's number. Where bad rows are
+            skipped, those with NaN or infinite values and those of zeros are left out and reported instead.
     """
     import numpy as np
 
+    reading = reading or Reading()
     array = np.asarray(vectors)
+    if not len(array) and rows is not None:
+        return VectorBatch([], np.zeros((0, reading.quantisation.dimension(width)), np.float32), {}, start, [])
     check_dtype(array.dtype, source)
-    if array.ndim != 2 or array.shape[1] != dimension:
+    if array.ndim != 2 or array.shape[1] != width:
         raise InputError(
-            f"The vectors of {source} from row {start} on have shape {array.shape}, not (rows, {dimension}).",
+            f"The vectors of {source} from row {start} on have shape {array.shape}, not (rows, {width}).",
             "Give every row a vector of the same dimension.",
         )
-    with np.errstate(over="ignore"):
+    numbers = list(range(start, start + len(array))) if rows is None else list(rows)
+    bytes_fit = reading.quantisation.fits(array)
+    for index in np.flatnonzero(~bytes_fit):
+        reading.reject(
+            numbers[index],
+            f"Row {numbers[index]} of {source} holds a number that is no byte from 0 to 255.",
+            "Store packed vectors as uint8 (add 128 to numbers from -128 to 127), or leave out --packed.",
+        )
+    array = reading.quantisation.decode(array, metadata[scales] if scales is not None else None)
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged file may hold NaN that signal
         array = np.require(array, dtype=np.float32, requirements=("C", "W"))  # torch wants memory that may be written
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"Row {start + int(np.argmin(finite))} of {source} holds a value that is NaN or infinite.",
+    finite = np.isfinite(array)
+    good = finite.all(axis=1)
+    for index in np.flatnonzero(~good & bytes_fit):
+        reading.reject(
+            numbers[index],
+            f"Row {numbers[index]} of {source} holds a value that is NaN or infinite, in dimension "
+            f"{int(np.argmin(finite[index]))}.",
             "Remove that row or embed its text again.",
         )
-    numbers = list(range(start, start + len(array))) if ids is None else list(ids)
-    return VectorBatch(numbers, array, metadata, start)
+    good &= bytes_fit
+    if reading.skips:  # elsewhere the caller judges vectors without a direction
+        with np.errstate(invalid="ignore"):
+            filled = (array != 0).any(axis=1)
+        for index in np.flatnonzero(good & ~filled):
+            good[index] = False
+            reading.reject(numbers[index], f"Row {numbers[index]} of {source} is a vector of zeros.", "Remove it.")
+    names = numbers if ids is None else list(ids)
+    if not good.all():
+        kept = [int(index) for index in np.flatnonzero(good)]
+        array, names, numbers = array[kept], [names[i] for i in kept], [numbers[i] for i in kept]
+        metadata = {name: [values[i] for i in kept] for name, values in metadata.items()}
+    first = numbers[0] if numbers else start
+    plain = not numbers or numbers[-1] - first == len(numbers) - 1
+    return VectorBatch(list(names), array, metadata, first, None if plain else numbers)
 
 
 def check_dtype(dtype: Any, source: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from unembed.errors import InputError
 from unembed.stores.files import open_file
 from unembed.stores.protocol import Store
+from unembed.stores.reading import Reading
 
 Opener = Callable[[str, str | None, str | None], Store]
 
@@ -32,18 +33,37 @@ def store_schemes() -> list[str]:
     return sorted({"file", *_OPENERS, *(point.name for point in entry_points(group=GROUP))})
 
 
-def open_store(address: str | Path, column: str | None = None, id_column: str | None = None) -> Store:
-    """Open a store by path or `scheme://...`.
+def open_store(
+    address: str | Path,
+    column: str | None = None,
+    id_column: str | None = None,
+    *,
+    reading: Reading | None = None,
+    kind: str | None = None,
+) -> Store:
+    """Open a store by path, "-" (standard input) or `scheme://...`.
+
+    Args:
+        address: where the vectors are.
+        column: the column or array that holds the vectors; None guesses the only one.
+        id_column: the column or array that holds the ids; None guesses by name, else rows are numbered.
+        reading: what the numbers mean and what happens to bad rows; a store of another package checks its own rows.
+        kind: the format of standard input or of a pipe (see `open_file`).
 
     Raises:
         InputError: no store has that scheme, or what the store itself finds wrong.
     """
     match = _SCHEME.match(str(address))
     if match is None:
-        return open_file(address, column, id_column)
+        return open_file(address, column, id_column, reading=reading, kind=kind)
     scheme = match.group(1)
     if scheme == "file":
-        return open_file(str(address)[len("file://") :], column, id_column)
+        return open_file(str(address)[len("file://") :], column, id_column, reading=reading, kind=kind)
+    if kind is not None or (reading is not None and reading.quantisation.given):
+        raise InputError(
+            f"A format, a scale, an offset or packed bits are given for {scheme}://, which is no file.",
+            "Leave out --format, --scale, --offset and --packed.",
+        )
     opener = _OPENERS.get(scheme)
     if opener is None:
         point = next(iter(entry_points(group=GROUP, name=scheme)), None)

@@ -1,0 +1,120 @@
+"""Vectors in .npz archives, streamed out of the archive also where it is compressed.
+
+Other arrays of the archive with the same number of rows and one dimension become ids or metadata. Nothing is unpickled.
+An archive whose directory promises far more than its bytes can hold is refused before anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Iterator
+
+from unembed.errors import InputError
+from unembed.stores.arrays import ArrayStore, Header, Read, read_header, read_rows
+from unembed.stores.inputs import Input
+from unembed.stores.protocol import choose_ids, choose_vectors
+from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
+from unembed.stores.reading import NO_ROWS, RESTORE, Reading, check_width, translated
+
+_KIND = "an .npz archive"
+_RATIO = 100  # unpacked bytes a packed byte; vectors do not pack five-fold
+_SMALL = 1 << 26  # bytes below which the ratio does not matter
+_MEMBERS = 10_000
+
+
+def open_npz(
+    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
+) -> ArrayStore:
+    """Open a .npz archive.
+
+    Args:
+        source: the file.
+        column: the array of shape (n, d); None takes the only one.
+        id_column: the array of ids; None takes one with a usual name, else rows are numbered.
+        reading: what the numbers mean and what happens to bad rows.
+
+    Raises:
+        InputError: not an archive, no array of shape (n, d), pickled members, an ambiguous choice, or one that
+            announces more than it can hold.
+    """
+    reading = reading or Reading()
+    path = source.name
+    if source.once:
+        raise InputError(f"{path} is a pipe, and an archive is read from its end.", "Save it to a file first.")
+    headers = _headers(source)
+    tables = {
+        name: f"{part.dtype}, {part.shape[0]} x {part.shape[1]}"
+        for name, part in headers.items()
+        if len(part.shape) == 2 and part.shape[1] > 0 and part.dtype.kind in "fiu"
+    }
+    pickled = [name for name, part in headers.items() if part.dtype.hasobject]
+    if pickled and (column in pickled or not tables):
+        raise InputError(
+            f"{path} holds the pickled Python objects of {pickled[0]!r}, which are never loaded.",
+            "Save the vectors as an array of float32.",
+        )
+    vector_name = choose_vectors(tables, column, path)
+    header = headers[vector_name]
+    (count, width), dtype = header.shape, header.dtype.name
+    check_width(width, path)
+    if not count:
+        raise InputError(f"{path} has no rows in {vector_name!r}.", NO_ROWS)
+    if header.fortran and count > 1 and width > 1:
+        raise InputError(
+            f"{path} holds the array {vector_name!r} column by column.", "Save it as numpy.ascontiguousarray(array)."
+        )
+    sides = [name for name, part in headers.items() if part.shape == (count,) and part.dtype.kind in "fiubSU" and name]
+    id_name = choose_ids(sides, id_column, path)
+    scale_name = choose_scales(
+        [name for name in sides if headers[name].dtype.kind in "fiu"], dtype, reading.quantisation
+    )
+    unread = [name for name in headers if name.lower() in SCALE_NAMES and name not in sides]
+    if unread and scale_name is None and takes_scales(dtype) and not reading.quantisation.given:
+        raise InputError(
+            f"{path} holds {unread[0]!r} of shape {headers[unread[0]].shape}, not one number for each of {count} rows.",
+            "Give the scale with --scale.",
+        )
+    reading.quantisation.check(width, dtype, path, scale_name is not None)
+
+    @contextlib.contextmanager
+    def reader() -> Iterator[Read]:
+        with contextlib.ExitStack() as stack:
+            with translated(path, _KIND):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in (vector_name, *sides)}
+                for stream in streams.values():
+                    read_header(stream)
+            yield lambda start, stop: {
+                name: read_rows(stream, headers[name], stop - start, path) for name, stream in streams.items()
+            }
+
+    row_bytes = sum(headers[name].row_bytes for name in (vector_name, *sides))
+    return ArrayStore(path, width, count, reader, vector_name, id_name, scale_name, row_bytes, reading)
+
+
+def _headers(source: Input) -> dict[str, Header]:
+    """Read the header of every array of an archive, and check that the archive can hold what they announce."""
+    headers = {}
+    with translated(source.name, _KIND), zipfile.ZipFile(source.name) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if len(members) > _MEMBERS:
+            raise InputError(f"{source.name} holds {len(members)} arrays.", "Keep the vectors in one array.")
+        for info in members:
+            if info.file_size > _SMALL and info.file_size > _RATIO * info.compress_size:
+                raise InputError(
+                    f"{source.name} announces {info.file_size} bytes for {info.filename!r} out of "
+                    f"{info.compress_size}, as a zip bomb does.",
+                    f"Save real vectors with numpy.savez; an array that packs {_RATIO}-fold holds none.",
+                )
+            with archive.open(info) as stream:
+                header = read_header(stream)
+            name = info.filename.removesuffix(".npy")
+            if not header.dtype.hasobject and header.total_bytes != info.file_size:
+                raise InputError(
+                    f"{source.name} is damaged: the header of {name!r} announces the shape {header.shape}, "
+                    f"{header.total_bytes} bytes, and the archive holds {info.file_size}.",
+                    RESTORE,
+                )
+            headers[name] = header
+    return headers

@@ -1,0 +1,138 @@
+"""Where bytes come from: a file that can be opened again and again, or a stream that passes once.
+
+A stream (standard input, a pipe) is opened twice all the same: first to look at its beginning, then to read it. What
+the first look took is kept and given again, so no more than that beginning is ever held.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from unembed.errors import InputError
+
+STDIN = "-"
+MAX_LINE = 1 << 26  # characters; a line without an end must not fill the memory
+_HEAD = 16  # bytes by which formats are told apart
+
+
+class Input:
+    """The bytes of a store.
+
+    Args:
+        path: a file, a named pipe, or "-" for standard input.
+
+    Attributes:
+        name: what messages call it.
+        path: the file; None for standard input.
+        once: whether it passes only once.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        standard = str(path) == STDIN
+        self.path = None if standard else Path(path)
+        self.name = "standard input" if standard else str(path)
+        self.once = self.path is None or not self.path.is_file()
+        self._source: BinaryIO | None = None
+        self._begin: bytearray | None = bytearray()
+        self._opened = self._begun = 0
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the path, in small letters; "" for standard input."""
+        return self.path.suffix.lower() if self.path is not None else ""
+
+    def open(self) -> io.BufferedReader:
+        """Open the bytes at their beginning; close what is returned.
+
+        Raises:
+            InputError: a stream that has been read already.
+            OSError: the file cannot be opened.
+        """
+        if not self.once:
+            assert self.path is not None
+            return open(self.path, "rb")
+        self._opened += 1
+        if self._opened > 2:
+            raise InputError(f"{self.name} can be read only once.", "Save it to a file to read it again.")
+        return io.BufferedReader(_Pass(self, self._opened == 1), 1 << 16)
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes of a stream; at its beginning `_HEAD` bytes at least, however slowly they come."""
+        if self._source is None:
+            if self.path is not None:
+                self._source = open(self.path, "rb")
+            elif sys.stdin is None:
+                return b""
+            else:
+                self._source = sys.stdin.buffer
+        read: Any = getattr(self._source, "read1", self._source.read)
+        data = bytes(read(size))
+        while data and self._begun + len(data) < _HEAD and (more := read(size - len(data))):
+            data += more
+        self._begun += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close a named pipe; standard input is left open."""
+        if self._source is not None and self.path is not None:
+            self._source.close()
+            self._source = None
+
+
+class _Pass(io.RawIOBase):
+    """One of the two passes over a stream: the first keeps what it reads, the second begins with that."""
+
+    def __init__(self, owner: Input, keeps: bool) -> None:
+        super().__init__()
+        self._owner, self._keeps = owner, keeps
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self._keeps and not self.closed:
+            self._owner.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        owner = self._owner
+        if not self._keeps and owner._begin is not None:
+            data = bytes(owner._begin[: len(buffer)])
+            del owner._begin[: len(data)]
+            if not owner._begin:
+                owner._begin = None
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        data = owner.read(len(buffer))
+        if self._keeps and owner._begin is not None:
+            owner._begin += data
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
+    """Yield the lines of UTF-8 text (with or without a byte order mark), their ends included.
+
+    Args:
+        source: the bytes.
+        newline: as for `open`.
+
+    Raises:
+        InputError: a line of more than `MAX_LINE` characters.
+        UnicodeDecodeError, OSError: not UTF-8, or not readable.
+    """
+    with io.TextIOWrapper(source.open(), encoding="utf-8-sig", newline=newline) as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+                raise InputError(
+                    f"Line {number} of {source.name} is longer than {MAX_LINE} characters.",
+                    "Write one vector a line.",
+                )
+            yield line

@@ -1,0 +1,124 @@
+"""How a store is read: quantised numbers, bad rows, and what happens when a library stumbles over a file.
+
+In it: `Reading` (what every reader is told), `BadRow` (what is said of a row that is left out), `guarded` and
+`translated` (whatever a library raises about a damaged file becomes one InputError), and `RESTORE`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from unembed.errors import InputError, UnembedError
+from unembed.stores.quantised import Quantisation
+
+RESTORE = "Restore the file from where it was made."
+NO_ROWS = "Give a file with at least one vector."
+MAX_DIMENSION = 1 << 20  # no encoder is near it; a damaged header is
+READ_BYTES = 1 << 28  # a batch of wide rows is cut so that it stays below this many bytes
+PEEK = 1000  # rows that are looked at for the first good one
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that holds no usable vector.
+
+    Attributes:
+        row: its number in the store, counted from 0.
+        reason: one sentence that names the row (or the line), the store and what is wrong.
+    """
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader is told beside the names of the columns.
+
+    Attributes:
+        quantisation: what the stored numbers mean.
+        on_bad: called with each row that is bad, which is then left out; None raises InputError at the first one.
+    """
+
+    quantisation: Quantisation = field(default_factory=Quantisation)
+    on_bad: Callable[[BadRow], None] | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Whether bad rows are left out instead of ending the reading."""
+        return self.on_bad is not None
+
+    @property
+    def peek(self) -> int:
+        """How many rows may be looked at to find the first good one."""
+        return PEEK if self.skips else 1
+
+    def reject(self, row: int, what: str, do: str) -> None:
+        """Report a bad row.
+
+        Args:
+            row: its number from 0.
+            what: one sentence on what is wrong and where.
+            do: one sentence on what to do.
+
+        Raises:
+            InputError: of both sentences, unless bad rows are skipped.
+        """
+        if self.on_bad is None:
+            raise InputError(what, do)
+        self.on_bad(BadRow(row, what))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, cut to 200 characters and without its final stop."""
+    lines = str(error).splitlines()
+    return (lines[0] if lines and lines[0].strip() else type(error).__name__)[:200].rstrip(". ")
+
+
+@contextlib.contextmanager
+def translated(source: str, kind: str) -> Iterator[None]:
+    """Turn what a library raises about a damaged file into InputError; only the library's calls belong in the block.
+
+    Args:
+        source: what messages call the store.
+        kind: what the file should be, for example "parquet".
+
+    Raises:
+        InputError: for every exception of the block that is not one of ours.
+    """
+    try:
+        yield
+    except UnembedError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source} cannot be read as {kind} ({first_line(error)}).", RESTORE) from error
+
+
+def guarded(items: Iterable[T], source: str, kind: str) -> Iterator[T]:
+    """Yield the items; what goes wrong while the next one is fetched becomes InputError (see `translated`)."""
+    iterator = iter(items)
+    while True:
+        with translated(source, kind):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def check_width(width: int, source: str) -> None:
+    """Refuse a dimension that no encoder has.
+
+    Raises:
+        InputError: above `MAX_DIMENSION` or below 1.
+    """
+    if not 1 <= width <= MAX_DIMENSION:
+        raise InputError(
+            f"{source} announces vectors of {width} numbers, outside 1 to {MAX_DIMENSION}.",
+            "Store an array of shape (rows, dimension), or restore the file if it is damaged.",
+        )
