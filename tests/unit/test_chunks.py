@@ -56,7 +56,7 @@ def test_the_folder_is_private_and_never_overwritten(tmp_path: Path) -> None:
     folder = partial_folder(out)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    with pytest.raises(InputError, match="interrupted run.*--resume"):
+    with pytest.raises(InputError, match=r"interrupted run.*--resume"):
         Chunks(out, SETTINGS, resume=False)
     with pytest.raises(InputError, match="had model 'abc', not 'xyz'"):
         Chunks(out, {**SETTINGS, "model": "xyz"}, resume=True)
