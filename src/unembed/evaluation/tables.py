@@ -168,6 +168,11 @@ def _setting(results: Sequence[dict[str, Any]]) -> str:
         f"- intervals: 95%, percentile bootstrap over texts, {resamples} resamples",
         f"- BLEU: {signature}; `sentence_bleu` is the mean over texts with `eff:yes`",
     ]
+    default = next((r for r in results if r.get("default") and not r.get("left_out")), None)
+    own = (default or {}).get("checkpoint", {}).get("sha256")
+    older = [f"{r['data']['name']}: {r['name']}" for r in results if r.get("checkpoint", {}).get("sha256") != own]
+    if default and older:
+        lines.append(f"- **measured with another checkpoint than the default's** ({str(own)[:8]}): {_unique(older)}")
     lines += _floors([r for r in results if not r.get("left_out")])
     return "\n".join(lines) + "\n"
 
