@@ -22,7 +22,7 @@ from unembed.data.shards import ShardDataset
 from unembed.evaluation.harness import fit_calibration
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
-from unembed.files import atomic_write_bytes, read_json
+from unembed.files import atomic_write_bytes, read_json, sha256_file
 from unembed.inverter import Inverter
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
 
@@ -87,7 +87,9 @@ def card(folder: Path) -> str:
     identity = read_json(folder / "encoder.json")
     notes, shape = config["notes"], config["denoiser"]
     results, _ = read_results(ROOT / "docs" / "results")
-    shown = [r for r in results if r.get("default") or r["kind"] == "baseline"]
+    own = sha256_file(folder / "config.json")
+    measured = [r for r in results if r["kind"] == "baseline" or r.get("checkpoint", {}).get("sha256") == own]
+    shown = [r for r in measured if r.get("default") or r["kind"] == "baseline"]
     lines = [
         [r["data"]["name"], r["name"], str(r["data"]["n"]), *(cell(m, r["metrics"].get(m)) for m in SHOWN)]
         for r in shown
