@@ -86,8 +86,9 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
     kept: list[int] = []
     for rows in groups:
         order, _ = _ranked([drafts[i] for i in rows], [score[i] for i in rows], config.choose)
-        distinct = dict.fromkeys(drafts[rows[i]] for i in order)
-        first = {draft: next(rows[i] for i in order if drafts[rows[i]] == draft) for draft in distinct}
+        first: dict[tuple[int, ...], int] = {}
+        for i in order:
+            first.setdefault(drafts[rows[i]], rows[i])
         kept += list(first.values())[: config.keep]
     return canvas.text.new_tensor(sorted(kept))
 
