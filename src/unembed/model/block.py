@@ -1,6 +1,6 @@
 """One transformer block: bidirectional or causal attention over tokens and memory, AdaLN-Zero modulation, MLP.
 
-Contents: `modulate`, `attend`, `Attention`, `Block`.
+Contents: `modulate`, `attend`, `Attention`, `Block`, `compile_blocks`.
 
 The modulation follows DiT (arXiv 2212.09748, section 3.2): shift, scale and gate for each of the two branches come
 from the condition, and start at zero, so that a new block is the identity. Memory (prefix tokens and candidates made
@@ -153,3 +153,10 @@ class Block(nn.Module):
         x = x + gate_a.unsqueeze(1) * self.drop(mixed)
         hidden = F.relu(self.up(modulate(F.layer_norm(x, (self.width,)), shift_m, scale_m))).square()
         return x + gate_m.unsqueeze(1) * self.drop(self.down(hidden)), kv
+
+
+def compile_blocks(model: nn.Module, static: bool) -> None:
+    """Compile every block of a model at its first use; `static` for few shapes, each with a graph of its own."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=not static)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unembed.data.feed import Feed
 from unembed.errors import DataError
-from unembed.model.block import Block
+from unembed.model.block import compile_blocks
 from unembed.training.memory import keep_memory
 from unembed.training.step import StepLoss
 
@@ -124,9 +124,7 @@ def _work(
     denoiser = step_loss.denoiser
     denoiser.train(True)
     if compiled:
-        for module in denoiser.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=not feed.buckets)
+        compile_blocks(denoiser, static=bool(feed.buckets))
     for parameter, grad in zip(denoiser.parameters(), grads, strict=True):
         parameter.grad = grad
     while True:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from unembed.data.shards import ShardDataset
-from unembed.model.block import Block
+from unembed.model.block import compile_blocks
 from unembed.training import step as step_module
 from unembed.training.ema import Ema
 from unembed.training.memory import keep_memory, resolve_precision
@@ -119,17 +119,12 @@ def measure_pace(
     keep_memory()
     precision = resolve_precision(recipe.run.precision, device)
     denoiser = prepared.denoiser.to(device).train()
-    compiled = recipe.run.compile == "yes" or (recipe.run.compile == "auto" and device.type == "cuda")
+    compiled = recipe.run.compiles(device.type)
     if compiled:
-        for module in denoiser.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=not recipe.data.buckets)
+        compile_blocks(denoiser, static=bool(recipe.data.buckets))
     optimizer, ema = make_optimizer(denoiser, recipe.optimizer), Ema(denoiser, recipe.optimizer.ema)
     part = recipe.objective
-    shortlist = None
-    if part.shortlist_frequent:
-        allowed = ~denoiser.banned.cpu()
-        shortlist = Shortlist(prepared.counts, allowed, part.shortlist_frequent, part.shortlist_sampled)
+    shortlist = Shortlist.of(part, prepared.counts, denoiser.banned)
     loss = step_module.StepLoss(denoiser, part, shortlist, prepared.counts, precision, recipe.data.noise)
     generator = torch.Generator().manual_seed(recipe.run.seed)
     active, width = denoiser.parameter_counts()["blocks"], denoiser.embedding.weight.shape[1]

@@ -24,7 +24,7 @@ import torch
 from unembed.data.feed import Feed
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import write_json
-from unembed.model.block import Block
+from unembed.model.block import compile_blocks
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
 from unembed.training.distributed import GradientWorkers
 from unembed.training.ema import Ema
@@ -86,10 +86,6 @@ class _Stop:
             signal.signal(number, old)
 
 
-def _compile(recipe: Recipe, device: torch.device) -> bool:
-    return recipe.run.compile == "yes" or (recipe.run.compile == "auto" and device.type == "cuda")
-
-
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -139,11 +135,9 @@ def train(
     denoiser = prepared.denoiser.to(target)
     if init_from is not None and not resume:
         _take_weights(denoiser, Path(init_from))
-    compiled = _compile(recipe, target)
+    compiled = recipe.run.compiles(target.type)
     if compiled:
-        for module in denoiser.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=not recipe.data.buckets)
+        compile_blocks(denoiser, static=bool(recipe.data.buckets))
     optimizer = make_optimizer(denoiser, recipe.optimizer)
     ema = Ema(denoiser, recipe.optimizer.ema)
     generator = torch.Generator().manual_seed(recipe.run.seed)
@@ -159,12 +153,8 @@ def train(
             )
     facts["recipe"] = recipe.to_dict()
     write_json(out / "recipe.json", recipe.to_dict())
-    objective = recipe.objective
-    shortlist = None
-    if objective.shortlist_frequent:
-        allowed = ~denoiser.banned.cpu()
-        shortlist = Shortlist(prepared.counts, allowed, objective.shortlist_frequent, objective.shortlist_sampled)
-    step_loss = StepLoss(denoiser, objective, shortlist, prepared.counts, precision, recipe.data.noise)
+    shortlist = Shortlist.of(recipe.objective, prepared.counts, denoiser.banned)
+    step_loss = StepLoss(denoiser, recipe.objective, shortlist, prepared.counts, precision, recipe.data.noise)
     run = _Run(recipe, out, prepared, step_loss, optimizer, ema, generator, facts, started, box)
     with contextlib.ExitStack() as stack:
         if several:

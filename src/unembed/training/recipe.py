@@ -196,6 +196,10 @@ class RunPart:
         _one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8"))
         parse_duration(self.max_time)
 
+    def compiles(self, device: str) -> bool:
+        """Whether the blocks are compiled on a device of this type ("cpu", "cuda")."""
+        return self.compile == "yes" or (self.compile == "auto" and device == "cuda")
+
 
 @dataclass(frozen=True)
 class ValidationPart:

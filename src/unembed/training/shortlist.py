@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unembed.training.recipe import ObjectivePart
+
 
 class Shortlist:
     """Draw the columns of a training softmax.
@@ -30,6 +32,19 @@ class Shortlist:
         self.always &= allowed
         self.allowed = allowed
         self.sampled = sampled
+
+    @classmethod
+    def of(cls, part: ObjectivePart, counts: Tensor, banned: Tensor) -> Shortlist | None:
+        """The shortlist that a recipe asks for; None for the full vocabulary.
+
+        Args:
+            part: shortlist_frequent and shortlist_sampled.
+            counts: (V,) occurrences of each token.
+            banned: (V,) bool, ids that are never a target.
+        """
+        if not part.shortlist_frequent:
+            return None
+        return cls(counts, ~banned.cpu(), part.shortlist_frequent, part.shortlist_sampled)
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw columns for a batch.
