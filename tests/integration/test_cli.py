@@ -288,6 +288,30 @@ def test_no_output_is_left_when_a_late_row_is_bad(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["late.npy"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_broken_inversion_goes_on(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """Finished rows are kept when a late row is bad; mended and resumed, the file is that of an unbroken run."""
+    rows = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
+    np.save(tmp_path / "v.npy", rows)
+    args = ["invert", tmp_path / "v.npy", "-m", place.model]
+    assert run(capsys, *args, "--out", tmp_path / f"whole{ending}").code == 0
+    bad = rows.copy()
+    bad[140, 0] = np.nan
+    np.save(tmp_path / "v.npy", bad)
+    out = tmp_path / f"o{ending}"
+    fails(capsys, [*args, "--out", out, "--resume"], "Row 140")
+    assert not out.exists()
+    np.save(tmp_path / "v.npy", rows)
+    fails(capsys, [*args, "--out", out], "interrupted", "--resume")
+    fails(capsys, [*args, "--out", out, "--resume", "--passes", "3"], "interrupted", "same options")
+    assert run(capsys, *args, "--out", out, "--resume").code == 0
+    assert out.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+    assert not Path(f"{out}.partial").exists()
+    fails(capsys, [*args, "--resume"], "--resume goes with --out", "Name a file")
+
+
 def test_wrong_checkpoints(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["invert", place.vectors, "-m"]
     fails(capsys, [*args, tmp_path / "nowhere"], "nowhere", "models list")

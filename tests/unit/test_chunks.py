@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unembed.cli.chunks import Chunks, partial_folder
+from unembed.cli.chunks import Chunks, partial_folder, refuse_partial
 from unembed.cli.output import open_writer
 from unembed.errors import DataError, InputError
 
@@ -24,12 +24,12 @@ def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> N
             write(ROWS[start : start + 3])
     for stop in range(4):
         out = tmp_path / f"out{stop}{ending}"
-        first = Chunks(out, SETTINGS, resume=False)
+        first = Chunks(out, SETTINGS)
         for start in range(0, 3 * stop, 3):
             first.write(ROWS[start : start + 3])
         (partial_folder(out) / ".chunk-half.part").write_text("{")  # what a kill leaves behind
         assert not out.exists()
-        second = Chunks(out, SETTINGS, resume=True)
+        second = Chunks(out, SETTINGS)
         assert second.done == 3 * stop
         for start in range(second.done, 10, 3):
             second.write(ROWS[start : start + 3])
@@ -42,8 +42,8 @@ def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> N
 def test_rows_that_were_skipped_count_as_done(tmp_path: Path) -> None:
     """A chunk says how many input rows it covers."""
     out = tmp_path / "o.jsonl"
-    Chunks(out, SETTINGS, resume=False).write(ROWS[:2], covered=5)
-    again = Chunks(out, SETTINGS, resume=True)
+    Chunks(out, SETTINGS).write(ROWS[:2], covered=5)
+    again = Chunks(out, SETTINGS)
     assert again.done == 5
     again.finish()
     assert len(out.read_text().splitlines()) == 2
@@ -52,21 +52,26 @@ def test_rows_that_were_skipped_count_as_done(tmp_path: Path) -> None:
 def test_the_folder_is_private_and_never_overwritten(tmp_path: Path) -> None:
     """Finished rows are not lost by a second run without --resume, nor mixed with rows of other settings."""
     out = tmp_path / "o.csv"
-    Chunks(out, SETTINGS, resume=False).write(ROWS[:2])
+    Chunks(out, SETTINGS).write(ROWS[:2])
     folder = partial_folder(out)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     with pytest.raises(InputError, match=r"interrupted run.*--resume"):
-        Chunks(out, SETTINGS, resume=False)
+        refuse_partial(out)
     with pytest.raises(InputError, match="had model 'abc', not 'xyz'"):
-        Chunks(out, {**SETTINGS, "model": "xyz"}, resume=True)
+        Chunks(out, {**SETTINGS, "model": "xyz"})
     (folder / "chunk-0000000.jsonl").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        Chunks(out, SETTINGS, resume=True)
+        Chunks(out, SETTINGS)
+
+
+def test_nothing_is_refused_where_nothing_waits(tmp_path: Path) -> None:
+    """A first run begins."""
+    refuse_partial(tmp_path / "o.csv")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """One sentence on what, one on what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Cannot write"):
-        Chunks(tmp_path / "file" / "o.csv", SETTINGS, resume=False)
+        Chunks(tmp_path / "file" / "o.csv", SETTINGS)

@@ -1,6 +1,6 @@
 """Output that survives an interruption: finished chunks of rows stand in a folder until the file is whole.
 
-Contents: `Chunks`, `partial_folder`.
+Contents: `Chunks`, `partial_folder`, `refuse_partial`.
 
 `texts.csv` grows in `texts.csv.partial/`, one JSON-lines file a chunk, each whole or absent and readable by the owner
 only. When the last chunk is there, they become the file, in order, and the folder goes. A run that goes on with the
@@ -28,34 +28,42 @@ def partial_folder(out: str | Path) -> Path:
     return Path(f"{out}.partial")
 
 
+def refuse_partial(out: str | Path) -> None:
+    """Refuse to begin a file anew where finished rows of it are waiting.
+
+    Raises:
+        InputError: an interrupted run is there.
+    """
+    folder = partial_folder(out)
+    if (folder / _SETTINGS).exists():
+        raise InputError(
+            f"{folder} holds the finished rows of an interrupted run.",
+            "Add --resume to go on with it, or remove that folder to begin anew.",
+        )
+
+
 class Chunks:
-    """Rows of one output file, written chunk by chunk.
+    """Rows of one output file, written chunk by chunk; goes on with those of an interrupted run, if there are any.
 
     Args:
         out: the file; its ending chooses the format.
         settings: JSON values that decide what the rows are; a run goes on with the same ones only.
-        resume: go on with the chunks of an interrupted run, if there are any.
 
     Attributes:
         done: input rows that the finished chunks cover.
 
     Raises:
-        InputError: an interrupted run is there and `resume` is not asked for, or it had other settings.
+        InputError: the interrupted run had other settings.
         DataError: the folder cannot be read or written.
     """
 
-    def __init__(self, out: str | Path, settings: dict[str, Any], resume: bool) -> None:
+    def __init__(self, out: str | Path, settings: dict[str, Any]) -> None:
         self.out = check_output(out)
         self.folder = partial_folder(self.out)
         self._count = 0
         self.done = 0
         settings = json.loads(json.dumps(plain(settings)))
-        if self.folder.is_dir() and (self.folder / _SETTINGS).exists():
-            if not resume:
-                raise InputError(
-                    f"{self.folder} holds the finished rows of an interrupted run.",
-                    "Add --resume to go on with it, or remove that folder to begin anew.",
-                )
+        if (self.folder / _SETTINGS).exists():
             self._check(settings)
             while (self._chunk(self._count)).exists():
                 self.done += int(self._read(self._count)["rows"])

@@ -17,6 +17,7 @@ from unembed.errors import EncoderMismatchError, InputError
 from unembed.stores.files import STREAMS
 
 if TYPE_CHECKING:
+    from unembed.cli.chunks import Chunks
     from unembed.inverter import Inverter, Recovery
     from unembed.stores.protocol import Store, VectorBatch
     from unembed.stores.reading import BadRow, Reading
@@ -29,6 +30,9 @@ CHUNK = 64  # vectors read and shown at a time
 @model_options
 @precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
+@click.option(
+    "--resume", is_flag=True, help="Keep finished rows beside --out; go on with those of a broken run."
+)
 @click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
@@ -48,6 +52,7 @@ def command(
     device: str | None,
     precision: str,
     out: str | None,
+    resume: bool,
     column: str | None,
     id_column: str | None,
     keep: tuple[str, ...],
@@ -77,14 +82,21 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 5 --compare text
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.csv --keep source
       unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
+      unembed invert examples/vectors.parquet --limit-rows 5 --out texts.parquet --resume
       unembed invert - --format npy --skip-bad < vectors.npy
     """
+    from unembed.cli.chunks import Chunks, refuse_partial
+    from unembed.cli.compare import Scores
     from unembed.cli.console import progress
     from unembed.cli.output import check_output, open_writer
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:
         raise InputError("Both --out and --json are given.", "Use one of them: --out FILE.jsonl writes JSON lines too.")
+    if resume and (out is None or compare is not None or trace is not None):
+        raise InputError(
+            "--resume goes with --out, and without --compare and --trace.", "Name a file, and score or trace it apart."
+        )
     for path, kinds in ((out, None), (trace, (".jsonl",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
@@ -93,19 +105,30 @@ def command(
     inverter = _load(model, device, precision, store)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or 0)
-    scores = _Scores(inverter) if compare is not None else None
+    chunks = None
+    if out is not None and resume:
+        source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": keep, "limit_rows": limit_rows}
+        form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
+        decode = {"model": inverter.sha256, "precision": inverter.precision, "options": options}
+        chunks = Chunks(out, {**source, **form, **decode})
+    elif out is not None:
+        refuse_partial(out)
+    scores = Scores(inverter) if compare is not None else None
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(_sink(out, as_json, compare is not None))
+        sink = stack.enter_context(_sink(out, as_json, compare is not None, chunks))
         write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
         bar = stack.enter_context(progress("Inverting", total, quiet or table_grows))
         for batch in _first(store.batches(step), limit_rows):
+            if chunks is not None and batch.row(len(batch) - 1) < chunks.done:
+                bar.advance(len(batch))
+                continue
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {name: _column(batch, name, store.name) for name in keep}
             _check_rows(batch, store.name)
             found = inverter.invert(batch.vectors, **options)
-            sink(batch.ids, found, originals, kept)
+            sink(batch, found, originals, kept)
             if scores is not None and originals is not None:
                 scores.add(batch.vectors, found, originals)
             if write_trace is not None:
@@ -216,13 +239,13 @@ def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _sink(out: str | None, as_json: bool, compare: bool) -> Iterator[Any]:
-    """Yield a function (ids, recoveries, originals, kept columns) that writes rows where they are wanted."""
+def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None) -> Iterator[Any]:
+    """Yield a function (batch, recoveries, originals, kept columns) that writes rows where they are wanted."""
     from unembed.cli.console import show_json, stdout_console
     from unembed.cli.display import RecoveryTable
     from unembed.cli.output import open_writer
 
-    def rows(ids: Sequence[Any], found: Sequence[Recovery], originals: Any, kept: dict[str, list[Any]]) -> list[Any]:
+    def rows(batch: VectorBatch, found: Sequence[Recovery], originals: Any, kept: dict[str, list[Any]]) -> list[Any]:
         return [
             {
                 "id": name,
@@ -230,10 +253,17 @@ def _sink(out: str | None, as_json: bool, compare: bool) -> Iterator[Any]:
                 **({"original": originals[i]} if originals is not None else {}),
                 **{key: values[i] for key, values in kept.items()},
             }
-            for i, (name, recovery) in enumerate(zip(ids, found, strict=True))
+            for i, (name, recovery) in enumerate(zip(batch.ids, found, strict=True))
         ]
 
-    if out is not None:
+    if chunks is not None:
+
+        def write_chunk(batch: VectorBatch, *parts: Any) -> None:
+            chunks.write(rows(batch, *parts), batch.row(len(batch) - 1) + 1 - chunks.done)
+
+        yield write_chunk
+        chunks.finish()
+    elif out is not None:
         with open_writer(out) as write:
             yield lambda *parts: write(rows(*parts))
     elif as_json:
@@ -245,7 +275,7 @@ def _sink(out: str | None, as_json: bool, compare: bool) -> Iterator[Any]:
         yield print_rows
     else:
         table = RecoveryTable(stdout_console(), compare)
-        yield lambda ids, found, originals, kept: table.add(ids, found, originals)
+        yield lambda batch, found, originals, kept: table.add(batch.ids, found, originals)
 
 
 def _row(recovery: Recovery) -> dict[str, Any]:
@@ -269,59 +299,3 @@ def _trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
 
     steps = recovery.trace.steps if recovery.trace is not None else ()
     return {"id": name, "text": recovery.text, "steps": [dataclasses.asdict(step) for step in steps]}
-
-
-class _Scores:
-    """What `--compare` gathers: recovered ids, reference ids and vectors, and the report over them."""
-
-    def __init__(self, inverter: Inverter) -> None:
-        self._inverter = inverter
-        self._preds: list[list[int]] = []
-        self._refs: list[list[int]] = []
-        self._vectors: list[Any] = []
-        self._confidence: list[float | None] = []
-        self._dropped = 0
-
-    def add(self, vectors: Any, found: Sequence[Recovery], originals: Sequence[Any]) -> None:
-        """Add some rows; originals that are empty or hold unknown characters are left out of the scores."""
-        texts = ["" if text is None else str(text) for text in originals]
-        cut = self._inverter.tokenizer.truncate(texts, self._inverter.limit)
-        for vector, recovery, reference in zip(vectors, found, cut, strict=True):
-            if reference is None:
-                self._dropped += 1
-                continue
-            self._preds.append(list(recovery.token_ids))
-            self._refs.append(list(reference.ids))
-            self._vectors.append(vector)
-            self._confidence.append(recovery.confidence)
-
-    def show(self, as_json: bool, quiet: bool) -> None:
-        """Measure and print: a table, or one JSON object after the rows."""
-        import numpy as np
-
-        from unembed.cli.console import note, show_json, stdout_console
-        from unembed.cli.display import show_scores
-        from unembed.evaluation.measure import measure
-        from unembed.evaluation.sets import EvaluationSet
-
-        if not self._refs:
-            note("No original can be compared: all are empty or hold unknown characters.", quiet)
-            return
-        tokenizer, encoder = self._inverter.tokenizer, self._inverter.encoder
-        report = measure(
-            self._preds,
-            EvaluationSet("compared rows", self._refs, np.stack(self._vectors)),
-            display=tokenizer.detokenize,
-            embed=lambda ids: encoder.encode([tokenizer.decode(row) for row in ids]),
-            confidence=None if None in self._confidence else [c for c in self._confidence if c is not None],
-        )
-        if as_json:
-            show_json({"scores": report}, indent=None)
-            return
-        show_scores(stdout_console(), report)
-        note(
-            f"n = {len(self._refs)} texts of at most {self._inverter.limit} tokens; no query was made to recover them.",
-            quiet,
-        )
-        if self._dropped:
-            note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)
