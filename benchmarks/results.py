@@ -26,13 +26,14 @@ from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.files import read_json
 from unembed.inverter import Inverter
 from unembed.model.closed_form import ClosedForm, fit_closed_form
+from unembed.model.shipped import find_checkpoint
 
 PARTS = ("default", "strategies", "baselines", "left-out", "page")
 RATES = (0.15, 0.5, 1.0)
 _log = logging.getLogger("results")
 
 
-def shard_batches(dataset: ShardDataset, limit: int, most: int) -> Iterator[tuple[Any, Any, Any]]:
+def shard_batches(dataset: Any, limit: int, most: int) -> Iterator[tuple[Any, Any, Any]]:
     """Yield what `fit_closed_form` reads, from at most `most` texts spread over the shards."""
     rows = np.arange(len(dataset))
     if most and most < len(rows):
@@ -44,7 +45,7 @@ def shard_batches(dataset: ShardDataset, limit: int, most: int) -> Iterator[tupl
         yield torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
 
 
-def fit_priors(dataset: ShardDataset, inverter: Inverter, most: int) -> ClosedForm:
+def fit_priors(dataset: Any, inverter: Inverter, most: int) -> ClosedForm:
     """Fit the closed-form baseline on the training shards."""
     return fit_closed_form(shard_batches(dataset, inverter.limit, most), inverter.tokenizer.size, inverter.limit)
 
@@ -78,6 +79,16 @@ class Part:
         return self.dataset.gather(self.rows[index])
 
 
+def trained_on(dataset: ShardDataset, model: str) -> Part:
+    """The rows of the training shards that a checkpoint was trained on: without the sources that its recipe leaves out.
+
+    Otherwise a nearest neighbour of a text of such a source would be its own document.
+    """
+    excluded = read_json(find_checkpoint(model) / "recipe.json").get("data", {}).get("exclude_sources", ())
+    left_out = [i for i, name in enumerate(dataset.source_names) if name in excluded]
+    return Part(dataset, np.flatnonzero(~np.isin(np.asarray(dataset.sources), left_out)))
+
+
 class Runner:
     """Runs what has no file yet and writes it.
 
@@ -89,7 +100,7 @@ class Runner:
         self.args = args
         self.inverter = Inverter.from_pretrained(args.model, args.device, args.precision)
         self.encoder = None if args.no_cosine else self.inverter.encoder
-        self.train = ShardDataset(args.train)
+        self.train = trained_on(ShardDataset(args.train), args.model)
         self.sample = TrainingSample.from_rows(self.train, args.neighbours, args.seed)
         self.nearest: dict[tuple[str, int], np.ndarray] = {}
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_train(script, home):
     found = one_line(out)
     assert found["texts_per_second"] > 0 and found["precision"] == "fp32" and found["shortlist"] == 70
     assert found["share"] == pytest.approx(found["gflops"] / found["matmul_gflops"]["fp32"], rel=0.01)
+
+
+def test_neighbours_come_from_what_was_trained_on(home, tmp_path, monkeypatch):
+    """Shards may hold sources that the recipe leaves out; a nearest neighbour must not be found there."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("results")
+    shutil.copytree(home / "model", tmp_path / "model")
+    (tmp_path / "model" / "recipe.json").write_text('{"data": {"exclude_sources": ["mail"]}}')
+    dataset = ShardDataset(home / "train")
+    part = module.trained_on(dataset, str(tmp_path / "model"))
+    assert [dataset.source_names[i] for i in set(np.asarray(dataset.sources)[part.rows])] == ["news"]
+    assert len(part) == 150
+    assert len(module.trained_on(dataset, str(home / "model"))) == 300
+    sys.modules.pop("results", None)
 
 
 def test_results_writes_every_run_and_the_page(script, home, tmp_path):

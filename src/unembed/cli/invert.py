@@ -30,9 +30,7 @@ CHUNK = 64  # vectors read and shown at a time
 @model_options
 @precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
-@click.option(
-    "--resume", is_flag=True, help="Keep finished rows beside --out; go on with those of a broken run."
-)
+@click.option("--resume", is_flag=True, help="Keep finished rows beside --out; go on with those of a broken run.")
 @click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")

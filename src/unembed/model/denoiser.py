@@ -1,6 +1,6 @@
 """The denoiser: a bidirectional transformer that fills masks, conditioned on a vector (arXiv 2602.11047).
 
-Contents: `Reading`, `CausalState`, `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
+Contents: `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
 it holds the token before (`PREFIX` state), so that one set of weights serves both orders (design, decision 9).
@@ -9,7 +9,6 @@ Every part beyond the plain transformer is a switch of the config.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -24,59 +23,13 @@ from unembed.model.heads import LengthNetwork, TokenHead
 from unembed.model.position_prior import PositionPrior
 from unembed.model.post_norm import PostNormBlock
 from unembed.model.prior import TokenPrior
+from unembed.model.reading import CausalState, Reading
 from unembed.model.whitening import Whitening
 
 __all__ = ["GIVEN", "GUESS", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
 
 MASK, GIVEN, GUESS, PREFIX = 0, 1, 2, 3
 _USED_NO, _USED_YES, _USED_UNTOLD = 0, 1, 2
-
-
-@dataclass
-class Reading:
-    """Hidden rows that are about to be scored.
-
-    Attributes:
-        hidden: (R, width).
-        owner: (R,) index of each row's vector in the condition.
-        column: (R,) position of each row.
-        from_end: (R,) position counted from the end, 0 for the last.
-        used: (B, n) tokens that stand in the texts, the end token elsewhere.
-        condition: of the B vectors.
-    """
-
-    hidden: Tensor
-    owner: Tensor
-    column: Tensor
-    from_end: Tensor
-    used: Tensor
-    condition: Condition
-
-    def __len__(self) -> int:
-        """Return the number of rows R."""
-        return len(self.owner)
-
-
-@dataclass
-class CausalState:
-    """Keys and values of a left-to-right draft so far.
-
-    Attributes:
-        condition: the vectors' condition, B rows.
-        past: for each block keys and values (B, heads, M + t, width / heads).
-        index: t, the number of tokens fed.
-        tokens: (B, t) the tokens fed, the begin token first.
-    """
-
-    condition: Condition
-    past: list[tuple[Tensor, Tensor]]
-    index: int
-    tokens: Tensor
-
-    def select(self, index: Tensor) -> CausalState:
-        """Return the rows named by `index` (R,), in that order; rows may repeat."""
-        past = [(k[index], v[index]) for k, v in self.past]
-        return CausalState(self.condition.select(index), past, self.index, self.tokens[index])
 
 
 def _gate(width: int, start: float) -> nn.Linear:
