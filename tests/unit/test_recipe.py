@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,44 @@ def test_every_recipe_loads_and_comes_back(path: Path) -> None:
 def test_there_are_recipes() -> None:
     """The parametrisation above is not empty."""
     assert {"default.toml", "tiny.toml"} <= {p.name for p in RECIPES}
+
+
+def commented_keys(path: Path) -> dict[str, tuple[str, str]]:
+    """Each key of a recipe with the text of its line behind the value, and of the comment lines right above it."""
+    found: dict[str, tuple[str, str]] = {}
+    table, above = "", ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if head := re.fullmatch(r"\[(\w+)\]", line):
+            table, above = head[1], ""
+        elif line.startswith("#"):
+            above += line
+        elif key := re.match(r"(\w+) = ", line):
+            value = re.match(r'\w+ = ("[^"]*"|\[[^]]*\]|[^#]*)', line)
+            assert value is not None
+            found[f"{table}.{key[1]}"] = (line[value.end() :].strip(), above)
+            above = ""
+        else:
+            above = ""
+    return found
+
+
+def test_the_default_recipe_holds_every_key_with_a_comment() -> None:
+    """Exactly the keys of all parts; each has words behind it or right above; the departures name the default."""
+    path = next(p for p in RECIPES if p.name == "default.toml")
+    comments = commented_keys(path)
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    written = {f"{table}.{key}": value for table, keys in raw.items() for key, value in keys.items()}
+    known = {f"{table}.{key}": value for table, keys in Recipe().to_dict().items() for key, value in keys.items()}
+    assert set(written) == set(known) == set(comments)
+    for name, (behind, above) in comments.items():
+        assert len(re.findall(r"\w{2,}", behind.replace("(*)", "") + above)) >= 3, f"{name} has no comment"
+        default = list(known[name]) if isinstance(known[name], tuple) else known[name]
+        marked = re.match(r"# \(\*\) (\"[^\"]*\"|[^:]+)", behind)
+        if written[name] == default:
+            assert marked is None and "(*)" not in behind + above, f"{name} is marked, but it is the default"
+        else:
+            assert marked is not None, f"{name} differs from {default!r}, and no (*) says so"
+            assert tomllib.loads(f"value = {marked[1]}")["value"] == default, name
 
 
 def test_overrides_are_read_as_toml_or_text() -> None:
