@@ -139,7 +139,7 @@ class ShardDataset:
         """Token ids of one text."""
         import numpy as np
 
-        return self.gather(np.array([row]))[0][0].tolist()
+        return [int(token) for token in self.gather(np.array([row]))[0][0]]
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Check the sha256 of every file.
@@ -167,7 +167,8 @@ class ShardDataset:
 
         path = part_path(self.path, shard, part)
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"Shard {shard} of {self.path} is damaged: {path.name} cannot be read ({error}).",

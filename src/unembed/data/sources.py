@@ -302,12 +302,12 @@ def _is_string(kind: Any) -> bool:
 
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _parquet_name(schema: Any, column: str | int, path: Path) -> str:
     """The name of a column given by name or index."""
-    names = list(schema.names)
+    names: list[str] = list(schema.names)
     if isinstance(column, int):
         if -len(names) <= column < len(names):
             return names[column]

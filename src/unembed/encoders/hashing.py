@@ -99,7 +99,8 @@ class HashingEncoder:
         for row, encoding in enumerate(encodings):
             ids = encoding.ids or [_SPECIALS.index("[CLS]")]
             vectors[row] = (self._table[ids] * (1 + self._signs(len(ids)))).sum(axis=0)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -114,7 +115,7 @@ class HashingEncoder:
         """S of the first n positions: float32 (n, dimension) of -1 and 1."""
         import numpy as np
 
-        known = self.__dict__.setdefault("_sign_rows", np.zeros((0, self.dimension), dtype=np.float32))
+        known: np.ndarray = self.__dict__.setdefault("_sign_rows", np.zeros((0, self.dimension), dtype=np.float32))
         if len(known) < n:
             noise = b"".join(hashlib.shake_256(b"position %d" % i).digest(self.dimension) for i in range(max(n, 64)))
             signs = (np.frombuffer(noise, dtype=np.uint8).reshape(-1, self.dimension) & 1).astype(np.float32) * 2 - 1

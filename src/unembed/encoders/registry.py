@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 from unembed.encoders.identity import EncoderIdentity
+from unembed.encoders.plugin import load_plugin, plugin_names
 from unembed.encoders.protocol import Encoder
 from unembed.errors import EncoderError
-
-GROUP = "unembed.encoders"
 
 
 def _minilm(**options: Any) -> Encoder:
@@ -40,7 +38,7 @@ _BUILT_IN: dict[str, Callable[..., Encoder]] = {"minilm": _minilm, "hashing": _h
 
 def encoder_names() -> list[str]:
     """Names of the built-in encoders and of plugins, sorted."""
-    return sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))})
+    return sorted({*_BUILT_IN, *plugin_names()})
 
 
 def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
@@ -63,8 +61,11 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
             raise EncoderError(f"{name!r} has no dimension behind its colon.", 'Write "hashing:64".')
         options = {"dimension": int(argument), **options}
         name = family
-    loader = _BUILT_IN.get(name) or _plugin(name)
+    loader = _BUILT_IN.get(name)
     if loader is None:
+        plugin = load_plugin(name, options)
+        if plugin is not None:
+            return plugin
         from unembed.encoders.sentence_transformer import load_sentence_transformer
 
         _check_options(name, options)
@@ -91,7 +92,7 @@ def load_matching(identity: EncoderIdentity, **options: Any) -> Encoder:
         EncoderMismatchError: it makes other vectors.
     """
     known = {**options}
-    if identity.name.partition(":")[0] != "hashing" and _plugin(identity.name) is None:
+    if identity.name.partition(":")[0] != "hashing" and identity.name not in plugin_names():
         known = {"prompt": identity.prompt, **known}
         if identity.revision and not identity.revision.startswith("sha256:"):
             known = {"revision": identity.revision, **known}
@@ -100,19 +101,6 @@ def load_matching(identity: EncoderIdentity, **options: Any) -> Encoder:
         encoder = load_encoder(identity.name, **{**known, "normalise": True})
     identity.check(encoder)
     return encoder
-
-
-def _plugin(name: str) -> Callable[..., Encoder] | None:
-    """The loader that an installed package registered under `name`, or None."""
-    for entry in entry_points(group=GROUP, name=name):
-        try:
-            return entry.load()
-        except Exception as error:
-            raise EncoderError(
-                f"The plugin for encoder {name!r} ({entry.value}) cannot be imported ({error}).",
-                "Repair or remove the package that brings it.",
-            ) from error
-    return None
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ class SentenceTransformerEncoder:
     def _pads_left(self) -> bool:
         """Whether the model's tokenizer puts padding before the text."""
         with contextlib.suppress(AttributeError, NotImplementedError, KeyError):
-            return self._model.tokenizer.padding_side == "left"
+            return bool(self._model.tokenizer.padding_side == "left")
         return False
 
     def _backend_tokenizer(self) -> Any:

@@ -139,7 +139,8 @@ class TrainingSample:
     def unigram(self, vocab_size: int) -> np.ndarray:
         """(V,) float64, the relative frequency of each token."""
         counts = np.bincount(self.tokens.astype(np.int64), minlength=vocab_size).astype(np.float64)
-        return counts / counts.sum()
+        frequencies: np.ndarray = counts / counts.sum()
+        return frequencies
 
     def nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index and cosine of the nearest text of the sample for each of `vectors` (n, d)."""

@@ -21,7 +21,8 @@ _BLOCK = 4_000_000  # resampling weights held at once; 32 MB
 def mean_of(totals: np.ndarray) -> np.ndarray:
     """Divide the first column of `totals` (..., 2) by the second; 0 where the second is 0."""
     numerator, denominator = totals[..., 0], totals[..., 1]
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+    ratio: np.ndarray = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+    return ratio
 
 
 @dataclass(frozen=True)

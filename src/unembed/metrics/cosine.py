@@ -32,7 +32,8 @@ def row_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             "Pass one recovered vector for each target vector.",
         )
     value = np.einsum("nd,nd->n", normalise_rows(a).astype(np.float64), normalise_rows(b).astype(np.float64))
-    return np.clip(value, -1.0, 1.0)
+    clipped: np.ndarray = np.clip(value, -1.0, 1.0)
+    return clipped
 
 
 def floor_cosine(a: np.ndarray, b: np.ndarray, seed: int = 0) -> np.ndarray:

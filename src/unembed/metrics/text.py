@@ -199,7 +199,7 @@ def masked_token_statistic(predicted: np.ndarray, truth: np.ndarray, masked: np.
 
 def _sacrebleu() -> Any:
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise InputError(
             "BLEU needs the package sacrebleu, which is not installed.", "Run: pip install sacrebleu."

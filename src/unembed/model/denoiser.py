@@ -125,7 +125,8 @@ class Denoiser(nn.Module):
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
         """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
-        return self.length(self._scaled(vectors))
+        log_probs: Tensor = self.length(self._scaled(vectors))
+        return log_probs
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         # Small components are blown up here: never in bf16, whatever the surrounding autocast says.
@@ -133,7 +134,8 @@ class Denoiser(nn.Module):
             if self.config.whiten:
                 z: Tensor = self.whitening(vectors.float())
                 return z
-            return (vectors.float() - self.whitening.mean) * self.config.vector_dim**0.5
+            centred: Tensor = (vectors.float() - self.whitening.mean) * self.config.vector_dim**0.5
+            return centred
 
     def _memory(self, condition: Condition, ids: Tensor | None, visible: Tensor | None) -> Tensor:
         memory = condition.memory
@@ -152,7 +154,8 @@ class Denoiser(nn.Module):
         rows = F.embedding(ids, self.embedding.weight if table is None else table)
         if self.config.backbone == "bert":
             return rows
-        return self.embed(F.layer_norm(rows, (rows.shape[-1],)))
+        embedded: Tensor = self.embed(F.layer_norm(rows, (rows.shape[-1],)))
+        return embedded
 
     def _enter(self, x: Tensor, condition: Condition) -> Tensor:
         """What the first block reads, of the sum of all embeddings."""
@@ -242,7 +245,7 @@ class Denoiser(nn.Module):
         Returns:
             float32 (R, V); banned ids, and the end token unless `end`, are -inf.
         """
-        logits = self.head(hidden, self.embedding.weight)
+        logits: Tensor = self.head(hidden, self.embedding.weight)
         if self.config.token_prior and self.token_prior is not None:
             evidence = condition.evidence
             if evidence is None:

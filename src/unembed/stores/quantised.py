@@ -128,7 +128,8 @@ class Quantisation:
                 step = (high - low) / 255
                 step = np.where(step == 0, 1, step)
                 middle = 128.5 if array.dtype == np.int8 else 0.5
-                return ((array + middle) * step + low).astype(np.float32)
+                wide: np.ndarray = (array + middle) * step + low
+                return wide.astype(np.float32)
             if self.scale is None and row_scale is not None and array.dtype.name in _BYTES:
                 column = np.asarray(row_scale, dtype=np.float64)[:, None]
                 array = (array * column).astype(np.float32)

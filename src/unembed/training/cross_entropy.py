@@ -109,7 +109,7 @@ def linear_cross_entropy(
     """
     gates = gates or []
     values = torch.stack([gate.float() for gate, *_ in gates]) if gates else torch.zeros(0, len(hidden))
-    loss, losses = _LinearCrossEntropy.apply(
+    loss, losses = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden,
         weight,
         bias,

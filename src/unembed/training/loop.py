@@ -221,7 +221,7 @@ class _Run:
 
     def _progress(self, begun: float) -> float:
         if self.recipe.run.horizon == "time" and self.box:
-            reserve = self.facts.get("reserve", 0.0)
+            reserve = float(self.facts.get("reserve", 0.0))
             return (time.monotonic() - begun) / max(self.box - (begun - self.started) - reserve, 1e-9)
         return self.facts["step"] / self.facts["horizon"] if self.facts["horizon"] else 0.0
 

@@ -65,7 +65,7 @@ def load_state(
         raise CheckpointError(f"There is no training state in {folder}.", "Leave out --resume to begin a new run.")
     try:
         with safe_open(str(path), framework="pt") as stored:
-            facts = json.loads(stored.metadata()["facts"])
+            facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
         model.load_state_dict(weights)

@@ -17,7 +17,9 @@ from unembed.training.objective import (
     full_columns,
     prepare_causal,
     prepare_masked,
-    rows_loss,
+)
+from unembed.training.objective import (
+    rows_loss as rows_loss,  # the dry run counts by putting its own in this place
 )
 from unembed.training.recipe import ObjectivePart
 from unembed.training.shortlist import Shortlist

@@ -1,0 +1,164 @@
+"""Encoders that other packages bring, found by entry point, and watched: what they get wrong is said in two sentences.
+
+Contents: `GROUP`, `plugin_names`, `load_plugin`, `PluginEncoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from unembed.encoders.identity import EncoderIdentity
+from unembed.errors import EncoderError, UnembedError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GROUP = "unembed.encoders"
+_MEMBERS = ("name", "dimension", "encode", "tokenizer_json")  # `identity` too, but asking for it would embed the probes
+_REPAIR = "Repair or remove the package that brings it."
+
+
+def plugin_names() -> set[str]:
+    """Names under which installed packages registered encoders."""
+    return {entry.name for entry in entry_points(group=GROUP)}
+
+
+def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
+    """Load the encoder that an installed package registered, or return None where no package did.
+
+    Args:
+        name: the name of the entry point.
+        options: keyword arguments of its function.
+
+    Raises:
+        EncoderError: it cannot be imported, does not take the options, fails, or returns something else.
+    """
+    for entry in entry_points(group=GROUP, name=name):
+        load = _import(entry)
+        try:
+            encoder = load(**options)
+        except UnembedError:
+            raise
+        except Exception as error:
+            if isinstance(error, TypeError) and "keyword argument" in str(error):
+                raise EncoderError(
+                    f"The encoder {name!r} cannot take these options ({error}).", "Remove them."
+                ) from error
+            raise EncoderError(f"The plugin for encoder {name!r} cannot load it ({_say(error)}).", _REPAIR) from error
+        missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
+        if missing:
+            raise EncoderError(
+                f"The plugin for encoder {name!r} ({entry.value}) returns a {type(encoder).__name__} without "
+                f"{', '.join(missing)}, which is no encoder.",
+                _REPAIR,
+            )
+        return PluginEncoder(encoder)
+    return None
+
+
+def _import(entry: EntryPoint) -> Callable[..., Any]:
+    """The function behind an entry point."""
+    try:
+        load: Callable[..., Any] = entry.load()
+    except Exception as error:
+        raise EncoderError(
+            f"The plugin for encoder {entry.name!r} ({entry.value}) cannot be imported ({_say(error)}).", _REPAIR
+        ) from error
+    return load
+
+
+def _say(error: Exception) -> str:
+    """The first line of an error, or its type."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+class PluginEncoder:
+    """An encoder from another package, whose results are checked before anything is built on them.
+
+    Members that are not of the protocol (`token_embeddings`, `bert_state`) are passed on as they are.
+
+    Args:
+        encoder: what the plugin's function returned.
+
+    Attributes:
+        inner: the same.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self.inner = encoder
+
+    @property
+    def name(self) -> str:
+        """The name under which `load_encoder` finds it."""
+        return str(self.inner.name)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return int(self.inner.dimension)
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """Name, revision, prompt and probe vectors.
+
+        Raises:
+            EncoderError: the plugin fails to say, or says another dimension than its own.
+        """
+        try:
+            identity = self.inner.identity
+        except UnembedError:
+            raise
+        except Exception as error:
+            raise self._failed("cannot say who it is", error) from error
+        if not isinstance(identity, EncoderIdentity) or identity.dimension != self.dimension:
+            found = getattr(identity, "dimension", type(identity).__name__)
+            raise self._wrong(f"has an identity of dimension {found}", f"of dimension {self.dimension}")
+        return identity
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, each as one query: float32 (n, dimension).
+
+        Raises:
+            EncoderError: the plugin fails, or returns another shape, no numbers, NaN or infinity.
+        """
+        import numpy as np
+
+        try:
+            rows = np.asarray(self.inner.encode(texts))
+        except UnembedError:
+            raise
+        except Exception as error:
+            raise self._failed(f"fails on {len(texts)} texts", error) from error
+        expected = f"numbers of shape ({len(texts)}, {self.dimension})"
+        if rows.shape != (len(texts), self.dimension) or rows.dtype.kind not in "fiu":
+            raise self._wrong(f"returns {rows.dtype} of shape {rows.shape} for {len(texts)} texts", expected)
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any():
+            raise self._wrong(f"returns NaN or infinite numbers for text {int(bad.argmax())}", "finite numbers")
+        return rows
+
+    def tokenizer_json(self) -> str | None:
+        """The encoder's own tokenizer as JSON, or None."""
+        try:
+            found = self.inner.tokenizer_json()
+        except Exception as error:
+            raise self._failed("cannot give its tokenizer", error) from error
+        if not isinstance(found, str | None):
+            raise self._wrong(f"gives a tokenizer of type {type(found).__name__}", "JSON or None")
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what is not of the protocol."""
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def _failed(self, what: str, error: Exception) -> EncoderError:
+        return EncoderError(f"The plugin encoder {self.name!r} {what} ({_say(error)}).", _REPAIR)
+
+    def _wrong(self, found: str, expected: str) -> EncoderError:
+        return EncoderError(f"The plugin encoder {self.name!r} {found} and not {expected}.", _REPAIR)
