@@ -102,7 +102,8 @@ class Inverter:
         self.calibrations = checkpoint.calibration
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
-        self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or {})
+        only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
+        self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
 
     @classmethod
     def from_pretrained(

@@ -102,6 +102,7 @@ def _decode(
     traced: bool,
 ) -> Generator[list[Step], None, list[Draft]]:
     strategy = get_strategy(config.strategy)
+    _check_backbone(denoiser, config)
     device = denoiser.banned.device
     vectors = vectors.to(device, torch.float32)
     if given is not None:
@@ -129,6 +130,22 @@ def _decode(
     yield from run(proposer, canvas, strategy, config, traced)
     judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
     return choose(canvas, config, judged)
+
+
+def _check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
+    """Refuse what only a network that fills masks can do."""
+    if denoiser.config.fills_masks:
+        return
+    if config.strategy != "left-to-right":
+        raise InputError(
+            f"This checkpoint is autoregressive, so it cannot decode by {config.strategy}.",
+            "Use the strategy left-to-right, greedy or with a beam.",
+        )
+    if config.score == "pseudo":
+        raise InputError(
+            "This checkpoint is autoregressive, so drafts cannot be scored by pseudo-likelihood.",
+            'Use score = "commit".',
+        )
 
 
 def _drive(

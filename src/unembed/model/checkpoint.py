@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
+from unembed.model.autoregressive import build_denoiser
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 from unembed.model.quantisation import quantise_rows
 
@@ -233,7 +234,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         for name in config["files"]:
             if name.endswith(".safetensors"):
                 stored.update(load_file(str(path / name)))
-        denoiser = Denoiser(DenoiserConfig.from_dict(config["denoiser"]))
+        denoiser = build_denoiser(DenoiserConfig.from_dict(config["denoiser"]))
         denoiser.load_state_dict(_decode(stored))
         calibration = read_json(path / "calibration.json") if "calibration.json" in config["files"] else None
         return Checkpoint(

@@ -10,7 +10,7 @@ from unembed.errors import CheckpointError, InputError
 _CHOICES = {
     "canvas": ("length", "eos"),
     "adaln": ("full", "shared", "factored"),
-    "backbone": ("adaln-zero", "bert"),
+    "backbone": ("adaln-zero", "bert", "autoregressive"),
 }
 
 
@@ -19,8 +19,9 @@ class Shape:
     """What a recipe may choose of the network.
 
     Attributes:
-        backbone: "adaln-zero" (pre-norm blocks that start as the identity) or "bert" (post-norm blocks of BERT's
-            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`).
+        backbone: "adaln-zero" (pre-norm blocks that start as the identity), "bert" (post-norm blocks of BERT's
+            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`) or
+            "autoregressive" (left to right only, the vector as a prefix of the text: `model/autoregressive.py`).
         width: model width; a multiple of `heads`.
         layers: number of blocks.
         heads: attention heads.
@@ -73,11 +74,36 @@ class Shape:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
             )
+        if not self.fills_masks:
+            self._check_autoregressive()
         if self.backbone == "bert" and self.embedding_dim not in (0, self.width):
             raise InputError(
                 f"The bert backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
                 "Leave embedding_dim out.",
             )
+
+    def _check_autoregressive(self) -> None:
+        if self.prefix_tokens < 1:
+            raise InputError(
+                "prefix_tokens is 0, but the autoregressive backbone sees the vector in them alone.",
+                "Use at least 1, such as 8.",
+            )
+        for name, wanted in (("canvas", "length"), ("position_prior", False), ("candidates", 0)):
+            if getattr(self, name) != wanted:
+                raise InputError(
+                    f"The autoregressive backbone has no use for {name} = {getattr(self, name)!r}.",
+                    f"Leave {name} out.",
+                )
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether the network predicts masked tokens; otherwise it goes left to right only."""
+        return self.backbone != "autoregressive"
+
+    @property
+    def stream_prefix(self) -> int:
+        """Rows made from the vector that run through the blocks with each text, as its tokens do."""
+        return 0 if self.fills_masks else self.prefix_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ class _Arithmetic:
 
     def __call__(self, denoiser: Any, condition: Any, rows: Any, columns: Any, *rest: Any) -> Any:
         """Count, then do what `rows_loss` does."""
-        self.positions += rows.ids.numel()
+        self.positions += rows.ids.numel() + len(rows.ids) * denoiser.config.stream_prefix
         self.cells += len(rows.owner) * len(columns.correction)
         return self.inner(denoiser, condition, rows, columns, *rest)
 

@@ -2,8 +2,9 @@
 
 Contents: `train`, `TrainingResult`.
 
-A run's folder holds `recipe.json`, `log.jsonl` (a line a report), `curve.png`, `state.safetensors` (to resume) and
-`checkpoint/` (the average of the weights). SIGTERM, Ctrl-C and the end of the time box all save the state first.
+A run's folder holds `recipe.json`, `log.jsonl` (a line a report), `curve.png`, `state.safetensors` (to resume),
+`checkpoint/` (the average of the weights) and, where the recipe asks, earlier averages in `milestones/`. SIGTERM,
+Ctrl-C and the end of the time box all save the state first.
 """
 
 from __future__ import annotations
@@ -166,29 +167,10 @@ def train(
             stack.callback(run.workers.close)
         reporter = stack.enter_context(Reporter(out, progress, append=resume))
         metrics = run.loop(reporter, stack.enter_context(_Stop()), on_step)
-    finished = run.finished
-    notes = {
-        "steps": facts["step"],
-        "texts_seen": facts["texts"],
-        "seconds": round(facts["seconds"], 1),
-        "finished": finished,
-        "precision": precision,
-        "metrics": metrics,
-        "parameters": denoiser.parameter_counts(),
-    }
-    save_checkpoint(
-        out / "checkpoint",
-        denoiser,
-        prepared.tokenizer.to_json(),
-        prepared.identity.to_dict(),
-        recipe.to_dict(),
-        notes=notes,
-        dtype=recipe.run.store_dtype,
-        state=ema.state(denoiser),
-    )
+    run.keep(out / "checkpoint", metrics)
     reporter.figure()
     return TrainingResult(
-        str(out / "checkpoint"), facts["step"], facts["texts"], round(facts["seconds"], 2), finished, metrics
+        str(out / "checkpoint"), facts["step"], facts["texts"], round(facts["seconds"], 2), run.finished, metrics
     )
 
 
@@ -225,6 +207,29 @@ class _Run:
             return (time.monotonic() - begun) / max(self.box - (begun - self.started) - reserve, 1e-9)
         return self.facts["step"] / self.facts["horizon"] if self.facts["horizon"] else 0.0
 
+    def keep(self, path: Path, metrics: dict[str, Any]) -> None:
+        """Write a checkpoint of the average of the weights, with what it took so far."""
+        facts, denoiser, prepared = self.facts, self.prepared.denoiser, self.prepared
+        notes = {
+            "steps": facts["step"],
+            "texts_seen": facts["texts"],
+            "seconds": round(facts["seconds"], 1),
+            "finished": self.finished,
+            "precision": self.step_loss.precision,
+            "metrics": metrics,
+            "parameters": denoiser.parameter_counts(),
+        }
+        save_checkpoint(
+            path,
+            denoiser,
+            prepared.tokenizer.to_json(),
+            prepared.identity.to_dict(),
+            self.recipe.to_dict(),
+            notes=notes,
+            dtype=self.recipe.run.store_dtype,
+            state=self.ema.state(denoiser),
+        )
+
     def loop(self, reporter: Reporter, stop: _Stop, on_step: Callable[[int, float], None] | None) -> dict[str, Any]:
         """Step until the horizon, the end of the box, or a signal; return the last validation's figures."""
         facts, run = self.facts, self.recipe.run
@@ -233,6 +238,7 @@ class _Run:
         earlier = facts["seconds"]
         timed: list[float] = []
         by_clock = run.horizon == "time" and bool(self.box)
+        due = sorted((t, name) for name in run.milestones if (t := parse_duration(name)) > earlier)
         while True:
             share = self._progress(begun)
             self.finished = share >= 1.0
@@ -251,6 +257,8 @@ class _Run:
             if on_step is not None:
                 on_step(facts["step"], loss)
             reporter.step(facts, loss, texts, now - before, share, self.optimizer.param_groups[0]["lr"])
+            while due and earlier + now - self.started >= due[0][0]:
+                self.keep(self.out / "milestones" / due.pop(0)[1], {})
             if now - last_check >= run.validate_every:
                 self._validate(reporter, decoded=False)
                 last_check = time.monotonic()

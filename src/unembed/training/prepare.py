@@ -23,6 +23,7 @@ from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError, RecipeError
+from unembed.model.autoregressive import build_denoiser
 from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 from unembed.model.transplant import transplant_bert
@@ -163,6 +164,12 @@ def _online(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
 
 
 def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
+    share = recipe.objective.causal_share
+    if not recipe.model.fills_masks and share != 1:
+        raise RecipeError(
+            f"The autoregressive backbone learns left to right only, but objective.causal_share is {share}.",
+            "Set objective.causal_share = 1.",
+        )
     config = DenoiserConfig(
         vector_dim=dimension,
         vocab_size=tokenizer.size,
@@ -177,7 +184,7 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
     torch.manual_seed(recipe.run.seed)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    return Denoiser(config, banned)
+    return build_denoiser(config, banned)
 
 
 @torch.no_grad()

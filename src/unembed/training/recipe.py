@@ -169,6 +169,8 @@ class RunPart:
         compile: torch.compile the blocks, "yes" or "no"; "auto" compiles on a GPU (on a CPU it takes a minute first).
         validate_every: seconds between validations.
         save_every: seconds between saves of the training state.
+        milestones: times such as "90s" or "10m" from the start of the run, preparation included, after which a
+            checkpoint of the average so far is kept in `milestones/` under the run's folder.
         processes: processes that each compute the gradient of a batch of their own (cached shards on a CPU); a step
             then takes so many batches.
         threads: CPU threads of a process, 0 leaves torch's choice (1 where there are several processes).
@@ -183,6 +185,7 @@ class RunPart:
     compile: str = "auto"
     validate_every: float = 120.0
     save_every: float = 600.0
+    milestones: tuple[str, ...] = ()
     processes: int = 1
     threads: int = 0
     store_dtype: str = "fp32"
@@ -194,7 +197,8 @@ class RunPart:
         _one_of("run.compile", self.compile, ("auto", "yes", "no"))
         _one_of("run.horizon", self.horizon, ("steps", "time"))
         _one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8"))
-        parse_duration(self.max_time)
+        for text in (self.max_time, *self.milestones):
+            parse_duration(text)
 
     def compiles(self, device: str) -> bool:
         """Whether the blocks are compiled on a device of this type ("cpu", "cuda")."""

@@ -44,8 +44,8 @@ class Validation:
         """Teacher-forced figures.
 
         Returns:
-            `bound` (nats a token), `masked_token_accuracy@1.0`, `length_accuracy`, and with causal rows `causal_nll`
-            (nats a token, the end token counted as one).
+            `bound` (nats a token) and `masked_token_accuracy@1.0` where masks can be filled, `length_accuracy`, and
+            with causal rows `causal_nll` (nats a token, the end token counted as one).
         """
         config = denoiser.config
         generator = torch.Generator().manual_seed(self.part.seed)
@@ -60,21 +60,22 @@ class Validation:
             totals["tokens"] += ids.numel()
             totals["length"] += int((log_n.argmax(1) == length - 1).sum())
             condition = denoiser.condition(vectors)
-            canvas = extend_with_end(ids, config.canvas_length, config.eos_id) if config.canvas == "eos" else ids
-            totals["canvas"] += canvas.numel()
-            rows = prepare_masked(canvas, generator, "bound").to(device)
-            totals["bound"] += float(rows_loss(denoiser, condition, rows, full_columns(denoiser, False))[0])
-            start = torch.zeros_like(canvas, device=device)
-            guess = denoiser.logits(start, start, condition).argmax(-1).cpu()
-            totals["right"] += int((guess == canvas).sum())
+            if config.fills_masks:
+                canvas = extend_with_end(ids, config.canvas_length, config.eos_id) if config.canvas == "eos" else ids
+                totals["canvas"] += canvas.numel()
+                rows = prepare_masked(canvas, generator, "bound").to(device)
+                totals["bound"] += float(rows_loss(denoiser, condition, rows, full_columns(denoiser, False))[0])
+                start = torch.zeros_like(canvas, device=device)
+                guess = denoiser.logits(start, start, condition).argmax(-1).cpu()
+                totals["right"] += int((guess == canvas).sum())
             if config.causal:
                 rows = prepare_causal(ids, config.bos_id, config.eos_id).to(device)
                 totals["causal"] += float(rows_loss(denoiser, condition, rows, full_columns(denoiser, True))[0])
-        out = {
-            "bound": totals["bound"] / totals["canvas"],
-            "masked_token_accuracy@1.0": totals["right"] / totals["canvas"],
-            "length_accuracy": totals["length"] / totals["texts"],
-        }
+        out = {}
+        if config.fills_masks:
+            out["bound"] = totals["bound"] / totals["canvas"]
+            out["masked_token_accuracy@1.0"] = totals["right"] / totals["canvas"]
+        out["length_accuracy"] = totals["length"] / totals["texts"]
         if config.causal:
             out["causal_nll"] = totals["causal"] / (totals["tokens"] + totals["texts"])
         return out
@@ -87,7 +88,9 @@ class Validation:
         out: dict[str, Any] = {}
         if not self._texts:
             return out
-        strategies = [DecodeConfig(strategy="adaptive", passes=8, lengths=3)]
+        strategies = []
+        if denoiser.config.fills_masks:
+            strategies.append(DecodeConfig(strategy="adaptive", passes=8, lengths=3))
         if denoiser.config.causal:
             strategies.append(DecodeConfig(strategy="left-to-right", beam=4))
         device = denoiser.embedding.weight.device
