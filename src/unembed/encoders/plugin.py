@@ -54,7 +54,7 @@ def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
                 f"{', '.join(missing)}, which is no encoder.",
                 _REPAIR,
             )
-        return PluginEncoder(encoder)
+        return PluginEncoder(encoder, name)
     return None
 
 
@@ -82,13 +82,15 @@ class PluginEncoder:
 
     Args:
         encoder: what the plugin's function returned.
+        plugin: the name that it is registered under, for messages.
 
     Attributes:
         inner: the same.
     """
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, plugin: str) -> None:
         self.inner = encoder
+        self._plugin = plugin
 
     @property
     def name(self) -> str:
@@ -153,12 +155,12 @@ class PluginEncoder:
 
     def __getattr__(self, name: str) -> Any:
         """Pass on what is not of the protocol."""
-        if name == "inner":
+        if name in ("inner", "_plugin"):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
     def _failed(self, what: str, error: Exception) -> EncoderError:
-        return EncoderError(f"The plugin encoder {self.name!r} {what} ({_say(error)}).", _REPAIR)
+        return EncoderError(f"The plugin encoder {self._plugin!r} {what} ({_say(error)}).", _REPAIR)
 
     def _wrong(self, found: str, expected: str) -> EncoderError:
-        return EncoderError(f"The plugin encoder {self.name!r} {found} and not {expected}.", _REPAIR)
+        return EncoderError(f"The plugin encoder {self._plugin!r} {found} and not {expected}.", _REPAIR)
