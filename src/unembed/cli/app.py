@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "Score a model on texts, with intervals and baselines.",
     "invert": "Recover texts from a file of vectors.",
     "models": "List, show and verify checkpoints.",
+    "reproduce": "Run the paper's tables and write them beside its figures.",
     "train": "Train a model from a recipe.",
 }
 INTERRUPTED, PIPE_CLOSED, USER_ERROR = 130, 141, 2

@@ -4,12 +4,13 @@
 - `passes_curve`: quality against passes, one line a strategy.
 - `calibration_plot`: confidence against what was realised.
 - `length_plot`: a metric by length, with its intervals.
+- `dynamics`: validation bound and token_accuracy of several runs (the paper's figure 2).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,4 +154,27 @@ def length_plot(results: Sequence[dict[str, Any]], path: str | Path, metric: str
     if not drawn:
         raise DataError(f"No result has {metric!r} by length.", "Evaluate at least one run.")
     axes.legend()
+    _save(figure, path)
+
+
+def dynamics(logs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> None:
+    """Plot the validation bound and the decoded token_accuracy of runs against the texts they have seen.
+
+    Args:
+        logs: run -> rows {texts, bound, "strategy/token_accuracy"}, as `paper_page.read_curve` returns them.
+        path: PNG or SVG.
+    """
+    figure, axes = _canvas("Validation over training", "texts seen", "bound, nats a token")
+    right = None
+    for name, rows in logs.items():
+        points = [(row["texts"], row["bound"]) for row in rows if "bound" in row]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{name}: bound")
+        for key in dict.fromkeys(k for row in rows for k in row if k.endswith("/token_accuracy")):
+            if right is None:
+                right = axes.twinx()
+                right.set(ylabel="token_accuracy, decoded from all masks", ylim=(0, None))
+            decoded = [(row["texts"], row[key]) for row in rows if key in row]
+            right.plot(*zip(*decoded, strict=True), "--s", markersize=3, label=f"{name}: {key}")
+    handles = [*axes.lines, *(right.lines if right is not None else ())]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
     _save(figure, path)
