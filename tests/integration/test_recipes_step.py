@@ -43,7 +43,7 @@ def shrunk(path: Path, corpus: Path) -> list[str]:
     small += [f"objective.shortlist_{kind}=20" for kind in ("frequent", "sampled")]
     small += ["run.steps=2", 'run.max_time=""', "run.horizon=steps", "run.compile=no", "run.precision=fp32"]
     small += ["run.processes=1", "run.threads=1", 'validation.shards=""', "validation.texts=16", "validation.decoded=2"]
-    return small + ["optimizer.accumulate=1", "run.validate_every=1e9"]
+    return [*small, "optimizer.accumulate=1", "run.validate_every=1e9"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -210,7 +210,7 @@ def _head(values: Mapping[str, Any]) -> list[str]:
         f"Our rows: {said}; 95% bootstrap intervals, seed {cells[0]['seed'] if cells else '-'}; {'; '.join(machines)}. "
         "The paper's rows are its own figures (arXiv 2602.11047, v1), on other encoders, data and compute.\n",
         f"`{_MASKED}` is what the paper calls token accuracy in its tables 1 and 5: {RATE:.0%} of a text is masked, "
-        "the rest and the length are shown. `token_accuracy` is decoded from all masks, length included. Only the second "
+        "the rest and the length are shown. `token_accuracy` is decoded from all masks, length included. Only it "
         "says what comes back from a vector. `ms a text` is wall-clock here; the machine may have had other work.\n",
         "What differs from the paper, row by row:\n",
     ]
