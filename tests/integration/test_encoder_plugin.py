@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import unembed
-from unembed.encoders.hashing import tokenizer_json
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "encoder-plugin"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
+
 from unembed.encoders.identity import EncoderIdentity, make_identity
 
 SIZES = (1, 2, 3)
