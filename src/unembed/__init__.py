@@ -54,13 +54,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _import_name(name: str) -> Any:
     """Import a public name from its home at first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'unembed' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so it finds names that do not exist
+    __getattr__ = _import_name
 
 
 def __dir__() -> list[str]:

@@ -116,6 +116,9 @@ class Inverter:
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
             precision: "fp32", "bf16", or "auto": bf16 where it is fast.
 
+        Returns:
+            An inverter that is ready to use.
+
         Raises:
             CheckpointError: missing, foreign, truncated or damaged.
             InputError: no such device or precision.
@@ -151,10 +154,16 @@ class Inverter:
         return load_matching(self.identity)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
-        """Return the config that `options` mean for this checkpoint.
+        """Work out what `options` mean for this checkpoint.
 
         A checkpoint may name the strategy that was best on its validation texts, with options; they hold where
         `options` name no other strategy.
+
+        Args:
+            options: fields of `DecodeConfig`, as `invert` takes them.
+
+        Returns:
+            The config with every field set.
 
         Raises:
             InputError: an unknown option, or one that makes no sense.
@@ -167,7 +176,14 @@ class Inverter:
         return _config({**defaults, **options})
 
     def calibration(self, strategy: str) -> Calibration | None:
-        """Return the calibration for a strategy, None where the checkpoint has none."""
+        """Find the calibration of a strategy's confidence.
+
+        Args:
+            strategy: its name.
+
+        Returns:
+            The calibration, None where the checkpoint has none.
+        """
         return calibration_for(self.calibrations, strategy)
 
     def invert(
@@ -207,6 +223,9 @@ class Inverter:
             texts: strings; each is cut to the limit in tokens first, and `Recovery.original` is what was embedded.
             options: of `invert`.
 
+        Returns:
+            One recovery for each text, in order.
+
         Raises:
             InputError: a text that is empty or holds characters that the tokenizer does not know.
             EncoderMismatchError: see `encoder`.
@@ -230,12 +249,30 @@ class Inverter:
     def drafts(
         self, vectors: Any, *, given: Any = None, batch_size: int = BATCH_SIZE, progress: bool = False, **options: Any
     ) -> list[Draft]:
-        """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement."""
+        """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement.
+
+        Args:
+            vectors, given, batch_size, progress, options: as `invert`.
+
+        Returns:
+            One draft for each row, in order.
+
+        Raises:
+            InputError: as `invert`.
+        """
         found = self._drafts(vectors, self.resolve(options), given, batch_size, False, progress)
         return [draft for batch in found for draft in batch]
 
     def stream(self, vector: Any, *, given: Any = None, **options: Any) -> Iterator[Step]:
-        """Decode one vector (d,) and yield each step as it happens; see `unembed.decoding.loop.stream`.
+        """Decode one vector and yield each step as it happens; see `unembed.decoding.loop.stream`.
+
+        Args:
+            vector: array, tensor or list of numbers, (d,) or (1, d).
+            given: as `invert`, one row.
+            options: as `invert`.
+
+        Returns:
+            An iterator over the steps.
 
         Raises:
             InputError: as `invert`, or more than one vector.

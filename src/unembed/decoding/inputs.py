@@ -63,7 +63,7 @@ def vector_rows(vectors: Any, dimension: int, encoder: str, normalised: bool = F
             "Use vectors of that encoder, or a checkpoint trained for yours.",
         )
     with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        rows = np.require(rows, np.float32, ["C", "W"])  # writable: torch warns of arrays that are not
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise InputError(

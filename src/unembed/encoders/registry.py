@@ -50,6 +50,9 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
         options: for "minilm" and sentence-transformers: `precision` ("fp32" or "bf16"), `batch_size`, `device`,
             `prompt`, `prompt_name`, `normalise`, `revision`; for "hashing": `dimension`.
 
+    Returns:
+        The encoder; its `encode(texts)` returns float32 (n, dimension).
+
     Raises:
         EncoderError: unknown name or option, unreachable hub, damaged weights.
     """

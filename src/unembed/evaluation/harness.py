@@ -114,6 +114,9 @@ def evaluate(
     Returns:
         JSON values: seed, data, encoder, checkpoint, machine, strategy, options, lengths, passes (mean a text), queries
         (mean a text), seconds, texts_per_second, and everything that `measure` returns.
+
+    Raises:
+        InputError: an unknown strategy or option, or vectors of another encoder.
     """
     config = inverter.resolve({"strategy": setting.strategy, "seed": seed, **setting.options})
     more: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}

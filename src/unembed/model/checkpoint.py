@@ -221,6 +221,13 @@ def verify_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a checkpoint directory.
 
+    Args:
+        path: the directory.
+        device: where the network goes.
+
+    Returns:
+        Network, tokenizer, identity of the encoder and everything else that the directory holds.
+
     Raises:
         CheckpointError: missing, foreign, truncated, damaged or of another version.
     """

@@ -104,7 +104,14 @@ class Denoiser(nn.Module):
     # ------------------------------------------------------------------ condition
 
     def condition(self, vectors: Tensor) -> Condition:
-        """Turn raw encoder vectors (B, d) into a `Condition`."""
+        """Work out once what every pass needs to know of the vectors.
+
+        Args:
+            vectors: (B, d), as the encoder makes them.
+
+        Returns:
+            The condition of the B vectors.
+        """
         z = self._scaled(vectors)
         modulation, final, entry, memory = self.conditioner(z)
         if self.config.candidates and self.token_prior is not None:
@@ -124,7 +131,14 @@ class Denoiser(nn.Module):
         return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text)
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
-        """Return log p(n | vector), (B, limit), column 0 for n = 1, from raw vectors (B, d)."""
+        """Score the lengths of the texts behind vectors.
+
+        Args:
+            vectors: (B, d), as the encoder makes them.
+
+        Returns:
+            log p(n | vector), (B, limit), column 0 for n = 1.
+        """
         log_probs: Tensor = self.length(self._scaled(vectors))
         return log_probs
 
@@ -297,9 +311,14 @@ class Denoiser(nn.Module):
         return Reading(hidden[owner, column], owner, column, (ends - 1 - column).clamp_min(0), used, condition)
 
     def scores(self, reading: Reading, part: slice = slice(None)) -> Tensor:
-        """Score all tokens at some rows of a reading: float32 (R, V), -inf as in `token_logits`.
+        """Score all tokens at some rows of a reading.
 
-        The end token is -inf where the canvas is "length".
+        Args:
+            reading: from `read`.
+            part: which of its rows.
+
+        Returns:
+            float32 (R, V), -inf as in `token_logits`; the end token is -inf where the canvas is "length".
         """
         owner = reading.owner[part]
         return self.token_logits(
@@ -320,7 +339,14 @@ class Denoiser(nn.Module):
         lengths: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """`read` and `scores` in one: float32 (R, V) in row-major order of `rows`, or (B, n, V) without `rows`."""
+        """`read` and `scores` in one.
+
+        Args:
+            ids, states, condition, lengths, rows: as `read`.
+
+        Returns:
+            float32 (R, V) in row-major order of `rows`, or (B, n, V) without `rows`.
+        """
         scores = self.scores(self.read(ids, states, condition, lengths, rows))
         return scores.view(*ids.shape, -1) if rows is None else scores
 
@@ -328,6 +354,12 @@ class Denoiser(nn.Module):
 
     def start_causal(self, condition: Condition) -> CausalState:
         """Begin a left-to-right draft of each vector; feed `bos_id` first.
+
+        Args:
+            condition: of the B vectors.
+
+        Returns:
+            The state that `next_logits` takes.
 
         Raises:
             InputError: the denoiser was not trained with causal rows.
@@ -368,7 +400,11 @@ class Denoiser(nn.Module):
     # ------------------------------------------------------------------ counting
 
     def parameter_counts(self) -> dict[str, int]:
-        """Trainable parameters: `total`, `vocabulary` (embedding and output bias) and `blocks` (active per token)."""
+        """Count trainable parameters.
+
+        Returns:
+            `total`, `vocabulary` (embedding and output bias) and `blocks` (active per token).
+        """
         total = sum(p.numel() for p in self.parameters())
         vocabulary = self.embedding.weight.numel() + self.head.bias.numel()
         return {"total": total, "vocabulary": vocabulary, "blocks": sum(p.numel() for p in self.blocks.parameters())}

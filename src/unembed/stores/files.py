@@ -103,6 +103,9 @@ def read_vectors(
         on_bad: called with each row that holds no usable vector, which is then left out; None: an error at the first.
         kind: the format of standard input or of a pipe, one of `STREAMS`; None takes the ending, or "jsonl".
 
+    Returns:
+        An iterator over batches: ids, float32 vectors (n, d) and metadata, in the order of the file.
+
     Raises:
         InputError: as `open_file`, a batch below 1, or a bad row.
     """

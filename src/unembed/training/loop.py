@@ -111,6 +111,9 @@ def train(
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         on_step: called after each step with its number and loss.
 
+    Returns:
+        How the run ended, and where its checkpoint is.
+
     Raises:
         RecipeError, DataError, CheckpointError: see `prepare` and `load_state`.
     """

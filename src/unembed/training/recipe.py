@@ -224,7 +224,16 @@ class ValidationPart:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; each attribute is a table of the TOML file."""
+    """A whole recipe; each attribute is a table of the TOML file.
+
+    Attributes:
+        model: shape of the denoiser.
+        data: where texts and vectors come from.
+        objective: what is learnt from a batch.
+        optimizer: how weights move.
+        run: how long, on what, in which arithmetic.
+        validation: what is measured on the way.
+    """
 
     model: ModelPart = field(default_factory=ModelPart)
     data: DataPart = field(default_factory=DataPart)
@@ -239,6 +248,13 @@ class Recipe:
 
         Relative paths under `data` and `validation` are taken from the current folder, as on a command line.
 
+        Args:
+            path: the TOML file.
+            overrides: each "table.key=value"; the value is read as TOML, or as a string where it is not TOML.
+
+        Returns:
+            The recipe, every default filled in.
+
         Raises:
             RecipeError: no such file, not TOML, an unknown key, or a value of the wrong type or range.
         """
@@ -252,11 +268,25 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build from nested plain values; see `load` for the errors."""
+        """Build from nested plain values.
+
+        Args:
+            values: tables of keys and values, as TOML or JSON holds them.
+
+        Returns:
+            The recipe, every default filled in.
+
+        Raises:
+            RecipeError: an unknown key, or a value of the wrong type or range.
+        """
         return typing.cast(Recipe, _build(cls, values, ""))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values, every default filled in."""
+        """Turn into what `from_dict` takes.
+
+        Returns:
+            Nested plain values, every default filled in.
+        """
         return dataclasses.asdict(self)
 
 
