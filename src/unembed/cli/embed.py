@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import given, output_options
-from unembed.errors import EncoderError, InputError
+from unembed.errors import InputError
 
 if TYPE_CHECKING:
     from unembed.data.tokenization import Tokenizer
@@ -27,6 +27,9 @@ CHUNK = 1024
 @click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
 @click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; goes on where it stopped.")
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="An encoder's name or folder.")
+@click.option(
+    "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
+)
 @click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
 @click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
 @click.option("--source-column", metavar="NAME", help="Column of the sources; default: source, or the file's name.")
@@ -43,6 +46,7 @@ def command(
     out: str | None,
     shards: str | None,
     encoder: str,
+    tokenizer: str,
     limit: int,
     column: str | None,
     source_column: str | None,
@@ -65,7 +69,7 @@ def command(
     """
     from unembed.cli.console import note, progress, show_json
     from unembed.data.sources import read_texts
-    from unembed.data.tokenization import Tokenizer
+    from unembed.data.tokenizers import load_tokenizer
     from unembed.encoders.registry import load_encoder
     from unembed.stores.writing import check_target, write_vectors
 
@@ -77,10 +81,7 @@ def command(
     if limit_rows is not None:
         stream = itertools.islice(stream, limit_rows)
     model = load_encoder(encoder, **given(**options))
-    json_text = model.tokenizer_json()
-    if json_text is None:
-        raise EncoderError(f"The encoder {encoder} has no tokenizer.", "Use an encoder that brings its own.")
-    tokenizer = Tokenizer.from_json(json_text)
+    tokens = load_tokenizer(tokenizer, model)
     with progress("Embedding", limit_rows, quiet) as bar:
         if shards is not None:
             from unembed.data.shards import write_shards
@@ -92,11 +93,11 @@ def command(
                 bar.advance(count - done)
                 done = count
 
-            manifest = write_shards(shards, stream, model, tokenizer, limit, shard_size, dtype, advance)
+            manifest = write_shards(shards, stream, model, tokens, limit, shard_size, dtype, advance)
             report = {"path": shards, "texts": manifest.n, "dropped": manifest.dropped, "shards": len(manifest.shards)}
         else:
             counter = {"dropped": 0}
-            rows = write_vectors(str(out), _batches(stream, model, tokenizer, limit, counter, bar.advance))
+            rows = write_vectors(str(out), _batches(stream, model, tokens, limit, counter, bar.advance))
             report = {"path": out, "texts": rows, **counter}
     if as_json:
         show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": limit})

@@ -79,6 +79,12 @@ def command(
         note("The horizon is not reached: the same command with --resume goes on.", quiet)
 
 
+def _parameters(counts: dict[str, int]) -> str:
+    """The parameters in words."""
+    without, blocks = counts["without_vocabulary"], counts["blocks"]
+    return f"{counts['total']:,} in all, {without:,} without the vocabulary, {blocks:,} in blocks"
+
+
 def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_json: bool) -> None:
     """Print what the run would cost."""
     from rich.table import Table
@@ -94,7 +100,7 @@ def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_
     table = Table(box=None, show_header=False)
     counts, pace = found.parameters, found.pace
     rows = [
-        ("parameters", f"{counts['total']:,} in all, {counts['blocks']:,} in blocks"),
+        ("parameters", _parameters(counts)),
         ("operations a text", f"{found.operations_per_text / 1e9:.2f} GFLOP"),
         ("speed", f"{found.texts_per_second:.0f} texts/s ({pace.precision}, {recipe.run.processes} process(es))"),
         ("compilation and warm-up", f"{pace.warmup_seconds:.0f} s"),

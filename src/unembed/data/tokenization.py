@@ -166,7 +166,7 @@ class Tokenizer:
         cut = [ids[:limit] for ids in self.encode([texts[k] for k in rows])]
         for _ in range(3):  # a cut inside a word may tokenise anew; it settles at once for WordPiece
             kept = [(k, ids) for k, ids in zip(rows, cut, strict=True) if ids and self._banned.isdisjoint(ids)]
-            decoded = [self.decode(ids) for _, ids in kept]
+            decoded = [self._whole(ids, texts[k]) for k, ids in kept]
             again = self.encode(decoded)
             rows, cut = [], []
             for (k, ids), text, ids_again in zip(kept, decoded, again, strict=True):
@@ -179,6 +179,11 @@ class Tokenizer:
             if not rows:
                 break
         return result
+
+    def _whole(self, ids: Sequence[int], text: str) -> str:
+        """The decoded text without a character that the cut broke: byte-level tokens may end inside one."""
+        decoded = self.decode(ids)
+        return decoded if "\ufffd" in text else decoded.rstrip("\ufffd").rstrip()
 
 
 def _is_text(value: object) -> bool:

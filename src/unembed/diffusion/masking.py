@@ -2,6 +2,7 @@
 
 What is here:
     draw_counts       k uniform on 1..n for each text, stratified over the batch
+    draw_times        t uniform on (0, 1] for each text, stratified over the batch
     mask_exactly      exactly k of the n tokens, each set of k equally likely
     mask_by_schedule  each token on its own with probability 1 - alpha(t), as the forward process says
 
@@ -38,6 +39,22 @@ def draw_counts(lengths: Tensor, generator: torch.Generator) -> Tensor:
     inside = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
     counts = ((strata + inside) / batch * lengths).floor().long() + 1
     return torch.minimum(counts, lengths)
+
+
+def draw_times(batch: int, generator: torch.Generator) -> Tensor:
+    """Draw times t uniform on (0, 1], stratified: row i gets the stratum of a random permutation.
+
+    Args:
+        batch: B.
+        generator: of the draw; the result stands on its device.
+
+    Returns:
+        (B,) float64.
+    """
+    device = generator.device
+    strata = torch.randperm(batch, generator=generator, device=device)
+    inside = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
+    return (strata + 1.0 - inside) / max(batch, 1)
 
 
 def mask_exactly(lengths: Tensor, n: int, counts: Tensor, generator: torch.Generator) -> Tensor:

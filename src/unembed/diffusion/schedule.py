@@ -45,6 +45,10 @@ class Schedule:
         """Weight of the summed cross-entropy at time t > 0: -alpha'(t) / (1 - alpha(t))."""
         return -self.alpha_prime(t) / (1.0 - self.alpha(t))
 
+    def time(self, alpha: Tensor | float) -> Tensor:
+        """The inverse of `alpha`: the time at which a share `alpha` is visible, 1 where that is never reached."""
+        raise NotImplementedError
+
     @property
     def valid(self) -> bool:
         """Whether alpha(0) = 1 and alpha(1) = 0, within 1e-6."""
@@ -65,6 +69,10 @@ class Linear(Schedule):
         """-1."""
         return -torch.ones_like(torch.as_tensor(t, dtype=_float_type(t)))
 
+    def time(self, alpha: Tensor | float) -> Tensor:
+        """1 - alpha."""
+        return 1.0 - torch.as_tensor(alpha)
+
 
 class Cosine(Schedule):
     """alpha(t) = 1 - cos(pi/2 (1 - t)): few masks for longer."""
@@ -78,6 +86,10 @@ class Cosine(Schedule):
     def alpha_prime(self, t: Tensor | float) -> Tensor:
         """-pi/2 sin(pi/2 (1 - t))."""
         return -0.5 * math.pi * torch.sin(0.5 * math.pi * (1.0 - torch.as_tensor(t)))
+
+    def time(self, alpha: Tensor | float) -> Tensor:
+        """1 - 2/pi arccos(1 - alpha)."""
+        return 1.0 - torch.acos((1.0 - torch.as_tensor(alpha)).clamp(0.0, 1.0)) * (2.0 / math.pi)
 
 
 class Exponential(Schedule):
@@ -99,6 +111,10 @@ class Exponential(Schedule):
     def alpha_prime(self, t: Tensor | float) -> Tensor:
         """-rate exp(-rate t)."""
         return -self.rate * self.alpha(t)
+
+    def time(self, alpha: Tensor | float) -> Tensor:
+        """-ln(alpha) / rate, at most 1."""
+        return (-torch.log(torch.as_tensor(alpha)) / self.rate).clamp(0.0, 1.0)
 
 
 def _float_type(t: Tensor | float) -> torch.dtype:

@@ -10,7 +10,7 @@ from unembed.errors import CheckpointError, InputError
 _CHOICES = {
     "canvas": ("length", "eos"),
     "adaln": ("full", "shared", "factored"),
-    "backbone": ("adaln-zero", "bert", "autoregressive"),
+    "backbone": ("adaln-zero", "bert", "paper", "autoregressive"),
 }
 
 
@@ -20,7 +20,8 @@ class Shape:
 
     Attributes:
         backbone: "adaln-zero" (pre-norm blocks that start as the identity), "bert" (post-norm blocks of BERT's
-            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`) or
+            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`), "paper"
+            (equations 5 to 10 of 2602.11047: `model/paper.py`; it has no prefix tokens and one kind of modulation) or
             "autoregressive" (left to right only, the vector as a prefix of the text: `model/autoregressive.py`).
         width: model width; a multiple of `heads`.
         layers: number of blocks.
@@ -38,6 +39,7 @@ class Shape:
         position_prior: gated token-at-position log-odds on the logits.
         candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
         dropout: dropout while training.
+        time_conditioning: the time t is an input of each block's modulation (`model/time.py`).
     """
 
     backbone: str = "adaln-zero"
@@ -56,6 +58,7 @@ class Shape:
     position_prior: bool = False
     candidates: int = 0
     dropout: float = 0.0
+    time_conditioning: bool = False
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -76,10 +79,15 @@ class Shape:
             )
         if not self.fills_masks:
             self._check_autoregressive()
-        if self.backbone == "bert" and self.embedding_dim not in (0, self.width):
+        if self.backbone in ("bert", "paper") and self.embedding_dim not in (0, self.width):
             raise InputError(
-                f"The bert backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
+                f"The {self.backbone} backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
                 "Leave embedding_dim out.",
+            )
+        if self.backbone == "paper" and (self.prefix_tokens or self.adaln != "full"):
+            raise InputError(
+                "The paper backbone has no prefix tokens and one kind of modulation.",
+                'Set prefix_tokens = 0 and adaln = "full".',
             )
 
     def _check_autoregressive(self) -> None:
@@ -88,7 +96,7 @@ class Shape:
                 "prefix_tokens is 0, but the autoregressive backbone sees the vector in them alone.",
                 "Use at least 1, such as 8.",
             )
-        for name, wanted in (("canvas", "length"), ("position_prior", False), ("candidates", 0)):
+        for name, wanted in (("canvas", "length"), ("position_prior", False), ("candidates", 0), ("time_conditioning", False)):
             if getattr(self, name) != wanted:
                 raise InputError(
                     f"The autoregressive backbone has no use for {name} = {getattr(self, name)!r}.",
@@ -115,6 +123,7 @@ class DenoiserConfig(Shape):
         vocab_size: size V of the vocabulary.
         limit: longest text in tokens.
         causal: trained with causal rows too, so that it can draft left to right.
+        schedule: the noise schedule of training, by which a share of masks is read as a time.
         mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
     """
 
@@ -122,6 +131,7 @@ class DenoiserConfig(Shape):
     vocab_size: int
     limit: int = 32
     causal: bool = False
+    schedule: str = "linear"
     mask_id: int = 103
     eos_id: int = 102
     bos_id: int = 101

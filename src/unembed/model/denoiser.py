@@ -15,15 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
+from unembed.model.backbones import make_blocks, make_conditioner, parts_of
 from unembed.model.block import Block, modulate
-from unembed.model.conditioning import Condition, Conditioner
+from unembed.model.conditioning import Condition
 from unembed.model.config import DenoiserConfig
 from unembed.model.heads import LengthNetwork, TokenHead
 from unembed.model.position_prior import PositionPrior
-from unembed.model.post_norm import PostNormBlock
 from unembed.model.prior import TokenPrior
 from unembed.model.reading import CausalState, Reading
+from unembed.model.time import TimeModulation, time_of
 from unembed.model.whitening import Whitening
 
 __all__ = ["GIVEN", "GUESS", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
@@ -61,20 +63,20 @@ class Denoiser(nn.Module):
         self.whitening = Whitening(c.vector_dim)
         self.embedding = nn.Embedding(c.vocab_size, embedding_dim)
         nn.init.normal_(self.embedding.weight, std=0.05)
-        bert = c.backbone == "bert"
-        if bert:
+        if c.backbone == "bert":
             self.input_norm = nn.LayerNorm(c.width, eps=1e-12)
-        else:
+        elif c.backbone == "adaln-zero":
             self.embed = nn.Linear(embedding_dim, c.width)
         self.state = nn.Embedding(4, c.width)
         self.position = nn.Embedding(c.limit + 1 + self._shift, c.width)
         self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
         for table in (self.state, self.position, self.position_from_end):
             if table is not None:
-                nn.init.normal_(table.weight, std=0.02 if bert else 0.3)
-        self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, c.adaln, c.adaln_rank, c.prefix_tokens, bert)
-        kind = PostNormBlock if bert else Block
-        self.blocks = nn.ModuleList([kind(c.width, c.heads, c.mlp or 4 * c.width, c.dropout) for _ in range(c.layers)])
+                nn.init.normal_(table.weight, std=0.3 if c.backbone == "adaln-zero" else 0.02)
+        self.conditioner = make_conditioner(c, c.vector_dim)
+        self.time = TimeModulation(c.layers, parts_of(c), c.width) if c.time_conditioning else None
+        self.schedule = get_schedule(c.schedule)
+        self.blocks = make_blocks(c)
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
         self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
         self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
@@ -166,7 +168,7 @@ class Denoiser(nn.Module):
 
     def _embed(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         rows = F.embedding(ids, self.embedding.weight if table is None else table)
-        if self.config.backbone == "bert":
+        if self.config.backbone != "adaln-zero":
             return rows
         embedded: Tensor = self.embed(F.layer_norm(rows, (rows.shape[-1],)))
         return embedded
@@ -189,6 +191,7 @@ class Denoiser(nn.Module):
         causal: bool = False,
         table: Tensor | None = None,
         rows: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -201,6 +204,8 @@ class Denoiser(nn.Module):
             table: (K, embedding_dim) token embeddings that `rows` points into; None for the whole table. A training
                 step gathers the few rows it needs once, so that their gradient is scattered once.
             rows: (B, n) rows of `table` that stand for `ids`.
+            time: (B,) times that the masks were drawn at; None reads them off the share of masks. Only used with
+                `time_conditioning`.
 
         Returns:
             (B, n, width) after the last modulated norm.
@@ -227,9 +232,13 @@ class Denoiser(nn.Module):
             mask = torch.ones(n, m + n, dtype=torch.bool, device=ids.device).tril(m)
         elif inside is not None:
             mask = F.pad(inside, (m, 0), value=True)[:, None, None, :]
+        modulation = condition.modulation
+        if self.time is not None:
+            t = time_of(states == MASK, None if causal else lengths, self.schedule) if time is None else time
+            modulation = modulation + self.time(t)
         for i, block in enumerate(self._stack):
             past = block.attention.memory(memory) if m else None
-            x, _ = block(x, condition.modulation[:, i], past, mask)
+            x, _ = block(x, modulation[:, i], past, mask)
         return modulate(F.layer_norm(x, (self.config.width,)), condition.final[:, 0], condition.final[:, 1])
 
     def token_logits(
@@ -387,8 +396,11 @@ class Denoiser(nn.Module):
         x = self._embed(ids) + self.state(torch.full_like(ids, PREFIX)) + self.position.weight[state.index]
         x = self._enter(x, state.condition)
         past = []
+        modulation = state.condition.modulation
+        if self.time is not None:
+            modulation = modulation + self.time(torch.zeros(len(last), device=last.device))  # nothing is masked
         for i, block in enumerate(self.blocks):
-            x, kv = block(x, state.condition.modulation[:, i], state.past[i])
+            x, kv = block(x, modulation[:, i], state.past[i])
             past.append(kv)
         final = state.condition.final
         hidden = modulate(F.layer_norm(x, (self.config.width,)), final[:, 0], final[:, 1])[:, 0]
@@ -403,8 +415,18 @@ class Denoiser(nn.Module):
         """Count trainable parameters.
 
         Returns:
-            `total`, `vocabulary` (embedding and output bias) and `blocks` (active per token).
+            `total`; `vocabulary` (embedding and output bias); `blocks` (active per token); `length` (the network for
+            p(n | vector), idle where the canvas is "eos"); and `without_vocabulary`, total less vocabulary and less an
+            idle length network, which is what papers compare.
         """
         total = sum(p.numel() for p in self.parameters())
         vocabulary = self.embedding.weight.numel() + self.head.bias.numel()
-        return {"total": total, "vocabulary": vocabulary, "blocks": sum(p.numel() for p in self.blocks.parameters())}
+        length = sum(p.numel() for p in self.length.parameters())
+        idle = length if self.config.canvas == "eos" else 0
+        return {
+            "total": total,
+            "vocabulary": vocabulary,
+            "blocks": sum(p.numel() for p in self.blocks.parameters()),
+            "length": length,
+            "without_vocabulary": total - vocabulary - idle,
+        }

@@ -4,7 +4,7 @@ Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `prepare_causa
 `rows_loss`.
 
 Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
-for the bound (design, decision 7). In causal rows the input is the text moved by one and the end token is a target.
+for the bound (design, decision 7); or times are drawn, and each token is masked on its own (2602.11047). In causal rows the input is the text moved by one and the end token is a target.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.diffusion.masking import draw_counts, mask_exactly
+from unembed.diffusion.masking import draw_counts, draw_times, mask_by_schedule, mask_exactly
+from unembed.diffusion.schedule import Schedule
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import GIVEN, GUESS, MASK, PREFIX, Denoiser
 from unembed.training.cross_entropy import linear_cross_entropy
@@ -34,6 +35,9 @@ class Rows:
         weights: (R,) weight of each row in the loss.
         causal: whether rows look to the left only.
         lengths: (B,) tokens of each text where they are padded to n, else None.
+        time: (B,) times that the masks were drawn at, None where counts were drawn.
+        scale: what the weights are divided by for a loss in nats a token: the number of tokens with times, whose
+            weights are right on average only; None for their sum.
     """
 
     ids: Tensor
@@ -44,6 +48,8 @@ class Rows:
     weights: Tensor
     causal: bool
     lengths: Tensor | None = None
+    time: Tensor | None = None
+    scale: float | None = None
 
     def visible(self, filler: int) -> Tensor:
         """Tokens that each scored row may look at, (R, n); `filler` stands where it may not."""
@@ -59,7 +65,13 @@ class Rows:
         names = ("ids", "states", "owner", "column", "targets", "weights")
         moved = {n: getattr(self, n).to(device, non_blocking=True) for n in names}
         lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
-        return Rows(**moved, causal=self.causal, lengths=lengths)
+        time = None if self.time is None else self.time.to(device, non_blocking=True)
+        return Rows(**moved, causal=self.causal, lengths=lengths, time=time, scale=self.scale)
+
+    def normalised(self, share: float) -> Tensor:
+        """The weights, scaled so that the loss is nats a token times `share`."""
+        total = self.weights.sum() if self.scale is None else self.scale
+        return self.weights * (share / total)
 
     def from_end(self) -> Tensor:
         """Position of each scored row counted from the end, 0 for the last."""
@@ -81,28 +93,37 @@ def prepare_masked(
     guess_error: float = 0.0,
     replacements: Tensor | None = None,
     lengths: Tensor | None = None,
+    schedule: Schedule | None = None,
 ) -> Rows:
     """Mask texts of one canvas length, or texts padded to one.
 
     Args:
         ids: (B, n) true tokens, no padding.
         generator: of masks and guesses.
-        loss_weight: "bound" (n/k) or "flat" (1) for each masked token.
+        loss_weight: of each masked token: "bound" (n/k, or the schedule's weight), "flat" (1) or "printed" (1/t).
         guess_share: share of texts whose visible tokens are shown as guesses.
         guess_error: share of wrong tokens among those.
         replacements: (N,) tokens to draw wrong guesses from.
         lengths: (B,) tokens of each text where rows are padded. The number of scored rows is then the same for every
             batch of that shape: it is filled up with rows of weight 0, and where a draw has more (about never), the
             rest is left out.
+        schedule: draw times and mask by this schedule; None draws counts. A text may then have no mask at all.
     """
     batch, n = ids.shape
     own = torch.full((batch,), n) if lengths is None else lengths
-    counts = draw_counts(own, generator)
-    masked = mask_exactly(own, n, counts, generator)
+    time = None
+    if schedule is None:
+        counts = draw_counts(own, generator)
+        masked = mask_exactly(own, n, counts, generator)
+        weight = (own / counts.float()) if loss_weight == "bound" else torch.ones(batch)
+    else:
+        t = draw_times(batch, generator)
+        masked = mask_by_schedule(own, n, t, schedule, generator)
+        rules = {"bound": schedule.weight, "printed": torch.reciprocal, "flat": torch.ones_like}
+        time, weight = t.float(), rules[loss_weight](t).float()
     inside = torch.arange(n) < own.unsqueeze(1)
     states = torch.where(masked | ~inside, MASK, GIVEN)
     shown = ids.clone()
-    weight = (own / counts.float()) if loss_weight == "bound" else torch.ones(batch)
     scored = masked
     if guess_share and replacements is not None:
         guessing = torch.rand(batch, 1, generator=generator) < guess_share
@@ -118,10 +139,12 @@ def prepare_masked(
         # Guesses have a cross-entropy of their own, unweighted (design, decision 3).
         weights = torch.where(masked[owner, column], weights, torch.full_like(weights, 0.5))
     if lengths is not None:
-        room = n * batch if guess_share else int(0.55 * n * batch) + n
+        room = n * batch if guess_share or schedule is not None else int(0.55 * n * batch) + n
         fill = (0, max(0, room - len(owner)))
         owner, column, weights = (F.pad(part[:room], fill) for part in (owner, column, weights))
-    return Rows(shown, states, owner, column, ids[owner, column], weights, causal=False, lengths=lengths)
+    scale = None if schedule is None else float(own.sum())
+    targets = ids[owner, column]
+    return Rows(shown, states, owner, column, targets, weights, False, lengths, time, scale)
 
 
 def prepare_causal(ids: Tensor, bos_id: int, eos_id: int, lengths: Tensor | None = None) -> Rows:
@@ -205,7 +228,7 @@ def rows_loss(
     n = rows.ids.shape[1]
     places = None if table is None else columns.place[rows.ids]
     uneven = None if rows.causal else rows.lengths  # what stands behind a causal row is not seen anyway
-    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places)
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places, rows.time)
     picked = hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column]
     tokens = columns.tokens
     if table is not None:

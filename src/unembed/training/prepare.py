@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,8 @@ from unembed.data.online import Augmentation, OnlineBatches
 from unembed.data.shards import ShardDataset
 from unembed.data.sources import list_files, read_texts
 from unembed.data.tokenization import Tokenizer
+from unembed.data.tokenizers import ENCODERS_OWN, load_tokenizer
+from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder
@@ -110,7 +112,10 @@ def _check_shards(dataset: ShardDataset, path: str, encoder: Encoder, tokenizer:
             "Set data.encoder to the encoder of the shards.",
         )
     if dataset.manifest.tokenizer_sha256 != tokenizer.sha256:
-        raise DataError(f"{path} was made with another tokenizer than {encoder.name} has.", "Make new shards.")
+        raise DataError(
+            f"{path} was made with another tokenizer than the recipe's.",
+            "Set data.tokenizer to the one that `unembed embed --tokenizer` was given, or make new shards.",
+        )
 
 
 def _cached(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
@@ -175,6 +180,7 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
         vocab_size=tokenizer.size,
         limit=recipe.data.limit,
         causal=recipe.objective.causal_share > 0,
+        schedule=recipe.objective.schedule,
         mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,
@@ -225,15 +231,27 @@ def prepare(recipe: Recipe) -> Prepared:
             "Make shards with `unembed embed TEXTS --shards FOLDER`, or name text files.",
         )
     encoder = load_encoder(data.encoder)
-    tokenizer_json = encoder.tokenizer_json()
-    if tokenizer_json is None:
-        raise DataError(f"The encoder {encoder.name} has no tokenizer.", "Use an encoder with one.")
-    tokenizer = Tokenizer.from_json(tokenizer_json)
+    own = data.tokenizer == ENCODERS_OWN
+    tokenizer = load_tokenizer(data.tokenizer, encoder)
+    if recipe.model.backbone == "bert" and recipe.model.init_blocks and not own:
+        raise RecipeError(
+            "The network cannot start from the encoder's layers with another tokenizer than the encoder's.",
+            'Set data.tokenizer = "encoder", or model.init_blocks = false.',
+        )
+    schedule = get_schedule(recipe.objective.schedule)
+    if recipe.objective.masking == "time" and not schedule.valid:
+        _log.warning(
+            "the schedule %s leaves a share %.4f visible at t = 1: training never sees all masks on purpose, and its "
+            "bound against an all-mask start is not finite (validation counts masks instead)",
+            schedule.name,
+            float(schedule.alpha(1.0)),
+        )
     source = (_cached if data.shards else _online)(recipe, encoder, tokenizer)
     denoiser = _build(recipe, encoder.dimension, tokenizer)
     counts = _count(source.sample, source.rows, tokenizer.size)
     _log.info("fitting the closed-form parts on %d texts", len(source.rows))
     batches = _batches(source.sample, source.rows, data.limit)
     _fill(denoiser, fit_closed_form(batches, tokenizer.size, data.limit, positions=recipe.model.position_prior))
-    _start_weights(denoiser, encoder, counts, recipe.model)
+    part = recipe.model if own else replace(recipe.model, init_embeddings=False)
+    _start_weights(denoiser, encoder, counts, part)
     return Prepared(denoiser, tokenizer, encoder.identity, source.feed, source.validation, counts)

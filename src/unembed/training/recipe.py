@@ -21,6 +21,9 @@ from typing import Any
 from unembed.errors import InputError, RecipeError
 from unembed.model.config import Shape
 
+SCHEDULE_NAMES = ("linear", "cosine", "exponential")
+"""Names that `diffusion.schedule` knows; written out so that reading a recipe needs no torch."""
+
 
 def _positive(part: Any, names: Iterable[str]) -> None:
     for name in names:
@@ -55,6 +58,8 @@ class DataPart:
         shards: folder of cached shards (`unembed embed --shards`); empty when texts are embedded online.
         texts: text files or folders for online embedding.
         encoder: name or folder of the encoder.
+        tokenizer: "encoder" for the encoder's own; or a folder with tokenizer.json, or vocab.json and merges.txt, or a
+            name on the model hub. Shards must have been made with the same (`unembed embed --tokenizer`).
         limit: longest text in tokens.
         exclude_sources: sources left out, as an out-of-domain test set.
         batch_size: texts a step.
@@ -69,6 +74,7 @@ class DataPart:
     shards: str = ""
     texts: tuple[str, ...] = ()
     encoder: str = "minilm"
+    tokenizer: str = "encoder"
     limit: int = 32
     exclude_sources: tuple[str, ...] = ()
     batch_size: int = 256
@@ -96,7 +102,12 @@ class ObjectivePart:
     """What is learnt from a batch.
 
     Attributes:
-        loss_weight: weight of a masked token when k of n are masked: "bound" (n/k) or "flat" (1).
+        masking: "count" (k uniform on 1..n, exactly k masks) or "time" (t uniform on (0, 1], each token masked with
+            probability 1 - alpha(t)); both evenly over the batch.
+        schedule: alpha: "linear", "cosine" or "exponential" (2602.11047, which never masks all). It decides the masks
+            of masking "time", and what a share of masks means as a time.
+        loss_weight: weight of a masked token: "bound" (n/k, or -alpha'(t) / (1 - alpha(t)) with masking "time"),
+            "flat" (1) or "printed" (1/t whatever the schedule, 2602.11047, equation 4; masking "time" only).
         causal_share: share of the texts of a batch that are learnt left to right.
         guess_share: share of the other texts whose visible tokens are guesses, some of them wrong.
         guess_error: share of wrong tokens among guesses.
@@ -105,6 +116,8 @@ class ObjectivePart:
         length_weight: weight of the length network's cross-entropy.
     """
 
+    masking: str = "count"
+    schedule: str = "linear"
     loss_weight: str = "flat"
     causal_share: float = 0.5
     guess_share: float = 0.0
@@ -115,7 +128,14 @@ class ObjectivePart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _one_of("objective.loss_weight", self.loss_weight, ("bound", "flat"))
+        _one_of("objective.masking", self.masking, ("count", "time"))
+        _one_of("objective.schedule", self.schedule, SCHEDULE_NAMES)
+        _one_of("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"))
+        if self.loss_weight == "printed" and self.masking != "time":
+            raise RecipeError(
+                'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
+                'Set objective.masking = "time", or loss_weight = "bound".',
+            )
         for name in ("causal_share", "guess_share", "guess_error"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"objective.{name} is {getattr(self, name)}.", "Use a share from 0 to 1.")

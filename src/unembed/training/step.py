@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unembed.diffusion.schedule import get_schedule
 from unembed.model.denoiser import MASK, Denoiser
 from unembed.training.objective import (
     Columns,
@@ -51,6 +52,7 @@ class StepLoss:
         self.shortlist = shortlist
         self.precision = precision
         self.noise = noise
+        self._schedule = get_schedule(part.schedule) if part.masking == "time" else None
         self._replacements = None
         if part.guess_share:
             pool = torch.Generator().manual_seed(0)
@@ -123,6 +125,7 @@ class StepLoss:
                 part.guess_error,
                 self._replacements,
                 part_lengths if self.denoiser.config.canvas == "length" else None,
+                self._schedule,
             )
             shares.append((rows, vectors[causal:], text))
         if causal:
@@ -137,7 +140,7 @@ class StepLoss:
             table = F.embedding(columns[0].tokens.to(device), self.denoiser.embedding.weight)
         for (rows, vector, text), column in zip(shares, columns, strict=True):
             # Each share counts by its texts: causal_share is the share of the loss, too.
-            rows.weights = rows.weights * (len(text) / len(ids) / rows.weights.sum())
+            rows.weights = rows.normalised(len(text) / len(ids))
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 condition = self.denoiser.condition(vector.to(device))
                 placed = rows.to(device), column.to(device), text.to(device)

@@ -1,0 +1,36 @@
+"""Which blocks and which conditioner a shape asks for. Contents: `make_blocks`, `make_conditioner`, `parts_of`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unembed.model.block import Block
+from unembed.model.conditioning import Conditioner
+from unembed.model.config import Shape
+from unembed.model.paper import PARTS, PaperBlock, PaperConditioner
+from unembed.model.post_norm import PostNormBlock
+
+_BLOCKS: dict[str, type[Block]] = {"adaln-zero": Block, "bert": PostNormBlock, "paper": PaperBlock}
+
+
+def make_blocks(shape: Shape) -> nn.ModuleList:
+    """The blocks of a shape, new."""
+    kind = _BLOCKS[shape.backbone]
+    return nn.ModuleList(
+        [kind(shape.width, shape.heads, shape.mlp or 4 * shape.width, shape.dropout) for _ in range(shape.layers)]
+    )
+
+
+def make_conditioner(shape: Shape, vector_dim: int) -> Conditioner | PaperConditioner:
+    """What turns vectors of `vector_dim` dimensions into the modulation of those blocks."""
+    if shape.backbone == "paper":
+        return PaperConditioner(vector_dim, shape.width, shape.layers)
+    entry = shape.backbone == "bert"
+    return Conditioner(
+        vector_dim, shape.width, shape.layers, shape.adaln, shape.adaln_rank, shape.prefix_tokens, entry
+    )
+
+
+def parts_of(shape: Shape) -> int:
+    """Vectors that the modulation of one block has."""
+    return PARTS if shape.backbone == "paper" else 6
