@@ -10,7 +10,7 @@ from unembed.model.config import Shape
 from unembed.model.paper import PARTS, PaperBlock, PaperConditioner
 from unembed.model.post_norm import PostNormBlock
 
-_BLOCKS: dict[str, type[Block]] = {"adaln-zero": Block, "bert": PostNormBlock, "paper": PaperBlock}
+_BLOCKS: dict[str, type[Block]] = {"adaln-zero": Block, "bert": PostNormBlock, "paper": PaperBlock, "autoregressive": Block}
 
 
 def make_blocks(shape: Shape) -> nn.ModuleList:
@@ -26,9 +26,7 @@ def make_conditioner(shape: Shape, vector_dim: int) -> Conditioner | PaperCondit
     if shape.backbone == "paper":
         return PaperConditioner(vector_dim, shape.width, shape.layers)
     entry = shape.backbone == "bert"
-    return Conditioner(
-        vector_dim, shape.width, shape.layers, shape.adaln, shape.adaln_rank, shape.prefix_tokens, entry
-    )
+    return Conditioner(vector_dim, shape.width, shape.layers, shape.adaln, shape.adaln_rank, shape.prefix_tokens, entry)
 
 
 def parts_of(shape: Shape) -> int:

@@ -79,9 +79,9 @@ class Shape:
             )
         if not self.fills_masks:
             self._check_autoregressive()
-        if self.backbone in ("bert", "paper") and self.embedding_dim not in (0, self.width):
+        if self.plain_embedding and self.embedding_dim not in (0, self.width):
             raise InputError(
-                f"The {self.backbone} backbone has no map from embedding_dim {self.embedding_dim} to width {self.width}.",
+                f"The {self.backbone} backbone cannot map embedding_dim {self.embedding_dim} to width {self.width}.",
                 "Leave embedding_dim out.",
             )
         if self.backbone == "paper" and (self.prefix_tokens or self.adaln != "full"):
@@ -102,6 +102,11 @@ class Shape:
                     f"The autoregressive backbone has no use for {name} = {getattr(self, name)!r}.",
                     f"Leave {name} out.",
                 )
+
+    @property
+    def plain_embedding(self) -> bool:
+        """Whether token embeddings enter the blocks as they are, without a norm and a map."""
+        return self.backbone in ("bert", "paper")
 
     @property
     def fills_masks(self) -> bool:

@@ -65,14 +65,14 @@ class Denoiser(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.05)
         if c.backbone == "bert":
             self.input_norm = nn.LayerNorm(c.width, eps=1e-12)
-        elif c.backbone == "adaln-zero":
+        elif not c.plain_embedding:
             self.embed = nn.Linear(embedding_dim, c.width)
         self.state = nn.Embedding(4, c.width)
         self.position = nn.Embedding(c.limit + 1 + self._shift, c.width)
         self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
         for table in (self.state, self.position, self.position_from_end):
             if table is not None:
-                nn.init.normal_(table.weight, std=0.3 if c.backbone == "adaln-zero" else 0.02)
+                nn.init.normal_(table.weight, std=0.02 if c.plain_embedding else 0.3)
         self.conditioner = make_conditioner(c, c.vector_dim)
         self.time = TimeModulation(c.layers, parts_of(c), c.width) if c.time_conditioning else None
         self.schedule = get_schedule(c.schedule)
@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
 
     def _embed(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         rows = F.embedding(ids, self.embedding.weight if table is None else table)
-        if self.config.backbone != "adaln-zero":
+        if self.config.plain_embedding:
             return rows
         embedded: Tensor = self.embed(F.layer_norm(rows, (rows.shape[-1],)))
         return embedded

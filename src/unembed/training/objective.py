@@ -4,7 +4,8 @@ Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `prepare_causa
 `rows_loss`.
 
 Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
-for the bound (design, decision 7); or times are drawn, and each token is masked on its own (2602.11047). In causal rows the input is the text moved by one and the end token is a target.
+for the bound (design, decision 7); or times are drawn, and each token is masked on its own (2602.11047). In causal rows
+the input is the text moved by one and the end token is a target.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def prepare_masked(
     else:
         t = draw_times(batch, generator)
         masked = mask_by_schedule(own, n, t, schedule, generator)
-        rules = {"bound": schedule.weight, "printed": torch.reciprocal, "flat": torch.ones_like}
-        time, weight = t.float(), rules[loss_weight](t).float()
+        by_name = {"bound": schedule.weight(t), "printed": 1.0 / t, "flat": torch.ones_like(t)}
+        time, weight = t.float(), by_name[loss_weight].float()
     inside = torch.arange(n) < own.unsqueeze(1)
     states = torch.where(masked | ~inside, MASK, GIVEN)
     shown = ids.clone()
@@ -228,7 +229,8 @@ def rows_loss(
     n = rows.ids.shape[1]
     places = None if table is None else columns.place[rows.ids]
     uneven = None if rows.causal else rows.lengths  # what stands behind a causal row is not seen anyway
-    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places, rows.time)
+    drawn = {} if rows.time is None else {"time": rows.time}
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places, **drawn)
     picked = hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column]
     tokens = columns.tokens
     if table is not None:
