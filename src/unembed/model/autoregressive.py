@@ -69,6 +69,7 @@ class Autoregressive(Denoiser):
         causal: bool = False,
         table: Tensor | None = None,
         rows: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks over prefix and text at once, as training does.
 
@@ -80,6 +81,7 @@ class Autoregressive(Denoiser):
             causal: must be true.
             table: see `Denoiser.hidden`.
             rows: see `Denoiser.hidden`.
+            time: not read; nothing is masked.
 
         Returns:
             (B, n, width) after the last norm; row i predicts token i.

@@ -10,7 +10,12 @@ from unembed.model.config import Shape
 from unembed.model.paper import PARTS, PaperBlock, PaperConditioner
 from unembed.model.post_norm import PostNormBlock
 
-_BLOCKS: dict[str, type[Block]] = {"adaln-zero": Block, "bert": PostNormBlock, "paper": PaperBlock, "autoregressive": Block}
+_BLOCKS: dict[str, type[Block]] = {
+    "adaln-zero": Block,
+    "bert": PostNormBlock,
+    "paper": PaperBlock,
+    "autoregressive": Block,
+}
 
 
 def make_blocks(shape: Shape) -> nn.ModuleList:

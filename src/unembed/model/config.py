@@ -96,7 +96,12 @@ class Shape:
                 "prefix_tokens is 0, but the autoregressive backbone sees the vector in them alone.",
                 "Use at least 1, such as 8.",
             )
-        for name, wanted in (("canvas", "length"), ("position_prior", False), ("candidates", 0), ("time_conditioning", False)):
+        for name, wanted in (
+            ("canvas", "length"),
+            ("position_prior", False),
+            ("candidates", 0),
+            ("time_conditioning", False),
+        ):
             if getattr(self, name) != wanted:
                 raise InputError(
                     f"The autoregressive backbone has no use for {name} = {getattr(self, name)!r}.",
