@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.data.tokenization import Tokenizer
-from unembed.decoding.confidence import Calibration, calibration_for, draft_features
+from unembed.decoding.confidence import Calibration, calibration_for, features_of
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.inputs import given_tokens, vector_rows
 from unembed.decoding.loop import decode, stream
+from unembed.decoding.prior import PriorReader
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
     from unembed.encoders.protocol import Encoder
 
-BATCH_SIZE = 64
 _OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
 
 
@@ -52,7 +53,8 @@ class Recovery:
         p_exact: probability that every token is right, calibrated; None without a calibration.
         token_ids: ids without special tokens.
         tokens: the same as vocabulary entries ("##ing").
-        token_confidence: probability of each token when it was committed; 1 for given tokens.
+        token_confidence: probability of each token when it was committed (for the strategy prior, that it occurs
+            anywhere in the text); 1 for given tokens.
         length: number of tokens.
         passes: denoiser passes spent on this text, those of its alternatives included.
         queries: texts sent to the encoder for this text; 0 here, refinement needs them.
@@ -100,6 +102,7 @@ class Inverter:
         self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
         self.identity = EncoderIdentity.from_dict(checkpoint.identity)
         self.calibrations = checkpoint.calibration
+        self._position_prior = checkpoint.position_prior
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
@@ -153,6 +156,15 @@ class Inverter:
 
         return load_matching(self.identity)
 
+    @cached_property
+    def priors(self) -> PriorReader:
+        """What the strategy prior reads, laid out at first use.
+
+        Raises:
+            InputError: the checkpoint has no token prior.
+        """
+        return PriorReader.of(self.denoiser, self._position_prior)
+
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.
 
@@ -191,7 +203,7 @@ class Inverter:
         vectors: Any,
         *,
         given: Any = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         trace: bool = False,
         progress: bool = False,
         **options: Any,
@@ -201,7 +213,8 @@ class Inverter:
         Args:
             vectors: array, tensor or nested list of numbers, (n, d) or (d,).
             given: (n, up to limit) token ids that are known, -1 where not; they are never changed.
-            batch_size: vectors decoded together; memory does not grow with n beyond the results.
+            batch_size: vectors decoded together, 64 where None (prior: 4096); memory does not grow with n beyond the
+                results.
             trace: keep the steps in each `Recovery.trace`.
             progress: show a bar on stderr.
             options: any field of `DecodeConfig`: strategy, passes, lengths, samples, temperature, beam, seed, ...
@@ -247,7 +260,13 @@ class Inverter:
         return [dataclasses.replace(r, original=text) for r, text in zip(found, originals, strict=True)]
 
     def drafts(
-        self, vectors: Any, *, given: Any = None, batch_size: int = BATCH_SIZE, progress: bool = False, **options: Any
+        self,
+        vectors: Any,
+        *,
+        given: Any = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        **options: Any,
     ) -> list[Draft]:
         """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement.
 
@@ -284,18 +303,22 @@ class Inverter:
         if len(rows) != 1:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
         known = None if given is None else given_tokens(given, 1)[0]
-        return stream(self.denoiser, torch.from_numpy(rows[0]), config, given=known)
+        return stream(self.denoiser, torch.from_numpy(rows[0]), config, given=known, priors=self._priors(config))
+
+    def _priors(self, config: DecodeConfig) -> PriorReader | None:
+        return self.priors if config.strategy == "prior" else None
 
     def _rows(self, vectors: Any) -> np.ndarray:
         return vector_rows(vectors, self.dimension, self.identity.name, self.identity.normalised)
 
     def _drafts(
-        self, vectors: Any, config: DecodeConfig, given: Any, batch_size: int, trace: bool, progress: bool
+        self, vectors: Any, config: DecodeConfig, given: Any, batch_size: int | None, trace: bool, progress: bool
     ) -> Iterator[list[Draft]]:
         import torch
 
         rows = self._rows(vectors)
         known = None if given is None else given_tokens(given, len(rows))
+        batch_size = config.batch_size if batch_size is None else batch_size
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
         starts: Any = range(0, len(rows), batch_size)
@@ -312,14 +335,15 @@ class Inverter:
                 config,
                 given=None if known is None else known[part],
                 trace=trace,
+                priors=self._priors(config),
             )
 
     def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
         calibration = self.calibration(config.strategy)
-        confidence = np.array([np.mean(draft.token_confidence or (1.0,)) for draft in drafts])
+        confidence = np.array([_mean(draft.token_confidence) for draft in drafts])
         p_exact: list[float | None] = [None] * len(drafts)
         if calibration is not None and drafts:
-            confidence, exact = calibration.apply(np.stack([draft_features(draft) for draft in drafts]))
+            confidence, exact = calibration.apply(features_of(drafts))
             p_exact = exact.tolist()
         return [self._recovery(draft, float(confidence[i]), p_exact[i]) for i, draft in enumerate(drafts)]
 
@@ -338,12 +362,14 @@ class Inverter:
             length=draft.length,
             passes=draft.spent,
             score=draft.score,
-            alternatives=tuple(
-                self._recovery(other, float(np.mean(other.token_confidence or (1.0,))), None)
-                for other in others.values()
-            ),
+            alternatives=tuple(self._recovery(other, _mean(other.token_confidence), None) for other in others.values()),
             trace=draft.trace,
         )
+
+
+def _mean(probabilities: tuple[float, ...]) -> float:
+    """The mean; 1 for an empty text."""
+    return math.fsum(probabilities) / len(probabilities) if probabilities else 1.0
 
 
 def _device(name: str | None) -> str:

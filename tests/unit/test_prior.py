@@ -7,11 +7,16 @@ import torch
 from planted import DIM, LIMIT, VOCABULARY, planted
 from safetensors.torch import load, save
 
+from unembed.decoding.prior import PriorReader
 from unembed.errors import DataError
 from unembed.model.class_sums import ClassSums, distinct_tokens
-from unembed.model.closed_form import ClosedForm, fit_closed_form, prior_decode
+from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.prior import PositionPrior, TokenPrior
 from unembed.model.quantisation import quantise_rows
+
+
+def prior_decode(parts: ClosedForm, vectors: torch.Tensor, lengths: torch.Tensor | None = None) -> list[list[int]]:
+    return PriorReader.fitted(parts).read(vectors, lengths).texts()
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -210,12 +215,6 @@ def test_prior_decode_beats_chance_and_obeys_given_lengths(parts: ClosedForm) ->
     right = sum(a == b for t, row in zip(texts, data.ids.tolist(), strict=True) for a, b in zip(t, row, strict=False))
     assert right / int(data.lengths.sum()) > 0.5
     assert all(token >= 5 for text in texts for token in text)
-
-
-def test_prior_decode_needs_positions() -> None:
-    parts = fit_closed_form(planted(50).batches(50), VOCABULARY, LIMIT, positions=False)
-    with pytest.raises(DataError, match="position"):
-        prior_decode(parts, torch.zeros(1, DIM))
 
 
 def test_nothing_to_fit_and_wrong_lengths_are_refused() -> None:

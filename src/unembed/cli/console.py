@@ -103,6 +103,9 @@ def show_json(value: Any, indent: int | None = 2) -> None:
 
 def plain(value: Any) -> Any:
     """Turn numpy and torch scalars and arrays, tuples, paths and NaN into what JSON knows."""
+    kind = type(value)
+    if kind is str or kind is int or value is None:  # most of what is written
+        return value
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -81,6 +81,7 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.csv --keep source
       unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.parquet --resume
+      unembed invert examples/vectors.parquet --strategy prior --out words.parquet
       unembed invert - --format npy --skip-bad < vectors.npy
     """
     from unembed.cli.chunks import Chunks, refuse_partial
@@ -102,7 +103,7 @@ def command(
     store = open_store(vectors, column, id_column, reading=_reading(scale, offset, packed, skipped), kind=kind)
     inverter = _load(model, device, precision, store)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
-    step = max(CHUNK, batch_size or 0)
+    step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
     chunks = None
     if out is not None and resume:
         source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": keep, "limit_rows": limit_rows}

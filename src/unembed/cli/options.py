@@ -44,14 +44,21 @@ def precision_option(command: F) -> F:
 def decoding_options(command: F) -> F:
     """Add the options of `DecodeConfig` and the batch size; an option that is not given leaves the config's default."""
     options = [
-        click.option("--strategy", type=click.Choice(list(STRATEGIES)), default=None, help="How a draft is decoded."),
+        click.option(
+            "--strategy",
+            type=click.Choice(list(STRATEGIES)),
+            default=None,
+            help="How a draft is decoded; prior takes no pass of the network.",
+        ),
         click.option("--passes", type=click.IntRange(1), default=None, help="Passes of the network, at most."),
         click.option("--lengths", type=click.IntRange(1), default=None, help="Likely lengths that are decoded."),
         click.option("--samples", type=click.IntRange(1), default=None, help="Drafts a length; needs a temperature."),
         click.option("--temperature", type=click.FloatRange(0), default=None, help="0 takes the likeliest tokens."),
         click.option("--beam", type=click.IntRange(1), default=None, help="Hypotheses kept by left-to-right."),
         click.option("--guidance", type=click.FloatRange(0), default=None, help="Weight of the vector against none."),
-        click.option("--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch."),
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch; default: 64, prior 4096."
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
     ]
     for option in reversed(options):

@@ -25,6 +25,7 @@ Write = Callable[[Sequence[Row]], None]
 
 MODE = 0o600
 KINDS = (".jsonl", ".csv", ".parquet")
+_OURS = ("text", "token_confidence", "tokens", "alternatives")  # plain already: lists of numbers or of texts
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -68,8 +69,13 @@ def _jsonl(path: Path) -> Iterator[Write]:
 
         def write(rows: Sequence[Row]) -> None:
             for row in rows:
-                stream.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+                try:
+                    line = encode(row)
+                except ValueError:  # NaN, which JSON lacks
+                    line = encode(plain(row))
+                stream.write(line + "\n")
 
+        encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain).encode
         yield write
 
 
@@ -115,7 +121,7 @@ def _parquet(path: Path) -> Iterator[Write]:
         nonlocal writer
         if not rows:
             return
-        values = {name: [plain(row.get(name)) for row in rows] for name in rows[0]}
+        values = {name: [row.get(name) if name in _OURS else plain(row.get(name)) for row in rows] for name in rows[0]}
         if writer is None:
             table = pa.table({name: _column(name, column) for name, column in values.items()})
             writer = pq.ParquetWriter(path, table.schema, compression="zstd")

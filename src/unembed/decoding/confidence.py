@@ -1,6 +1,6 @@
 """How far to trust a draft: features, and a calibration fitted on validation texts.
 
-Contents: `FEATURES`, `draft_features`, `Calibration`, `isotonic`, `calibration_for`.
+Contents: `FEATURES`, `draft_features`, `features_of`, `Calibration`, `isotonic`, `calibration_for`.
 
 A draft becomes a few numbers; a ridge regression (for token_f1) and a logistic regression (for exact match) turn them
 into one score each, and an isotonic regression by pool-adjacent-violators turns a score into an expectation that never
@@ -9,8 +9,9 @@ falls as the score rises. Stored are the two linear maps and at most 64 knots fo
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,27 @@ def draft_features(draft: Draft) -> np.ndarray:
             min(max(gap, _FLOOR), -_FLOOR),
         ]
     )
+
+
+def features_of(drafts: Sequence[Draft]) -> np.ndarray:
+    """Describe n drafts: (n, 6), as `draft_features` each, but many drafts without alternatives at once."""
+    if not drafts:
+        return np.zeros((0, len(FEATURES)))
+    if any(draft.alternatives for draft in drafts):
+        return np.stack([draft_features(draft) for draft in drafts])
+    confidence = [draft.token_confidence or (1.0,) for draft in drafts]
+    counts = np.array([len(row) for row in confidence])
+    flat = np.fromiter(itertools.chain.from_iterable(confidence), np.float64, int(counts.sum()))
+    logs, starts = np.log(np.maximum(flat, math.exp(_FLOOR))), np.cumsum(counts) - counts
+    columns = (
+        np.add.reduceat(logs, starts) / counts,
+        np.minimum.reduceat(logs, starts),
+        np.maximum([draft.log_prior_length for draft in drafts], _FLOOR),
+        np.log(np.maximum([draft.length for draft in drafts], 1)),
+        np.ones(len(drafts)),
+        np.zeros(len(drafts)),
+    )
+    return np.stack(columns, axis=1)
 
 
 def isotonic(score: np.ndarray, value: np.ndarray, knots: int = KNOTS) -> tuple[np.ndarray, np.ndarray]:

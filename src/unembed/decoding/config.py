@@ -20,6 +20,7 @@ STRATEGIES: dict[str, str] = {
     "remdm": "euler with the re-masking posterior of ReMDM (2503.00307)",
     "left-to-right": "token by token in causal order: greedy, sampled or by beam; needs causal rows",
     "draft-correct": "a left-to-right draft, then its least sure positions are predicted again; needs causal rows",
+    "prior": "no pass at all: the likeliest tokens by the closed-form priors alone; the fast baseline",
 }
 CAUSAL_STRATEGIES = ("left-to-right", "draft-correct")
 RANDOM_STRATEGIES = ("euler", "euler-remask", "two-stage", "remdm")
@@ -30,7 +31,7 @@ class DecodeConfig:
     """Everything that fixes a decode besides the weights and the vector.
 
     Attributes:
-        strategy: a key of `STRATEGIES`.
+        strategy: a key of `STRATEGIES`. For "prior" no other option counts, and those that sample are refused.
         passes: the most denoiser passes a draft may take; for draft-correct, passes of correction after the draft;
             not used by left-to-right, which takes one (incremental) pass a token.
         temperature: of the token choice; 0 takes the likeliest. Sampling adds float64 Gumbel noise.
@@ -106,6 +107,11 @@ class DecodeConfig:
             raise InputError(
                 f"The strategy {self.strategy} has no beam.", "Set beam = 1, or use left-to-right or draft-correct."
             )
+        if self.strategy == "prior" and (self.temperature > 0 or self.samples > 1 or self.guidance != 1):
+            raise InputError(
+                "The strategy prior has one draft and no pass: it takes no temperature, samples or guidance.",
+                "Leave them out, or use another strategy.",
+            )
         if self.samples > 1 and self.temperature == 0 and self.strategy not in RANDOM_STRATEGIES:
             raise InputError(
                 f"{self.samples} samples of {self.strategy} at temperature 0 would all be equal.",
@@ -116,6 +122,11 @@ class DecodeConfig:
     def causal(self) -> bool:
         """Whether the draft is made left to right."""
         return self.strategy in CAUSAL_STRATEGIES
+
+    @property
+    def batch_size(self) -> int:
+        """Vectors decoded together where nothing else is said."""
+        return 4096 if self.strategy == "prior" else 64
 
     @property
     def cost(self) -> int:

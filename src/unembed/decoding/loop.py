@@ -20,6 +20,7 @@ from unembed.decoding.causal import draft_left_to_right
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.noise import Noise, vector_seeds
+from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.decoding.proposals import Proposer
 from unembed.decoding.selection import View
 from unembed.decoding.strategies import Strategy, get_strategy
@@ -148,6 +149,25 @@ def _check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
         )
 
 
+def _read(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    given: Tensor | None,
+    known_lengths: Tensor | None,
+    traced: bool,
+    priors: PriorReader | None,
+) -> list[Draft]:
+    device = denoiser.banned.device
+    if given is not None:
+        given = given.to(device)
+        check_given(denoiser, given, len(vectors))
+    if known_lengths is not None:
+        known_lengths = known_lengths.to(device)
+        check_lengths(denoiser, known_lengths, given)
+    reader = priors or PriorReader.of(denoiser)
+    return prior_drafts(reader, vectors.to(device, torch.float32), given, known_lengths, traced)
+
+
 def _drive(
     denoiser: Denoiser,
     vectors: Tensor,
@@ -155,6 +175,7 @@ def _drive(
     given: Tensor | None,
     known_lengths: Tensor | None,
     traced: bool,
+    priors: PriorReader | None = None,
 ) -> Generator[list[Step], None, list[Draft]]:
     dimension = denoiser.config.vector_dim
     if vectors.dim() != 2 or vectors.shape[1] != dimension:
@@ -164,6 +185,11 @@ def _drive(
         )
     if not len(vectors):
         return []
+    if not get_strategy(config.strategy).network:
+        with torch.inference_mode():
+            drafts = _read(denoiser, vectors, given, known_lengths, traced, priors)
+        yield [step for draft in drafts if draft.trace for step in draft.trace.steps]
+        return drafts
     training = denoiser.training
     denoiser.eval()
     steps = _decode(denoiser, vectors, config, given, known_lengths, traced)
@@ -188,6 +214,7 @@ def decode(
     given: Tensor | None = None,
     known_lengths: Tensor | None = None,
     trace: bool = False,
+    priors: PriorReader | None = None,
 ) -> list[Draft]:
     """Decode vectors to drafts.
 
@@ -200,6 +227,7 @@ def decode(
         known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only; causal strategies
             decide the end themselves and do not use them.
         trace: keep every draft's steps.
+        priors: what the strategy prior reads; made of the denoiser where None.
 
     Returns:
         The chosen draft of each vector, with its alternatives.
@@ -211,7 +239,7 @@ def decode(
     if generator is not None:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         config = replace(config, seed=int(drawn))
-    passes = _drive(denoiser, vectors, config, given, known_lengths, trace)
+    passes = _drive(denoiser, vectors, config, given, known_lengths, trace, priors)
     while True:
         try:
             next(passes)
@@ -225,19 +253,20 @@ def stream(
     config: DecodeConfig | None = None,
     *,
     given: Tensor | None = None,
+    priors: PriorReader | None = None,
 ) -> Iterator[Step]:
     """Decode one vector (d,) and yield the steps of all its drafts as they happen.
 
     Yields:
-        Steps; `Step.draft` tells the drafts apart. The last has `final` set and holds the chosen draft: its tokens
-        without the end, nothing masked, chosen or re-masked.
+        Steps, one for the strategy prior; `Step.draft` tells the drafts apart. The last has `final` set and holds
+            the chosen draft: its tokens without the end, nothing masked, chosen or re-masked.
 
     Raises:
         InputError: as `decode`.
     """
     config = config or DecodeConfig()
     given = None if given is None else given.view(1, -1)
-    passes = _drive(denoiser, vector.view(1, -1), config, given, None, True)
+    passes = _drive(denoiser, vector.view(1, -1), config, given, None, True, priors)
     while True:
         try:
             yield from next(passes)

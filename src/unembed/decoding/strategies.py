@@ -39,6 +39,7 @@ class Strategy:
         entropy: whether `select` reads the entropies.
         random: whether a rule reads random numbers.
         causal_draft: starts from a left-to-right draft.
+        network: takes passes; otherwise the rules are not used (`decoding/prior.py`).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Strategy:
     entropy: bool = False
     random: bool = False
     causal_draft: bool = False
+    network: bool = True
 
 
 def _draft_passes(view: View) -> int:
@@ -94,6 +96,7 @@ _REGISTRY = {
         Strategy("remdm", _remdm_select, remdm_cap, after_last, random=True),
         Strategy("left-to-right", everything, causal_draft=True),
         Strategy("draft-correct", everything, least_sure, after_last, causal_draft=True),
+        Strategy("prior", everything, network=False),
     )
 }
 assert list(_REGISTRY) == list(STRATEGIES)

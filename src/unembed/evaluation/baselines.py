@@ -67,14 +67,16 @@ def unconditional(denoiser: Denoiser, mean: np.ndarray, n: int, config: DecodeCo
     return (preds if texts == n else preds * n), found[0].spent
 
 
-def closed_form(parts: ClosedForm, vectors: np.ndarray, batch_size: int = 64) -> list[list[int]]:
-    """Read a text off the priors alone for each of `vectors` (n, d)."""
+def closed_form(parts: ClosedForm, vectors: np.ndarray, batch_size: int = 4096) -> list[list[int]]:
+    """Read a text off the priors alone for each of `vectors` (n, d), as the strategy prior does."""
     import torch
 
-    from unembed.model.closed_form import prior_decode
+    from unembed.decoding.prior import PriorReader
+
+    reader = PriorReader.fitted(parts)
 
     out: list[list[int]] = []
     for start in range(0, len(vectors), batch_size):
         batch = torch.from_numpy(np.ascontiguousarray(vectors[start : start + batch_size], dtype=np.float32))
-        out += [[int(i) for i in row] for row in prior_decode(parts, batch)]
+        out += reader.read(batch).texts()
     return out

@@ -280,13 +280,13 @@ def fit_calibration(
     Returns:
         The calibration of that strategy; a checkpoint stores `{strategy: Calibration.to_dict()}`.
     """
-    from unembed.decoding.confidence import Calibration, draft_features
+    from unembed.decoding.confidence import Calibration, features_of
 
     drafts = inverter.drafts(vectors, **options)
     statistics = id_statistics([draft.ids for draft in drafts], ids)
     chosen = {k: v for k, v in options.items() if k in _SETTINGS}
     settings = {**chosen, "strategy": inverter.resolve(chosen).strategy}
-    features = np.stack([draft_features(draft) for draft in drafts])
+    features = features_of(drafts)
     return Calibration.fit(features, statistics["token_f1"].per_text, statistics["exact_match"].per_text, settings)
 
 

@@ -1,10 +1,11 @@
 """A checkpoint is a directory: config, tokenizer, encoder identity, recipe, calibration and safetensors shards.
 
-Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`.
+Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" every
 matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17); the
 whitening matrix stays in float32, because it blows small components up.
+A position prior for the strategy `prior` may lie beside them (`position_file.py`).
 config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
 """
 
@@ -22,6 +23,8 @@ from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.model.autoregressive import build_denoiser
 from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
+from unembed.model.position_prior import PositionPrior
 from unembed.model.quantisation import quantise_rows
 
 FORMAT = "unembed-checkpoint"
@@ -44,6 +47,7 @@ class Checkpoint:
         calibration: knots of the confidence calibration, or None.
         notes: free facts (steps, texts seen, licence).
         sha256: digest of config.json, which names every other file's digest.
+        position_prior: what the strategy `prior` reads places from beside the network's own parts, or None.
     """
 
     path: Path
@@ -54,6 +58,7 @@ class Checkpoint:
     calibration: dict[str, Any] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    position_prior: PositionPrior | None = None
 
 
 def _encode(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -127,6 +132,7 @@ def save_checkpoint(
     notes: dict[str, Any] | None = None,
     dtype: str = "fp32",
     state: dict[str, Tensor] | None = None,
+    position_prior: PositionPrior | None = None,
 ) -> None:
     """Write a checkpoint directory; each file appears whole, config.json last.
 
@@ -140,6 +146,7 @@ def save_checkpoint(
         notes: see `Checkpoint`.
         dtype: "fp32", "fp16" or "int8" for the stored weights.
         state: weights to store instead of the denoiser's own, such as the EMA.
+        position_prior: see `Checkpoint`.
 
     Raises:
         DataError: the directory cannot be written.
@@ -162,6 +169,9 @@ def save_checkpoint(
     if calibration is not None:
         write_json(path / "calibration.json", calibration)
         names.append("calibration.json")
+    if position_prior is not None:
+        write_position_prior(path / POSITION_FILE, position_prior)
+        names.append(POSITION_FILE)
     for name in names:
         files[name] = sha256_file(path / name)
     write_json(
@@ -175,9 +185,25 @@ def save_checkpoint(
             "files": files,
         },
     )
-    for old in path.glob("model-*.safetensors"):
+    for old in (*path.glob("model-*.safetensors"), *path.glob(POSITION_FILE)):
         if old.name not in files:
             old.unlink()
+
+
+def add_position_prior(path: str | Path, prior: PositionPrior) -> None:
+    """Add a position prior to a checkpoint directory, or replace the one that is there.
+
+    Its config.json, and with it its digest, becomes another.
+
+    Raises:
+        CheckpointError: not a whole checkpoint.
+        DataError: the prior is too large, or the directory cannot be written.
+    """
+    path = Path(path)
+    config = _read_config(path)
+    write_position_prior(path / POSITION_FILE, prior)
+    config["files"][POSITION_FILE] = sha256_file(path / POSITION_FILE)
+    write_json(path / "config.json", config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -239,11 +265,15 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     stored: dict[str, Tensor] = {}
     try:
         for name in config["files"]:
-            if name.endswith(".safetensors"):
+            if name.endswith(".safetensors") and name != POSITION_FILE:
                 stored.update(load_file(str(path / name)))
         denoiser = build_denoiser(DenoiserConfig.from_dict(config["denoiser"]))
         denoiser.load_state_dict(_decode(stored))
         calibration = read_json(path / "calibration.json") if "calibration.json" in config["files"] else None
+        places = None
+        if POSITION_FILE in config["files"]:
+            c = denoiser.config
+            places = read_position_prior(path / POSITION_FILE, c.limit, c.vector_dim, c.vocab_size).to(device)
         return Checkpoint(
             path=path,
             denoiser=denoiser.to(device).eval(),
@@ -253,6 +283,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             calibration=calibration,
             notes=config.get("notes", {}),
             sha256=sha256_file(path / "config.json"),
+            position_prior=places,
         )
     except (SafetensorError, RuntimeError, KeyError, ValueError, DataError, json.JSONDecodeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,325 @@
+"""Texts read off the closed-form priors, with no pass of the network: strategy `prior` and the closed-form baseline.
+
+Contents: `PriorReader` (vectors to token ids), `PriorTexts`, `prior_drafts` (what the decode loop returns of them).
+
+One matrix product scores the frequent tokens of a batch, the best `POOL` of each row are kept, and the rest is done in
+that pool. The surest token is taken first. It explains a part of the vector: tokens whose means point the same way lose
+`explain` times the product of the two means. The number of tokens is the likeliest length. Where there is a position
+prior, a token is chosen together with its place and may come again; where there is none, the text is the n most likely
+tokens without repetition, the surest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unembed.decoding.trace import Draft, Step, Trace
+from unembed.errors import InputError
+from unembed.model.closed_form import ClosedForm
+from unembed.model.denoiser import Denoiser
+from unembed.model.position_prior import PositionPrior
+from unembed.model.precision import supports_fast_bf16
+from unembed.model.prior import TokenPrior
+from unembed.model.whitening import Whitening
+
+VOCABULARY = 16_384
+"""Tokens that are considered, the most frequent ones; they cover 98.7% of the tokens of English test texts."""
+
+POOL = 64
+"""Tokens kept for each row."""
+
+PRESENCE, EXPLAIN = 0.6, 0.2
+"""Weight of the token prior's z . m - 1/2 |m|^2 beside the log odds of presence, and of what a token explains."""
+
+PLACED, EXPLAIN_PLACED, REPEAT = 0.4, 0.15, 1.0
+"""The same beside a position prior, and the nats that a second use of a token costs."""
+
+_CHUNK = 256  # rows whose scores are held at a time
+
+
+@dataclass
+class PriorTexts:
+    """What was read: B texts, padded to the longest.
+
+    Attributes:
+        ids: (B, longest) int64, -1 behind the end.
+        lengths: (B,) int64.
+        presence: (B, longest), how probable it is that the token occurs, see `PriorReader`; 1 for given tokens.
+        log_length: (B,) log p(n | vector); 0 where the length was known.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    presence: Tensor
+    log_length: Tensor
+
+    def texts(self) -> list[list[int]]:
+        """Token ids of each text."""
+        return [row[:n] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
+
+
+class PriorReader:
+    """Reads texts off vectors with closed-form parts alone.
+
+    The presence of a token is the sigmoid of its log odds, `PRESENCE` (z . m - 1/2 |m|^2) + log p / (1 - p), lessened
+    by what the tokens that were taken before it explain. It speaks of the token and not of its place.
+
+    Args:
+        whitening: of the vectors.
+        token_prior: which tokens occur.
+        length_log_probs: raw vectors (B, d) -> log p(n | vector) (B, limit).
+        position_prior: which tokens stand where, or None.
+        banned: (V,) bool, ids that are never output.
+
+    Raises:
+        InputError: the token prior has seen no text.
+    """
+
+    def __init__(
+        self,
+        whitening: Whitening,
+        token_prior: TokenPrior,
+        length_log_probs: Callable[[Tensor], Tensor],
+        position_prior: PositionPrior | None = None,
+        banned: Tensor | None = None,
+    ) -> None:
+        counts = token_prior.counts if banned is None else token_prior.counts.masked_fill(banned, 0)
+        frequent = counts.argsort(descending=True, stable=True)[:VOCABULARY]
+        self.tokens = frequent[counts[frequent] > 0].sort().values
+        if not len(self.tokens):
+            raise InputError(
+                "The token prior of this checkpoint has seen no text.", "Use another strategy, such as adaptive."
+            )
+        self.whitening, self.length_log_probs, self.position_prior = whitening, length_log_probs, position_prior
+        device = self.tokens.device
+        self.dtype = torch.bfloat16 if supports_fast_bf16(device) else torch.float32
+        self.means = token_prior.means(self.tokens).to(self.dtype)
+        self.half = 0.5 * self.means.float().square().sum(1)
+        self.log_odds = token_prior.log_odds[self.tokens]
+        self.bias = (self.log_odds - PRESENCE * self.half).to(self.dtype)
+        if position_prior is not None:
+            self._places = _Places(position_prior, self.tokens)
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, position_prior: PositionPrior | None = None) -> PriorReader:
+        """Make a reader of a denoiser's closed-form parts and, where there is one, a position prior of its checkpoint.
+
+        Raises:
+            InputError: the denoiser has no token prior.
+        """
+        if denoiser.token_prior is None:
+            raise InputError(
+                "This checkpoint has no token prior, which the strategy prior reads.",
+                "Use another strategy, or train one with model.token_prior = true.",
+            )
+        banned = denoiser.banned.clone()
+        banned[denoiser.config.eos_id] = True
+        places = position_prior or denoiser.position_prior
+        return cls(denoiser.whitening, denoiser.token_prior, denoiser.length_log_probs, places, banned)
+
+    @classmethod
+    def fitted(cls, parts: ClosedForm) -> PriorReader:
+        """Make a reader of parts that have just been fitted."""
+
+        def length_log_probs(vectors: Tensor) -> Tensor:
+            return parts.length_head.log_probs(parts.whitening(vectors))
+
+        return cls(parts.whitening, parts.token_prior, length_log_probs, parts.position_prior)
+
+    @torch.no_grad()
+    def read(self, vectors: Tensor, lengths: Tensor | None = None, given: Tensor | None = None) -> PriorTexts:
+        """Read a batch.
+
+        Args:
+            vectors: (B, d) as the encoder made them.
+            lengths: (B,) where they are known; otherwise the likeliest ones.
+            given: (B, up to limit) token ids that are known, -1 where not.
+        """
+        rows, device = len(vectors), vectors.device
+        log_length = torch.zeros(rows, device=device)
+        if lengths is None:
+            options = self.length_log_probs(vectors)
+            if given is not None:
+                position = torch.arange(given.shape[1], device=device)
+                least = torch.where(given >= 0, position, -1).amax(1)
+                too_short = torch.arange(options.shape[1], device=device) < least[:, None]
+                options = options.masked_fill(too_short, -torch.inf)
+            log_length, index = options.max(dim=1)
+            lengths = index + 1
+        n = int(lengths.max()) if rows else 0
+        known = torch.full((rows, n), -1, dtype=torch.long, device=device)
+        if given is not None:
+            known[:, : given.shape[1]] = given[:, :n]
+        ids, presence = torch.zeros_like(known), torch.zeros(rows, n, device=device)
+        for part in lengths.argsort(stable=True).split(_CHUNK):  # rows of similar length together
+            longest = int(lengths[part].max())
+            own = known[part, :longest]
+            pool = self._pool(self.whitening(vectors[part].float()), own if given is not None else None)
+            if self.position_prior is None:
+                inside = torch.arange(longest, device=device) < lengths[part, None]
+                index, sure = _most_likely(pool, inside & (own < 0))
+            else:
+                index, sure = self._placed(pool, lengths[part], own)
+            ids[part, :longest], presence[part, :longest] = self.tokens[index], sure
+        ids, presence = torch.where(known >= 0, known, ids), torch.where(known >= 0, 1.0, presence)
+        behind = torch.arange(n, device=device) >= lengths[:, None]
+        return PriorTexts(ids.masked_fill(behind, -1), lengths, presence.masked_fill(behind, 0.0), log_length)
+
+    def _pool(self, z: Tensor, known: Tensor | None) -> _Pool:
+        low = z.to(self.dtype)
+        scores = torch.addmm(self.bias, low, self.means.T, alpha=PRESENCE)
+        index = scores.topk(min(POOL, len(self.tokens)), dim=1, sorted=False).indices
+        means = self.means[index]
+        shared = torch.bmm(means, means.transpose(1, 2)).float()
+        evidence = torch.bmm(means.float(), z[..., None])[..., 0] - self.half[index]
+        log_odds = PRESENCE * evidence + self.log_odds[index]
+        used = torch.zeros_like(index, dtype=torch.bool)
+        if known is not None:
+            used = (self.tokens[index][..., None] == known[:, None]).any(-1)
+        return _Pool(z, index, evidence, log_odds, shared, used)
+
+    def _placed(self, pool: _Pool, lengths: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose tokens with their places, rows of one length together; returns indices and presence (C, n)."""
+        out = torch.zeros_like(known)
+        presence = torch.zeros(known.shape, device=known.device)
+        for n in lengths.unique().tolist():
+            rows = (lengths == n).nonzero()[:, 0]
+            part = pool.select(rows)
+            evidence, frequency = self._places.scores(part.z, part.index, n)
+            evidence += PLACED * part.evidence[:, None]
+            ids, sure = _place(part, evidence, frequency, known[rows, :n] < 0)
+            out[rows, :n], presence[rows, :n] = ids, sure
+        return out, presence
+
+
+@dataclass
+class _Pool:
+    """The K most likely tokens of C rows: `index` (C, K) into the reader's tokens, `evidence` and `log_odds` (C, K),
+    `shared` (C, K, K) products of their means, `used` (C, K) those that stand in the text already; `z` (C, d)."""
+
+    z: Tensor
+    index: Tensor
+    evidence: Tensor
+    log_odds: Tensor
+    shared: Tensor
+    used: Tensor
+
+    def select(self, rows: Tensor) -> _Pool:
+        return _Pool(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def _most_likely(pool: _Pool, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill the free places (C, n) with the most likely tokens in the order in which they are taken."""
+    every = torch.arange(len(free), device=free.device)
+    shared = EXPLAIN * pool.shared
+    scores = pool.log_odds - (shared * pool.used[:, :, None]).sum(1)
+    scores = scores.masked_fill(pool.used, -torch.inf)
+    chosen, sure = [], []
+    for _ in range(int(free.sum(1).max())):
+        best, column = scores.max(dim=1)
+        chosen.append(pool.index[every, column])
+        sure.append(best)
+        scores -= shared[every, column]
+        scores[every, column] = -torch.inf
+    if not chosen:
+        return torch.zeros_like(free, dtype=torch.long), torch.zeros(free.shape, device=free.device)
+    rank = (free.long().cumsum(1) - 1).clamp(0, len(chosen) - 1)
+    return torch.stack(chosen, 1).gather(1, rank), torch.stack(sure, 1).sigmoid().gather(1, rank)
+
+
+def _place(pool: _Pool, evidence: Tensor, frequency: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill the free places (R, n); evidence and frequency (R, n, K) score the pool there, the surest pair first."""
+    rows, n, width = evidence.shape
+    every = torch.arange(rows, device=free.device)
+    shared = EXPLAIN_PLACED * pool.shared
+    given = (shared * pool.used[:, :, None]).sum(1)
+    explained = evidence.clamp(min=0) + REPEAT
+    scores = evidence + frequency - given[:, None]
+    scores = scores - explained * pool.used[:, None]
+    scores = scores.masked_fill(~free[..., None], -torch.inf)
+    log_odds, used = pool.log_odds - given, pool.used.clone()
+    ids = torch.zeros(rows, n, dtype=torch.long, device=free.device)
+    sure = torch.zeros(rows, n, device=free.device)
+    for _ in range(n):
+        best, flat = scores.view(rows, -1).max(dim=1)
+        place, column = flat // width, flat % width
+        live = best > -torch.inf
+        ids[every[live], place[live]] = pool.index[every, column][live]
+        sure[every[live], place[live]] = log_odds[every, column][live]
+        scores[every, place] = -torch.inf
+        fresh = (~used[every, column])[:, None]
+        used[every, column] = True
+        delta = shared[every, column] * fresh
+        delta[every, column] = 0.0
+        scores -= delta[:, None]
+        log_odds = log_odds - delta
+        scores[every, :, column] -= explained[every, :, column] * fresh
+    return ids, sure.sigmoid()
+
+
+class _Places:
+    """A position prior laid out for the reader's tokens (N): means as floats, and the class of each token by place."""
+
+    def __init__(self, prior: PositionPrior, tokens: Tensor) -> None:
+        self.basis = prior.basis
+        pad = torch.nn.functional.pad  # the last class is that of tokens without one: it says nothing
+        self.means = pad(prior.codes.float() * (prior.scale * prior.weight)[..., None], (0, 0, 0, 1))
+        self.half = pad(prior.half_square * prior.weight, (0, 1))
+        column = torch.full((prior.vocab_size,), -1, dtype=torch.long, device=tokens.device)
+        column[tokens] = torch.arange(len(tokens), device=tokens.device)
+        shape = (2, prior.limit, len(tokens))
+        self.classes = torch.full(shape, prior.tokens, dtype=torch.long, device=tokens.device)
+        self.frequency = (prior.log_frequency[tokens] + prior.rest[..., None]).contiguous()
+        for side in range(2):
+            for place in range(prior.limit):
+                mine = column[prior.token_ids[side, place].long()]
+                kept = (mine >= 0).nonzero()[:, 0]
+                self.classes[side, place, mine[kept]] = kept
+                self.frequency[side, place, mine[kept]] = prior.log_p[side, place, kept]
+        self.general = prior.log_frequency[tokens]
+
+    def scores(self, z: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Evidence and log frequency (R, n, K) of the tokens `index` (R, K) at each place of a text of n tokens."""
+        low = z @ self.basis
+        evidence = torch.zeros(len(z), n, index.shape[1], device=z.device)
+        frequency = -self.general[index][:, None].repeat(1, n, 1)
+        for place in range(n):
+            for side, at in ((0, place), (1, n - 1 - place)):
+                scored = torch.addmm(-self.half[side, at], low, self.means[side, at].T)
+                evidence[:, place] += scored.gather(1, self.classes[side, at][index])
+                frequency[:, place] += self.frequency[side, at][index]
+        return evidence, frequency
+
+
+def prior_drafts(
+    reader: PriorReader,
+    vectors: Tensor,
+    given: Tensor | None = None,
+    lengths: Tensor | None = None,
+    traced: bool = False,
+) -> list[Draft]:
+    """Read vectors (B, d) and return a draft for each, with confidence from presence (four decimals), at 0 passes.
+
+    The log-likelihood of a draft is the sum of the logs of the presence of its tokens, given ones left out.
+    """
+    read = reader.read(vectors, lengths, given)
+    presence = read.presence.double().round(decimals=4).clamp(0.0001, 1.0)
+    inside = torch.arange(read.ids.shape[1], device=vectors.device) < read.lengths[:, None]
+    likelihood = (presence.log() * inside).sum(1)
+    columns = (read.ids, presence, read.lengths, likelihood, read.log_length.double())
+    drafts: list[Draft] = []
+    for ids, sure, n, total, prior in zip(*(column.tolist() for column in columns), strict=True):
+        tokens, confidence = tuple(ids[:n]), tuple(sure[:n])
+        trace = None
+        if traced:
+            known = [] if given is None else given[len(drafts), :n].tolist()
+            free = tuple(i for i in range(n) if i >= len(known) or known[i] < 0)
+            trace = Trace((Step(0, 0, tokens, (False,) * n, confidence, free, (), 0),))
+        drafts.append(
+            Draft(tokens, confidence, total, prior, length=n, passes=0, spent=0, score=prior + total, trace=trace)
+        )
+    return drafts
