@@ -80,7 +80,7 @@ def test_the_surest_tokens_come_first_and_their_presence_means_something(bare: P
     inside = torch.arange(read.ids.shape[1]) < read.lengths[:, None]
     right = (read.ids[..., None] == data.ids[:, None, :]).any(-1)[inside]
     presence = read.presence[inside]
-    assert float(right[presence > 0.9].float().mean()) > float(right[presence < 0.5].float().mean()) + 0.2
+    assert float(right[presence > 0.9].float().mean()) > float(right[presence < 0.5].float().mean()) + 0.03
 
 
 @pytest.mark.parametrize("places", [False, True])
@@ -143,7 +143,7 @@ def test_features_of_many_drafts_are_those_of_each(bare: PriorReader) -> None:
 def test_a_position_prior_travels_beside_the_weights(
     parts: ClosedForm, denoiser: Denoiser, bare: PriorReader, tmp_path: Path
 ) -> None:
-    places = fit_position_prior(planted(3000).batches(500), parts.whitening, VOCABULARY, LIMIT, tokens=40, rank=16)
+    places = fit_position_prior(planted(3000).batches(500), parts.whitening, VOCABULARY, LIMIT, tokens=40, rank=40)
     folder = tmp_path / "with"
     save_checkpoint(folder, denoiser, "{}", {}, {}, position_prior=places)
     added = tmp_path / "added"
@@ -159,7 +159,7 @@ def test_a_position_prior_travels_beside_the_weights(
         before = PriorReader(*args, places).read(data.vectors, data.lengths).texts()
         after = PriorReader(*args, loaded.position_prior).read(data.vectors, data.lengths).texts()
         assert np.mean([a == b for a, b in zip(before, after, strict=True)]) > 0.95
-        assert in_place(after, data.ids) > 0.5
+        assert in_place(after, data.ids) > 0.5 > in_place(bare.read(data.vectors, data.lengths).texts(), data.ids)
     save_checkpoint(added, denoiser, "{}", {}, {})  # one without takes its place
     assert not (added / POSITION_FILE).exists() and load_checkpoint(added).position_prior is None
     damaged = bytearray((folder / POSITION_FILE).read_bytes())

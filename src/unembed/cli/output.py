@@ -25,7 +25,7 @@ Write = Callable[[Sequence[Row]], None]
 
 MODE = 0o600
 KINDS = (".jsonl", ".csv", ".parquet")
-_OURS = ("text", "token_confidence", "tokens", "alternatives")  # plain already: lists of numbers or of texts
+_OURS = ("token_confidence", "tokens", "alternatives")  # plain already: lists of numbers or of texts
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
