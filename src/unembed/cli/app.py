@@ -22,6 +22,7 @@ COMMANDS = {
     "completion": "Print the script that completes commands in a shell.",
     "doctor": "Check that this machine, the model and the encoder fit together.",
     "embed": "Embed texts into a file of vectors, or into training shards.",
+    "fit-lsa": "Fit the encoder lsa on texts.",
     "evaluate": "Score a model on texts, with intervals and baselines.",
     "invert": "Recover texts from a file of vectors.",
     "models": "List, show and verify checkpoints.",
@@ -42,7 +43,7 @@ class LazyGroup(click.Group):
         """Import the module of a command and return its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"unembed.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"unembed.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

