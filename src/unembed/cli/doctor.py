@@ -31,7 +31,7 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     """
     from unembed.cli.console import show_json
     from unembed.encoders.identity import EncoderIdentity
-    from unembed.encoders.registry import load_encoder, load_matching
+    from unembed.encoders.registry import load_encoder, load_matching, takes_device
     from unembed.files import read_json
     from unembed.machine import describe, matmul_rate
     from unembed.model.checkpoint import verify_checkpoint
@@ -42,7 +42,7 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     folder = find_checkpoint(model)
     verify_checkpoint(folder)
     identity = EncoderIdentity.from_dict(read_json(folder / "encoder.json"))
-    options = {} if device is None or identity.name.startswith("hashing") else {"device": device}
+    options = {"device": device} if device is not None and takes_device(encoder or identity.name) else {}
     problem, cosine = None, None
     try:
         if encoder is not None:

@@ -26,7 +26,7 @@ CHUNK = 1024
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
 @click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
 @click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; goes on where it stopped.")
-@click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="An encoder's name or folder.")
+@click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Name, folder or endpoint.")
 @click.option(
     "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
 )
@@ -66,10 +66,12 @@ def command(
     Examples:
       unembed embed notes.txt --out vectors.parquet
       unembed embed corpus/ --shards data/train --exclude-source medquad
+      unembed embed notes.txt --encoder "http://127.0.0.1:8000/v1?model=NAME" --out vectors.parquet
     """
     from unembed.cli.console import note, progress, show_json
     from unembed.data.sources import read_texts
     from unembed.data.tokenizers import load_tokenizer
+    from unembed.encoders.http import HttpEncoder
     from unembed.encoders.registry import load_encoder
     from unembed.stores.writing import check_target, write_vectors
 
@@ -99,7 +101,11 @@ def command(
             counter = {"dropped": 0}
             rows = write_vectors(str(out), _batches(stream, model, tokens, limit, counter, bar.advance))
             report = {"path": out, "texts": rows, **counter}
+    usage = model.usage if isinstance(model, HttpEncoder) else None
+    if usage is not None and not as_json:
+        note(f"{model.name}: {usage}.", quiet)
     if as_json:
+        report = report if usage is None else {**report, "usage": usage.to_dict()}
         show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": limit})
     else:
         note(f"{report['texts']} texts in {report['path']}; {report['dropped']} were dropped.", quiet)

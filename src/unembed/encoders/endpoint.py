@@ -1,0 +1,168 @@
+"""How an embedding endpoint is named, and how it is asked: what a spec says and which part of it is the identity.
+
+Contents: `Endpoint`, `parse_endpoint`.
+
+    openai:text-embedding-3-small?dimensions=256
+    http://127.0.0.1:8000/v1?model=NAME&tokenizer=hashing&batch_size=64&price=0.02
+
+`model`, `dimensions`, `encoding_format`, `tokenizer` and `key_env` decide which vectors come back or how the endpoint
+is reached, so they stay in the encoder's name; the other keys are about speed and money and are dropped from it. A key
+is never part of a spec: it is read from an environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from unembed.errors import EncoderError
+
+OPENAI = "https://api.openai.com/v1"
+_FORMATS = ("float", "base64")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that speaks OpenAI's embeddings protocol, and the manners towards it.
+
+    Attributes:
+        url: base address; texts are posted to {url}/embeddings.
+        model: name of the model there.
+        dimensions: components that the server is asked for; 0: as many as the model has.
+        encoding_format: how vectors travel, "float" (JSON numbers) or "base64" (float32, little-endian; smaller).
+        tokenizer: whose tokens the denoiser writes: "minilm", "hashing[:d]", another encoder's name, or a
+            tokenizer.json file.
+        key_env: environment variable of the API key; without it no key is sent.
+        prompt: text put before every input.
+        batch_size: most texts a request.
+        batch_tokens: most tokens a request, estimated at 4 characters each; a longer text goes alone.
+        concurrency: requests under way at the same time.
+        timeout: seconds that a request may take in all.
+        retries: how often a request is repeated after a failure that may pass.
+        backoff: seconds before the first repetition; each later one waits twice as long, at most a minute, +-50%.
+        requests_per_minute: most requests in any 60 seconds; 0: no limit.
+        tokens_per_minute: most tokens in any 60 seconds; 0: no limit.
+        price: of a million tokens, in any currency; 0: the cost is not reported.
+        is_openai: whether the spec was "openai:MODEL".
+    """
+
+    url: str
+    model: str
+    dimensions: int = 0
+    encoding_format: str = "float"
+    tokenizer: str = "minilm"
+    key_env: str = "UNEMBED_API_KEY"
+    prompt: str = ""
+    batch_size: int = 128
+    batch_tokens: int = 50_000
+    concurrency: int = 4
+    timeout: float = 60.0
+    retries: int = 6
+    backoff: float = 0.5
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    price: float = 0.0
+    is_openai: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("batch_size", "batch_tokens", "concurrency", "timeout"):
+            if getattr(self, name) <= 0:
+                raise EncoderError(f"The endpoint's {name} is {getattr(self, name)}.", "Use a number above 0.")
+        for name in ("dimensions", "retries", "backoff", "requests_per_minute", "tokens_per_minute", "price"):
+            if getattr(self, name) < 0:
+                raise EncoderError(f"The endpoint's {name} is {getattr(self, name)}.", "Use 0 or a number above it.")
+        if self.encoding_format not in _FORMATS:
+            raise EncoderError(
+                f"The endpoint's encoding_format is {self.encoding_format!r}.", f"Use {' or '.join(_FORMATS)}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The spec without what does not change the vectors; `parse_endpoint(name)` asks for the same vectors."""
+        plain = Endpoint("", "", key_env="OPENAI_API_KEY" if self.is_openai else Endpoint.key_env)
+        shown = {key: getattr(self, key) for key in ("dimensions", "encoding_format", "tokenizer", "key_env")}
+        query = [f"{k}={quote(str(v), safe='/:')}" for k, v in shown.items() if v != getattr(plain, k)]
+        if not self.is_openai:
+            query.insert(0, f"model={quote(self.model, safe='/:')}")
+        return (f"openai:{self.model}" if self.is_openai else self.url) + ("?" + "&".join(query) if query else "")
+
+
+_TYPES: dict[str, type] = {
+    f.name: {"int": int, "float": float}.get(str(f.type), str)
+    for f in fields(Endpoint)
+    if f.name not in ("url", "is_openai")
+}
+
+
+def parse_endpoint(spec: str, **options: Any) -> Endpoint:
+    """Read a spec.
+
+    Args:
+        spec: "openai:MODEL", "http://..." or "https://..."; after a question mark the attributes of `Endpoint`.
+        options: the same attributes; they go before those of the spec.
+
+    Raises:
+        EncoderError: no model, an unknown key, a value of the wrong type, or credentials in the address.
+    """
+    before, _, query = spec.partition("?")
+    asked: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
+    for key in [*asked, *options]:
+        if key not in _TYPES:
+            near = difflib.get_close_matches(key, _TYPES, 1)
+            raise EncoderError(
+                f"An endpoint has no option {key!r}.",
+                f"Did you mean {near[0]}?" if near else f"Its options are {', '.join(_TYPES)}.",
+            )
+    values = {key: _convert(key, value) for key, value in {**asked, **options}.items()}
+    if before.startswith("openai:"):
+        values = {"model": before.removeprefix("openai:"), "key_env": "OPENAI_API_KEY", **values}
+        address = os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI
+        return replace(Endpoint(_address(address), **_named(values, before)), is_openai=True)
+    url = _address(before)
+    return Endpoint(url, **_named(values, url))
+
+
+def _address(address: str) -> str:
+    """Check a base address and drop what may stand behind it."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or (port is not None and port < 1) or parts.scheme not in ("http", "https"):
+        raise EncoderError(
+            "The address of the endpoint cannot be read.", 'Write it like "http://127.0.0.1:8000/v1?model=NAME".'
+        )
+    if "@" in parts.netloc:
+        raise EncoderError(
+            f"The address of the endpoint at {host} holds a user or a password, which would be stored with results.",
+            "Put the key into the environment variable UNEMBED_API_KEY instead.",
+        )
+    path = parts.path.rstrip("/").removesuffix("/embeddings")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _named(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Refuse an endpoint without a model."""
+    if not values.get("model"):
+        raise EncoderError(f"The endpoint {where} names no model.", 'Add "?model=NAME", or write "openai:NAME".')
+    return values
+
+
+def _convert(key: str, value: Any) -> Any:
+    """A value of the type that its key has."""
+    kind = _TYPES[key]
+    try:
+        found = kind(value)
+        if kind is float and not math.isfinite(found):
+            raise ValueError
+        return found
+    except (TypeError, ValueError) as error:
+        raise EncoderError(
+            f"The endpoint's {key} is not {'a whole number' if kind is int else 'a number'}.", "Mend the value."
+        ) from error

@@ -1,0 +1,140 @@
+"""What an embedding endpoint answered: vectors out of a reply, or what its refusal says.
+
+Contents: `Reply`, `read_reply`, `refusal`, `wait_asked_for`.
+
+Nothing of a server's words is trusted: counts, indices, dimensions and numbers are checked, and what is quoted from it
+is cut short and freed of control characters and of the API key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from unembed.errors import EncoderError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_QUOTED = 200
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: vectors (n, d) float32 in the order of the inputs, the tokens counted or None, the model's name."""
+
+    vectors: np.ndarray
+    tokens: int | None
+    model: str
+
+
+def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
+    """Read a parsed JSON reply.
+
+    Args:
+        body: the parsed JSON.
+        count: number of inputs.
+        where: the endpoint, for messages.
+        dimension: what vectors must have; 0: any, but all the same.
+
+    Raises:
+        EncoderError: another number of vectors, another dimension, or something that is no vector.
+    """
+    import numpy as np
+
+    broken = f"See whether {where} speaks OpenAI's embeddings protocol."
+    data = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+        raise EncoderError(f"The endpoint {where} answered without a list of vectors.", broken)
+    indices = [item.get("index", place) for place, item in enumerate(data)]
+    if len(data) != count or not all(type(i) is int for i in indices) or sorted(indices) != list(range(count)):
+        raise EncoderError(f"The endpoint {where} answered with {len(data)} vectors for {count} texts.", broken)
+    rows: list[np.ndarray] = [np.zeros(0)] * count
+    for index, item in zip(indices, data, strict=True):
+        rows[index] = _vector(item.get("embedding"), dimension, where)
+    wanted = dimension or len(rows[0])
+    wrong = next((len(row) for row in rows if len(row) != wanted), None)
+    if wrong is not None or not wanted:
+        raise EncoderError(
+            f"The endpoint {where} answered with a vector of {wrong or 0} dimensions where {wanted} were expected.",
+            "Name the model and the dimensions that the vectors were made with.",
+        )
+    vectors = np.stack(rows).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise EncoderError(f"The endpoint {where} answered with numbers that are not finite.", "Mend the server.")
+    usage = body.get("usage")
+    counted = [usage.get(key) for key in ("total_tokens", "prompt_tokens")] if isinstance(usage, dict) else []
+    tokens = next((c for c in counted if type(c) is int and c >= 0), None)
+    return Reply(vectors, tokens, str(body.get("model") or "")[:_QUOTED])
+
+
+def _vector(value: Any, dimension: int, where: str) -> np.ndarray:
+    """One vector, from JSON numbers or from base64 of float32 (or float64, where the length says so)."""
+    import numpy as np
+
+    try:
+        if isinstance(value, str):
+            raw = base64.b64decode(value, validate=True)
+            kind = "<f8" if dimension and len(raw) == 8 * dimension else "<f4"
+            return np.frombuffer(raw, dtype=kind).astype(np.float64)
+        row = np.asarray(value)
+        if row.ndim != 1 or row.dtype.kind not in "iuf":
+            raise ValueError("no list of numbers")
+        return row.astype(np.float64)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise EncoderError(
+            f"The endpoint {where} answered with an embedding that is neither numbers nor base64.",
+            f"See whether {where} speaks OpenAI's embeddings protocol.",
+        ) from error
+
+
+def refusal(status: int, body: bytes, key: str) -> tuple[str, str]:
+    """What an error reply says.
+
+    Args:
+        status: HTTP status.
+        body: as it came.
+        key: the API key, which is not repeated.
+
+    Returns:
+        The message, cut short and in brackets after the status ("429: too many requests"), and the error's code.
+    """
+    text, code = "", ""
+    try:
+        value = json.loads(body)
+        part = value.get("error", value) if isinstance(value, dict) else value
+        if isinstance(part, dict):
+            code = str(part.get("code") or part.get("type") or "")
+            part = part.get("message") or part.get("detail") or ""
+        text = str(part)
+    except ValueError:
+        text = body[: 4 * _QUOTED].decode("utf-8", "replace")
+    if key:
+        text, code = text.replace(key, "***"), code.replace(key, "***")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = text if len(text) <= _QUOTED else text[:_QUOTED] + "..."
+    return f"{status}: {text.rstrip('.')}" if text else str(status), code
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> float | None:
+    """Seconds that `retry-after-ms` or `Retry-After` (seconds or a date, RFC 9110 section 10.2.3) ask for, or None."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError):
+                continue
+        if seconds == seconds and seconds < float("inf"):
+            return max(seconds, 0.0)
+    return None

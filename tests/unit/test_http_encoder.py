@@ -1,0 +1,405 @@
+"""Encoders behind an endpoint, against a real server that misbehaves: a right answer, or two sentences; never a key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endpoint_server import KEY, EmbeddingServer, changed, dripping, dropped, raw, serving, slow, status
+
+from unembed.cli import main
+from unembed.data.shards import ShardDataset
+from unembed.encoders.endpoint import parse_endpoint
+from unembed.encoders.hashing import HashingEncoder
+from unembed.encoders.identity import EncoderIdentity
+from unembed.encoders.pacing import Pace, Usage
+from unembed.encoders.protocol import Encoder
+from unembed.encoders.registry import load_encoder, load_matching
+from unembed.encoders.replies import wait_asked_for
+from unembed.errors import EncoderError, EncoderMismatchError, InputError
+from unembed.inverter import Inverter
+from unembed.training.loop import train
+from unembed.training.recipe import Recipe
+
+WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
+TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, 2 + i % 7)) for i in range(50)]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingServer]:
+    """A server; no key in the environment and no proxy between."""
+    for name in ("UNEMBED_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as found:
+        yield found
+
+
+def right(texts: list[str], dimension: int = 16) -> np.ndarray:
+    return HashingEncoder(dimension).encode(texts)
+
+
+# What is asked for, and what comes back.
+
+
+@pytest.mark.parametrize("form", ["float", "base64"])
+def test_vectors_come_back_in_the_order_of_the_texts(server: EmbeddingServer, form: str) -> None:
+    """Batches are answered out of order here: the first one last, and rows within a reply backwards."""
+    server.faults.extend([lambda *_: False, slow(0.3), slow(0.1)])
+    encoder = load_encoder(server.spec(encoding_format=form, batch_size=7, concurrency=4))
+    vectors = encoder.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, right(TEXTS), atol=1e-6)
+    assert [len(r["body"]["input"]) for r in server.requests].count(7) == 7 and len(server.requests) == 8
+    assert {r["body"]["encoding_format"] for r in server.requests} == {form}
+    assert all("Authorization" not in r["headers"] for r in server.requests)
+    assert encoder.encode([]).shape == (0, 16) and len(server.requests) == 8
+    assert isinstance(encoder, Encoder)
+
+
+def test_float64_in_base64_is_read_where_the_dimension_is_known(server: EmbeddingServer) -> None:
+    server.packed_as = "<f8"
+    encoder = load_encoder(server.spec(encoding_format="base64", dimensions=16))
+    np.testing.assert_allclose(encoder.encode(TEXTS[:3]), right(TEXTS[:3]), atol=1e-6)
+
+
+def test_batches_are_bounded_by_tokens_and_a_long_text_goes_alone(server: EmbeddingServer) -> None:
+    texts = ["a " * 30] * 4 + ["b " * 500] + ["a " * 30]  # 16 tokens each, then 251
+    encoder = load_encoder(server.spec(batch_tokens=40))
+    np.testing.assert_allclose(encoder.encode(texts), right(texts), atol=1e-6)
+    assert sorted(len(r["body"]["input"]) for r in server.requests) == [1, 1, 2, 2]
+
+
+def test_dimensions_prompt_and_empty_texts(server: EmbeddingServer) -> None:
+    encoder = load_encoder(server.spec(dimensions=8, prompt="the"), prompt="query: ")
+    assert encoder.dimension == 8 and not server.requests  # the spec says it, nothing is asked
+    assert encoder.encode(["tree", ""]).shape == (2, 8)
+    assert server.requests[0]["body"]["input"] == ["query: tree", "query: "]
+    assert server.requests[0]["body"]["dimensions"] == 8
+    assert encoder.identity.prompt == "query: " and encoder.identity.normalised
+    assert encoder.name == f"{server.url}?model=tiny&dimensions=8&tokenizer=hashing"
+    load_encoder(server.spec()).encode([""])
+    assert server.requests[-1]["body"]["input"] == [" "]
+
+
+def test_usage_counts_tokens_and_cost(server: EmbeddingServer) -> None:
+    encoder = load_encoder(server.spec(batch_size=10, price=50))
+    encoder.encode(TEXTS)
+    tokens = sum(len(text.split()) for text in TEXTS)
+    assert (encoder.usage.requests, encoder.usage.texts, encoder.usage.tokens) == (5, 50, tokens)
+    assert encoder.usage.cost == pytest.approx(tokens * 50 / 1e6) and not encoder.usage.estimated
+    server.counts = False
+    encoder.encode(["one two three four"])
+    assert encoder.usage.estimated == 5 and encoder.usage.tokens == tokens + 5
+    assert "(5 of them estimated), cost" in str(encoder.usage)
+    assert "cost" not in str(Usage(tokens=3))
+
+
+# The identity.
+
+
+def test_identity_loads_again_and_another_model_is_refused(server: EmbeddingServer) -> None:
+    server.reported = "tiny-2026-11"
+    encoder = load_encoder(server.spec(batch_size=2))
+    identity = EncoderIdentity.from_dict(json.loads(json.dumps(encoder.identity.to_dict())))
+    assert (identity.dimension, identity.normalised, identity.revision) == (16, True, "tiny-2026-11")
+    assert load_matching(identity).identity == identity
+    with pytest.raises(EncoderMismatchError, match="24 dimensions"):
+        identity.check(load_encoder(server.spec("other")))
+    server.models["tiny"] = server.models["other"]
+    with pytest.raises(EncoderMismatchError):
+        load_matching(identity)
+
+
+def test_openai_names_use_openais_address_and_key(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_endpoint("openai:text-embedding-3-small").url == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url + "/")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.key = KEY
+    encoder = load_encoder("openai:tiny?tokenizer=hashing:8&dimensions=4&price=0.02")
+    assert encoder.name == "openai:tiny?dimensions=4&tokenizer=hashing:8"
+    assert parse_endpoint(encoder.name).name == encoder.name
+    assert encoder.encode(["a"]).shape == (1, 4)
+    assert server.requests[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_the_tokenizer_is_minilms_unless_another_is_named(server: EmbeddingServer, tmp_path: Path) -> None:
+    minilm = load_encoder(f"{server.url}?model=tiny").tokenizer_json()
+    assert minilm is not None and json.loads(minilm)["model"]["vocab"]["##ing"] > 0
+    (tmp_path / "tokenizer.json").write_text(HashingEncoder().tokenizer_json())
+    named = load_encoder(f"{server.url}?model=tiny&tokenizer={tmp_path}")
+    assert named.tokenizer_json() == HashingEncoder().tokenizer_json()
+    with pytest.raises(EncoderError, match="no tokenizer"):
+        load_encoder(f"{server.url}?model=tiny&tokenizer=nowhere.json").tokenizer_json()
+
+
+# What may pass is repeated.
+
+PASSING = {
+    "busy": status(429, "Rate limit reached", Retry_After="0.05"),
+    "busy-ms": status(429, "Rate limit reached", retry_after_ms="30"),
+    "failed": status(500, "boom"),
+    "gateway": raw(b"<html>502 Bad Gateway</html>", 502),
+    "slow": slow(0.8),
+    "dripping": dripping,
+    "truncated": raw(b'{"data": [' + b" " * 400, short=200),
+    "cut JSON": raw(b'{"data": [{"ind'),
+    "not JSON": raw(b"<html>hello</html>"),
+    "dropped": dropped,
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_is_repeated_and_nothing_is_lost(server: EmbeddingServer, name: str) -> None:
+    server.faults.extend([lambda *_: False, PASSING[name], PASSING[name], lambda *_: False])
+    encoder = load_encoder(server.spec(batch_size=10, timeout=0.4))
+    np.testing.assert_allclose(encoder.encode(TEXTS), right(TEXTS), atol=1e-6)
+    assert encoder.usage.retries == 2 and encoder.usage.requests == 5 and encoder.usage.texts == 50
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_does_not_pass_ends_in_two_sentences(server: EmbeddingServer, name: str) -> None:
+    server.faults.extend([PASSING[name]] * 2)
+    with pytest.raises(EncoderError) as caught:
+        load_encoder(server.spec(retries=1, timeout=0.3)).encode(["a"])
+    assert caught.value.what.startswith(f"The endpoint {server.url} (tiny) ")
+    assert caught.value.what.endswith(", 2 times.") and caught.value.do.endswith(".")
+    assert len(server.requests) == 2
+
+
+def test_retry_after_is_obeyed_by_all_threads(server: EmbeddingServer) -> None:
+    server.faults.extend([lambda *_: False, status(429, Retry_After="1")])
+    load_encoder(server.spec(batch_size=5, concurrency=2)).encode(TEXTS)
+    times = [r["at"] for r in server.requests]
+    later = [t for t in times if t > times[1] + 0.3]  # but for those that were under way
+    assert min(later) - times[1] > 0.9 and len(later) >= 7
+
+
+def test_a_pause_that_is_too_long_is_an_error(server: EmbeddingServer) -> None:
+    server.faults.append(status(429, "come back tomorrow", Retry_After="86400"))
+    began = time.monotonic()
+    with pytest.raises(EncoderError, match="asks to wait 86400 s"):
+        load_encoder(server.spec()).encode(["a"])
+    assert time.monotonic() - began < 5
+
+
+def test_times_to_wait_are_read_as_seconds_or_dates() -> None:
+    assert wait_asked_for({"retry-after": "2"}) == 2
+    assert wait_asked_for({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
+    assert 5 < (wait_asked_for({"retry-after": formatdate(time.time() + 8, usegmt=True)}) or 0) <= 8
+    assert wait_asked_for({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
+    assert wait_asked_for({"retry-after": "soon"}) is None and wait_asked_for({}) is None
+    assert wait_asked_for({"retry-after": "nan"}) is None
+
+
+def test_a_server_that_is_not_there(server: EmbeddingServer) -> None:
+    with pytest.raises(EncoderError, match=r"cannot be reached .* 2 times\."):
+        load_encoder("http://127.0.0.1:9/v1?model=tiny&tokenizer=hashing&retries=1&backoff=0").encode(["a"])
+
+
+# What does not pass is an error at once.
+
+WRONG = {
+    "count": (changed(lambda v: v["data"].pop()), "answered with 2 vectors for 3 texts"),
+    "index": (changed(lambda v: v["data"][0].update(index=0)), "answered with 3 vectors for 3 texts"),
+    "dimension": (changed(lambda v: v["data"][1]["embedding"].pop()), "15 dimensions where 16 were expected"),
+    "empty": (changed(lambda v: [d.update(embedding=[]) for d in v["data"]]), "0 dimensions"),
+    "words": (changed(lambda v: v["data"][0].update(embedding=["a"] * 16)), "neither numbers nor base64"),
+    "broken base64": (changed(lambda v: v["data"][0].update(embedding="A!")), "neither numbers nor base64"),
+    "NaN": (changed(lambda v: v["data"][0]["embedding"].__setitem__(3, float("nan"))), "not finite"),
+    "other JSON": (raw(b"[1, 2]"), "without a list of vectors"),
+    "bad request": (status(400, "input too long"), r"refuses \(400: input too long\)"),
+    "too large": (status(413, "payload"), "refuses .413"),
+    "moved": (status(307, "elsewhere", Location="http://127.0.0.1:9/"), "refuses .307"),
+    "quota": (status(429, "no money", code="insufficient_quota"), "no money"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_answers_are_errors_at_once(server: EmbeddingServer, name: str) -> None:
+    fault, message = WRONG[name]
+    server.faults.append(fault)
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_encoder(server.spec()).encode(TEXTS[:3])
+    assert len(server.requests) == 1 and caught.value.do.endswith(".")
+
+
+def test_another_dimension_in_a_later_batch_stops_the_rest(server: EmbeddingServer) -> None:
+    """The dimension that the first reply had, or the spec asks for, holds for all."""
+    server.faults.extend([lambda *_: False] * 2)
+    server.faults.append(changed(lambda v: [d["embedding"].pop() for d in v["data"]]))
+    with pytest.raises(EncoderError, match="15 dimensions where 16"):
+        load_encoder(server.spec(batch_size=1, concurrency=1)).encode(TEXTS)
+    assert len(server.requests) < 10
+    with pytest.raises(EncoderError, match="16 dimensions where 99"):
+        load_encoder(server.spec(dimensions=99)).encode(["a"])
+
+
+def test_an_unknown_model_and_texts_that_are_none(server: EmbeddingServer) -> None:
+    with pytest.raises(EncoderError, match="The model nothing does not exist") as caught:
+        load_encoder(server.spec("nothing")).encode(["a"])
+    assert caught.value.do == "Check the address and whether the server has the model 'nothing'."
+    for bad in (["a", 3], ["\ud800"]):
+        with pytest.raises(InputError):
+            load_encoder(server.spec()).encode(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("http://127.0.0.1:1/v1", "names no model"),
+        ("openai:", "names no model"),
+        ("http://?model=a", "cannot be read"),
+        ("http://host:port/?model=a", "cannot be read"),
+        ("http://me:secret@host/v1?model=a", "holds a user or a password"),
+        ("http://host/v1?model=a&batchsize=3", "no option 'batchsize'"),
+        ("http://host/v1?model=a&api_key=secret", "no option 'api_key'"),
+        ("http://host/v1?model=a&batch_size=secret", "batch_size is not a whole number"),
+        ("http://host/v1?model=a&batch_size=0", "batch_size is 0"),
+        ("http://host/v1?model=a&retries=-1", "retries is -1"),
+        ("http://host/v1?model=a&timeout=inf", "timeout is not a number"),
+        ("http://host/v1?model=a&encoding_format=xml", "encoding_format is 'xml'"),
+    ],
+)
+def test_specs_that_make_no_sense(spec: str, message: str) -> None:
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_encoder(spec)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(EncoderError, match="no option 'device'"):
+        load_encoder("openai:a", device="cpu")
+
+
+# The key.
+
+
+def test_no_key_appears_anywhere(
+    server: EmbeddingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Not in shards, logs (every library's, at DEBUG), output or messages, though the server repeats it."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HOUSE_KEY", KEY)
+    server.key = KEY
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    spec = server.spec(key_env="HOUSE_KEY", price=2)
+    arguments = ["embed", str(tmp_path / "texts.txt"), "--encoder", spec, "--shards", str(tmp_path / "s"), "--json"]
+    server.faults.extend([status(500, f"crash with Bearer {KEY}"), dropped])
+    assert main(arguments) == 0
+    assert server.requests[-1]["headers"]["Authorization"] == f"Bearer {KEY}"
+    encoder = load_encoder(spec)
+    server.key = "another"
+    with pytest.raises(EncoderError) as caught:
+        encoder.encode(["a"])
+    assert "Bearer ***" in caught.value.what and caught.value.do == "Check the key in HOUSE_KEY."
+    chain: list[str] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        chain += [str(error), repr(error)]
+        error = error.__cause__ or error.__context__
+    monkeypatch.delenv("HOUSE_KEY")
+    with pytest.raises(EncoderError, match="401") as without:
+        load_encoder(spec).encode(["a"])
+    assert without.value.do == "Put a key into the environment variable HOUSE_KEY."
+    monkeypatch.setenv("HOUSE_KEY", KEY + "\nX-Other: 1")
+    with pytest.raises(EncoderError, match="HOUSE_KEY holds no API key") as broken:
+        load_encoder(spec).encode(["a"])
+    captured = capsys.readouterr()
+    files = [path.read_bytes() for path in (tmp_path / "s").iterdir()]
+    assert len(files) == 5 and KEY.encode() not in b"".join(files)
+    shown = [captured.out, captured.err, caplog.text, str(broken.value), repr(vars(encoder)), *chain]
+    assert KEY not in "".join(shown) and caplog.text
+
+
+# Pace.
+
+
+def test_requests_and_tokens_a_window_are_bounded() -> None:
+    """Six threads, 20 requests: no window of 0.3 s holds more than 4 requests or 50 tokens."""
+    for pace, most in ((Pace(requests=4, window=0.3), 4), (Pace(tokens=50, window=0.3), 5)):
+        times: list[float] = []
+        stop = threading.Event()
+
+        def work(pace: Pace = pace, times: list[float] = times, stop: threading.Event = stop) -> None:
+            for _ in range(2):
+                times.append(pace.enter(10, stop)[0])
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        times.sort()
+        assert len(times) == 12
+        assert all(b - a >= 0.3 for a, b in zip(times, times[most:], strict=False))
+
+
+def test_a_request_above_the_limit_goes_alone_and_counts_are_corrected() -> None:
+    pace, stop = Pace(tokens=50, window=0.3), threading.Event()
+    big = pace.enter(500, stop)
+    after = pace.enter(1, stop)
+    assert after[0] - big[0] >= 0.3
+    pace.correct(after, 50)
+    assert pace.enter(1, stop)[0] - after[0] >= 0.3
+    stop.set()
+    assert time.monotonic() - pace.enter(50, stop)[0] < 0.1  # a stopped wait is none
+
+
+def test_the_rate_limit_of_a_spec_is_kept(server: EmbeddingServer) -> None:
+    encoder = load_encoder(server.spec(batch_size=1, requests_per_minute=3))
+    encoder._pace._window = 0.5  # a minute is too long for a test
+    encoder.encode(TEXTS[:7])
+    times = sorted(r["at"] for r in server.requests)
+    assert all(b - a > 0.4 for a, b in zip(times, times[3:], strict=False))
+
+
+# All of it together.
+
+
+def test_embed_train_doctor_and_invert_through_a_server(
+    server: EmbeddingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small model learns 24 sentences from a server's vectors and gives them back."""
+    texts = sorted({" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 2)) for i in range(24)})
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    spec = server.spec(price=0.5, batch_size=8)
+    server.faults.extend([status(429, Retry_After="0.01"), dropped])
+    arguments = ["embed", str(tmp_path / "texts.txt"), "--encoder", spec, "--shards", str(tmp_path / "shards")]
+    assert main(arguments) == 0
+    tokens = sum(len(t.split()) for t in texts)
+    note = capsys.readouterr().err
+    assert "2 repeated" in note and "at 0.5 a million tokens" in note and f"{server.url}?model=tiny" in note
+    dataset = ShardDataset(tmp_path / "shards")
+    assert len(dataset) == len(texts) and dataset.identity.name == load_encoder(spec).name
+    again = [*arguments[:-2], "--out", str(tmp_path / "v.npy"), "--json"]
+    assert main(again) == 0
+    usage = json.loads(capsys.readouterr().out)["usage"]
+    assert usage["tokens"] >= tokens and usage["cost"] == pytest.approx(usage["tokens"] * 0.5 / 1e6)
+    overrides = [
+        f"data.shards={str(tmp_path / 'shards')!r}", f"data.encoder={spec!r}", "data.limit=32", "data.batch_size=24",
+        "model.width=64", "model.layers=2", "model.heads=4", "objective.shortlist_frequent=0", "optimizer.warmup=10",
+        "objective.causal_share=0", "optimizer.lr=4e-3", "optimizer.ema=0.9", "run.steps=150", "run.precision='fp32'",
+        "run.compile='no'", "run.threads=1", "run.validate_every=1e9", "validation.texts=2", "validation.decoded=0",
+        f"validation.shards={str(tmp_path / 'shards')!r}",
+    ]  # fmt: skip
+    (tmp_path / "recipe.toml").write_text("")
+    result = train(Recipe.load(tmp_path / "recipe.toml", overrides), tmp_path / "run", device="cpu")
+    inverter = Inverter.from_pretrained(result.checkpoint)
+    assert inverter.identity.name == f"{server.url}?model=tiny&tokenizer=hashing"
+    found = inverter.invert_strings(texts, passes=8)
+    assert np.mean([r.text == r.original for r in found]) > 0.7
+    assert main(["doctor", "--model", result.checkpoint, "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["least_probe_cosine"] > 0.999
+    assert main(["doctor", "--model", result.checkpoint, "--encoder", server.spec("other")]) == 2
+    server.models["tiny"] = server.models["other"]
+    assert main(["doctor", "--model", result.checkpoint]) == 2
+    assert "24 dimensions" in capsys.readouterr().err
