@@ -186,7 +186,7 @@ class HttpEncoder:
             raise EncoderError(
                 f"{failure.what} and asks to wait {failure.wait:.0f} s.", "Try again after that time."
             ) from failure
-        backoff = min(self.endpoint.backoff * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
+        backoff = min(self.endpoint.backoff * 2.0**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
         if failure.wait is None:
             return backoff
         self._pace.hold(failure.wait)

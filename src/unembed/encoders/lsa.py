@@ -87,7 +87,8 @@ class LsaEncoder:
             weights = _weigh(_counts(self._tokenizer, texts[start : start + _BLOCK]), self._idf)
             vectors[start : start + _BLOCK] = weights @ self._components
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        return vectors
 
 
 def fit_lsa(
