@@ -23,9 +23,12 @@ import numpy as np
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import Calibration, calibration_for, features_of
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.inputs import given_tokens, vector_rows
+from unembed.decoding.constraints import Constraints
+from unembed.decoding.inputs import vector_rows
+from unembed.decoding.lexicon import Lexicon
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader
+from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from unembed.encoders.protocol import Encoder
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
+_CONSTRAINTS = tuple(field.name for field in dataclasses.fields(Constraints))
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Recovery:
         alternatives: the other drafts, best first, without repetition; they have no alternatives of their own.
         trace: the steps of the decode, where asked for.
         original: the text that was embedded (`invert_strings`), else None.
+        given: which tokens were known beforehand (given tokens, prefix, known words).
+        forced: which tokens belong to required words.
     """
 
     text: str
@@ -77,6 +83,8 @@ class Recovery:
     alternatives: tuple[Recovery, ...] = ()
     trace: Trace | None = None
     original: str | None = None
+    given: tuple[bool, ...] = ()
+    forced: tuple[bool, ...] = ()
 
 
 class Inverter:
@@ -202,7 +210,6 @@ class Inverter:
         self,
         vectors: Any,
         *,
-        given: Any = None,
         batch_size: int | None = None,
         trace: bool = False,
         progress: bool = False,
@@ -212,21 +219,22 @@ class Inverter:
 
         Args:
             vectors: array, tensor or nested list of numbers, (n, d) or (d,).
-            given: (n, up to limit) token ids that are known, -1 where not; they are never changed.
             batch_size: vectors decoded together, 64 where None (prior: 4096); memory does not grow with n beyond the
                 results.
             trace: keep the steps in each `Recovery.trace`.
             progress: show a bar on stderr.
-            options: any field of `DecodeConfig`: strategy, passes, lengths, samples, temperature, beam, seed, ...
+            options: any field of `DecodeConfig` (strategy, passes, lengths, samples, temperature, beam, seed, ...) and
+                any field of `decoding.constraints.Constraints`, for all rows or a list with one entry a row: prefix,
+                known, required, banned, length, and given, (n, up to limit) token ids, -1 where unknown.
 
         Returns:
             One recovery for each row, in order.
 
         Raises:
-            InputError: vectors or options that cannot be used, with the row and the dimension that is expected.
+            InputError: vectors, options or constraints that cannot be used, with the row and what is expected.
         """
-        config = self.resolve(options)
-        found = self._drafts(vectors, config, given, batch_size, trace, progress)
+        constraints, config = self._split(options)
+        found = self._drafts(vectors, config, constraints, batch_size, trace, progress)
         return self._recoveries([draft for batch in found for draft in batch], config)
 
     def invert_strings(self, texts: Sequence[str], **options: Any) -> list[Recovery]:
@@ -263,7 +271,6 @@ class Inverter:
         self,
         vectors: Any,
         *,
-        given: Any = None,
         batch_size: int | None = None,
         progress: bool = False,
         **options: Any,
@@ -271,7 +278,7 @@ class Inverter:
         """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement.
 
         Args:
-            vectors, given, batch_size, progress, options: as `invert`.
+            vectors, batch_size, progress, options: as `invert`.
 
         Returns:
             One draft for each row, in order.
@@ -279,16 +286,16 @@ class Inverter:
         Raises:
             InputError: as `invert`.
         """
-        found = self._drafts(vectors, self.resolve(options), given, batch_size, False, progress)
+        constraints, config = self._split(options)
+        found = self._drafts(vectors, config, constraints, batch_size, False, progress)
         return [draft for batch in found for draft in batch]
 
-    def stream(self, vector: Any, *, given: Any = None, **options: Any) -> Iterator[Step]:
+    def stream(self, vector: Any, **options: Any) -> Iterator[Step]:
         """Decode one vector and yield each step as it happens; see `unembed.decoding.loop.stream`.
 
         Args:
             vector: array, tensor or list of numbers, (d,) or (1, d).
-            given: as `invert`, one row.
-            options: as `invert`.
+            options: as `invert`; constraints of one row.
 
         Returns:
             An iterator over the steps.
@@ -298,12 +305,12 @@ class Inverter:
         """
         import torch
 
-        config = self.resolve(options)
+        constraints, config = self._split(options)
         rows = self._rows(vector)
         if len(rows) != 1:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
-        known = None if given is None else given_tokens(given, 1)[0]
-        return stream(self.denoiser, torch.from_numpy(rows[0]), config, given=known, priors=self._priors(config))
+        rules = self._rules(constraints, 1)
+        return stream(self.denoiser, torch.from_numpy(rows[0]), config, rules=rules, priors=self._priors(config))
 
     def _priors(self, config: DecodeConfig) -> PriorReader | None:
         return self.priors if config.strategy == "prior" else None
@@ -311,13 +318,33 @@ class Inverter:
     def _rows(self, vectors: Any) -> np.ndarray:
         return vector_rows(vectors, self.dimension, self.identity.name, self.identity.normalised)
 
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon(self.tokenizer.surfaces)
+
+    def _split(self, options: dict[str, Any]) -> tuple[Constraints, DecodeConfig]:
+        """Tell constraints and options of the decode apart."""
+        named = {name: value for name, value in options.items() if name in _CONSTRAINTS}
+        return Constraints(**named), self.resolve({k: v for k, v in options.items() if k not in named})
+
+    def _rules(self, constraints: Constraints, rows: int) -> Rules | None:
+        if not constraints:
+            return None
+        return constraints.compile(self.tokenizer, rows, self.limit, self._lexicon)
+
     def _drafts(
-        self, vectors: Any, config: DecodeConfig, given: Any, batch_size: int | None, trace: bool, progress: bool
+        self,
+        vectors: Any,
+        config: DecodeConfig,
+        constraints: Constraints,
+        batch_size: int | None,
+        trace: bool,
+        progress: bool,
     ) -> Iterator[list[Draft]]:
         import torch
 
         rows = self._rows(vectors)
-        known = None if given is None else given_tokens(given, len(rows))
+        rules = self._rules(constraints, len(rows))
         batch_size = config.batch_size if batch_size is None else batch_size
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
@@ -333,7 +360,7 @@ class Inverter:
                 self.denoiser,
                 torch.from_numpy(rows[part]),
                 config,
-                given=None if known is None else known[part],
+                rules=None if rules is None else rules.part(part),
                 trace=trace,
                 priors=self._priors(config),
             )
@@ -364,6 +391,8 @@ class Inverter:
             score=draft.score,
             alternatives=tuple(self._recovery(other, _mean(other.token_confidence), None) for other in others.values()),
             trace=draft.trace,
+            given=draft.given,
+            forced=draft.forced,
         )
 
 
@@ -389,7 +418,7 @@ def _device(name: str | None) -> str:
 def _config(options: dict[str, Any]) -> DecodeConfig:
     for name in options:
         if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Options: {', '.join(_OPTIONS)}."
+            near = difflib.get_close_matches(name, (*_OPTIONS, *_CONSTRAINTS), 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Options: {', '.join(_OPTIONS)}, {', '.join(_CONSTRAINTS)}."
             raise InputError(f"There is no decoding option {name!r}.", hint)
     return DecodeConfig(**options)

@@ -116,6 +116,23 @@ class Tokenizer:
             pieces[i] = token[len(prefix) :] if glued else " " + token
         return pieces
 
+    @cached_property
+    def surfaces(self) -> list[str]:
+        """Characters of every id, a leading space where it begins a word or a mark; empty for banned ids."""
+        if self._prefix is not None:
+            return self._pieces
+        out = [""] * self.size
+        for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if i not in self._banned:
+                text = token.replace("\u0120", " ").replace("\u2581", " ")
+                out[i] = text if text[:1].isalnum() or text.startswith(" ") else " " + text
+        return out
+
+    @property
+    def marks_spaces(self) -> bool:
+        """Whether tokens that begin a word hold the space before it (byte-level BPE), unlike WordPiece."""
+        return self._prefix is None
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The vocabulary entries of `ids` as they are ("##ing"), for traces; virtual ids are named by their role."""
         names = {self.mask_id: "[MASK]", self.eos_id: "[EOS]", self.bos_id: "[BOS]", self.pad_id: "[PAD]"}

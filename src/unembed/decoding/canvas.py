@@ -1,17 +1,18 @@
 """The drafts in the making: what is committed, what is masked, what is given, and what it cost.
 
-Contents: `Canvas`, `empty_canvas`, `open_canvases`, `last_given`, `check_given`, `check_lengths`.
+Contents: `Canvas`, `empty_canvas`, `open_canvases`, `check_given`, `check_lengths`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.rules import Rules, Word
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
 from unembed.model.denoiser import Denoiser
@@ -37,6 +38,10 @@ class Canvas:
         history: for each draft its recorded steps.
         end_id: id of the end token where the canvas learns the end, else -1.
         mask_id: id that stands at masked positions.
+        forced: (D, n) bool, positions of required words; they are not reopened.
+        closed: (D, n) bool, where no continuation of a word may stand.
+        missing: for each draft the required words that have no place yet.
+        rules: constraints of the B texts, or None.
     """
 
     ids: Tensor
@@ -54,21 +59,32 @@ class Canvas:
     history: list[list[Step]]
     end_id: int
     mask_id: int
+    forced: Tensor
+    closed: Tensor
+    missing: list[tuple[Word, ...]] = field(default_factory=list)
+    rules: Rules | None = None
 
     def __len__(self) -> int:
         """Return the number of drafts D."""
         return len(self.ids)
 
     @property
-    def free(self) -> Tensor:
-        """(D, n) bool: positions that decoding fills."""
+    def unknown(self) -> Tensor:
+        """(D, n) bool: positions whose tokens were not known beforehand; their log-probabilities are the score."""
         return self.inside & ~self.given
+
+    @property
+    def free(self) -> Tensor:
+        """(D, n) bool: positions that decoding fills and may reopen."""
+        return self.inside & ~self.given & ~self.forced
 
     def select(self, rows: Tensor) -> Canvas:
         """Return a canvas of the drafts `rows` (R,) alone; what the texts have spent stays spent."""
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors: dict[str, Any] = {n: v[rows] for n, v in parts.items() if isinstance(v, Tensor) and n != "spent"}
-        return replace(self, **tensors, history=[self.history[i] for i in rows.tolist()])
+        kept = rows.tolist()
+        history, missing = [self.history[i] for i in kept], [self.missing[i] for i in kept]
+        return replace(self, **tensors, history=history, missing=missing)
 
     def reopen(self, index: Tensor, which: Tensor) -> None:
         """Mask the positions `which` (A, n) of the drafts `index` (A,) again."""
@@ -89,7 +105,7 @@ class Canvas:
         masked = self.masked[index] & ~which
         if self.end_id >= 0:
             ended = (ids == self.end_id) & ~masked
-            after = (ended.long().cumsum(1) - ended.long() > 0) & ~self.given[index]
+            after = (ended.long().cumsum(1) - ended.long() > 0) & ~(self.given | self.forced)[index]
             changed = after & (masked | (ids != self.end_id))
             ids = ids.masked_fill(changed, self.end_id)
             kept = kept.masked_fill(changed, 0.0)
@@ -132,7 +148,7 @@ class Canvas:
 
 
 def empty_canvas(
-    denoiser: Denoiser, lengths: Tensor, text: Tensor, number: Tensor, prior: Tensor, texts: int, given: Tensor | None
+    denoiser: Denoiser, lengths: Tensor, text: Tensor, number: Tensor, prior: Tensor, texts: int, rules: Rules | None
 ) -> Canvas:
     """Lay out D drafts, all masked but for the given tokens.
 
@@ -143,17 +159,23 @@ def empty_canvas(
         number: (D,) number among the drafts of its text.
         prior: (D,) log p(n | vector).
         texts: B.
-        given: (B, n) known tokens, -1 elsewhere, or None.
+        rules: constraints of the B texts, or None.
     """
     c = denoiser.config
     device, drafts = lengths.device, len(lengths)
     inside = torch.arange(c.canvas_length, device=device) < lengths.unsqueeze(1)
     ids = torch.full((drafts, c.canvas_length), c.mask_id, device=device)
     known = torch.zeros_like(inside)
-    if given is not None:
-        tokens = torch.nn.functional.pad(given, (0, c.canvas_length - given.shape[1]), value=-1)[text]
+    closed = torch.zeros_like(inside)
+    if rules is not None:
+        more = c.canvas_length - c.limit
+        tokens = torch.nn.functional.pad(rules.given, (0, more), value=-1)[text]
+        if c.canvas == "eos":  # what is longer than allowed is end
+            past = torch.arange(c.canvas_length, device=device) >= rules.most.unsqueeze(1)
+            tokens = tokens.masked_fill((past & (rules.most < c.limit).unsqueeze(1))[text], c.eos_id)
         known = (tokens >= 0) & inside
         ids = torch.where(known, tokens, ids)
+        closed = torch.nn.functional.pad(rules.closed, (0, more))[text]
     zero = torch.zeros(drafts, device=device)
     return Canvas(
         ids=ids.masked_fill(~inside, c.pad_id),
@@ -171,6 +193,10 @@ def empty_canvas(
         history=[[] for _ in range(drafts)],
         end_id=c.eos_id if c.canvas == "eos" else -1,
         mask_id=c.mask_id,
+        forced=torch.zeros_like(inside),
+        closed=closed,
+        missing=[rules.required[t] if rules is not None else () for t in text.tolist()],
+        rules=rules,
     )
 
 
@@ -178,7 +204,7 @@ def open_canvases(
     denoiser: Denoiser,
     vectors: Tensor,
     config: DecodeConfig,
-    given: Tensor | None = None,
+    rules: Rules | None = None,
     known_lengths: Tensor | None = None,
 ) -> tuple[Canvas, list[tuple[int, int]]]:
     """Lay out one draft for each text, length and sample, in that order.
@@ -187,7 +213,7 @@ def open_canvases(
         denoiser: the network, whose length head proposes lengths where the canvas is "length".
         vectors: (B, d) raw.
         config: for the numbers of lengths and samples.
-        given: (B, limit) known tokens, -1 elsewhere; no length shorter than the last of them is tried.
+        rules: constraints of the texts, or None; only lengths that can hold what a text must are tried.
         known_lengths: (B,) lengths known beforehand; they replace the head's.
 
     Returns:
@@ -202,9 +228,8 @@ def open_canvases(
         prior = torch.zeros(texts, 1, device=device)
     else:
         log_probs = denoiser.length_log_probs(vectors)
-        least = last_given(given, texts, device)
-        too_short = torch.arange(c.limit, device=device) < least.unsqueeze(1)
-        log_probs = log_probs.masked_fill(too_short, -torch.inf)
+        if rules is not None:
+            log_probs = log_probs.masked_fill(~rules.lengths(), -torch.inf)
         prior, index = log_probs.topk(min(config.lengths, c.limit), dim=1)
         options = index + 1
     owner, option = prior.isfinite().nonzero(as_tuple=True)  # impossible lengths come last, so numbers have no gaps
@@ -213,31 +238,26 @@ def open_canvases(
     number = option.repeat_interleave(config.samples) * config.samples + sample
     lengths = options[owner, option].repeat_interleave(config.samples)
     log_prior = prior[owner, option].repeat_interleave(config.samples)
-    canvas = empty_canvas(denoiser, lengths, text, number, log_prior, texts, given)
+    canvas = empty_canvas(denoiser, lengths, text, number, log_prior, texts, rules)
     return canvas, list(zip(lengths.tolist(), sample.tolist(), strict=True))
 
 
-def last_given(given: Tensor | None, texts: int, device: torch.device) -> Tensor:
-    """(B,) position of the last given token of each text, -1 where there is none."""
-    if given is None:
-        return torch.full((texts,), -1, device=device)
-    position = torch.arange(given.shape[1], device=device)
-    return torch.where(given >= 0, position, -1).amax(1)
-
-
-def check_lengths(denoiser: Denoiser, known_lengths: Tensor, given: Tensor | None) -> None:
+def check_lengths(denoiser: Denoiser, known_lengths: Tensor, rules: Rules | None) -> None:
     """Refuse known lengths that cannot be used.
 
     Raises:
-        InputError: the canvas learns the end itself, a length outside 1..limit, or given tokens behind the end.
+        InputError: the canvas learns the end itself, a length outside 1..limit, or one that cannot hold what the text
+            must.
     """
     c = denoiser.config
     if c.canvas == "eos":
         raise InputError("This checkpoint decides the end of a text itself.", "Leave the known lengths out.")
-    least = last_given(given, len(known_lengths), known_lengths.device) + 1
-    if bool(((known_lengths < least.clamp_min(1)) | (known_lengths > c.limit)).any()):
+    outside = (known_lengths < 1) | (known_lengths > c.limit)
+    if rules is not None and not bool(outside.any()):
+        outside = ~rules.lengths().gather(1, known_lengths.unsqueeze(1) - 1).squeeze(1)
+    if bool(outside.any()):
         raise InputError(
-            f"A known length is outside 1 to {c.limit}, or shorter than the given tokens.",
+            f"A known length is outside 1 to {c.limit}, or shorter than the given tokens or other constraints allow.",
             "Pass the true number of tokens of each text.",
         )
 

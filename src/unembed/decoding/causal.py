@@ -10,31 +10,48 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas, empty_canvas, last_given
+from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.coverage import Guide
 from unembed.decoding.noise import Noise
 from unembed.decoding.proposals import choose_tokens, guided
+from unembed.decoding.rules import Rules, no_text
 from unembed.decoding.trace import Step
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
+
+
+class _Options(NamedTuple):
+    """C ways to go on for each of A hypotheses.
+
+    `tokens`, `gain` (what is added to the total) and `log_prob` (what is kept) are (A, C); `evidence` (A,) is the
+    log-probability of a known token, None without constraints.
+    """
+
+    tokens: Tensor
+    gain: Tensor
+    log_prob: Tensor
+    evidence: Tensor | None = None
 
 
 @dataclass
 class _Beams:
     """K hypotheses of each of R texts (or samples of texts).
 
-    `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `length`, `ended` are (R, K). `total` orders the beams
-    and is -inf for slots that hold nothing.
+    `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `evidence`, `length`, `ended` are (R, K). `total` orders
+    the beams and is -inf for slots that hold nothing; `evidence` is the log-probability of known tokens.
     """
 
     tokens: Tensor
     log_prob: Tensor
     total: Tensor
     end: Tensor
+    evidence: Tensor
     length: Tensor
     ended: Tensor
 
@@ -47,32 +64,36 @@ class _Beams:
             log_prob=torch.zeros(rows, beam, limit, device=device),
             total=total,
             end=torch.zeros(rows, beam, device=device),
+            evidence=torch.zeros(rows, beam, device=device),
             length=torch.zeros(rows, beam, dtype=torch.long, device=device),
             ended=total.isinf(),
         )
 
-    def advance(self, alive: Tensor, tokens: Tensor, log_prob: Tensor, eos: int, position: int) -> Tensor:
-        """Extend the live hypotheses `alive` (A,), flat indices, by candidates (A, C); keep the K best of each text.
+    def advance(self, alive: Tensor, options: _Options, eos: int, position: int) -> Tensor:
+        """Extend the live hypotheses `alive` (A,), flat indices, by C options each; keep the K best of each text.
 
         Returns:
             (R, K) the beam that each kept hypothesis came from.
         """
         rows, beam = self.total.shape
-        options = tokens.shape[1]
-        score = torch.full((rows * beam, options), -torch.inf, device=tokens.device)
-        score[alive] = self.total.flatten()[alive].unsqueeze(1) + log_prob
+        count = options.tokens.shape[1]
+        score = torch.full((rows * beam, count), -torch.inf, device=options.tokens.device)
+        score[alive] = self.total.flatten()[alive].unsqueeze(1) + options.gain
         score[self.ended.flatten(), 0] = self.total[self.ended]
         token = torch.full_like(score, eos, dtype=torch.long)
-        token[alive] = tokens
+        token[alive] = options.tokens
         single = torch.zeros_like(score)
-        single[alive] = log_prob
+        single[alive] = options.log_prob
         best = score.view(rows, -1).topk(beam, dim=1)
-        parent = best.indices // options
+        parent = best.indices // count
         token = token.view(rows, -1).gather(1, best.indices)
         single = single.view(rows, -1).gather(1, best.indices)
         wide = parent.unsqueeze(2).expand(-1, -1, self.tokens.shape[2])
         self.tokens, self.log_prob = self.tokens.gather(1, wide), self.log_prob.gather(1, wide)
         self.end, self.length = self.end.gather(1, parent), self.length.gather(1, parent)
+        if options.evidence is not None:
+            self.evidence.view(-1)[alive] += options.evidence
+            self.evidence = self.evidence.gather(1, parent)
         was_ended = self.ended.gather(1, parent)
         self.total = best.values
         real = self.total.isfinite()
@@ -92,7 +113,7 @@ def draft_left_to_right(
     condition: Condition,
     config: DecodeConfig,
     seeds: list[bytes],
-    given: Tensor | None,
+    rules: Rules | None,
     traced: bool,
 ) -> Generator[list[Step], None, Canvas]:
     """Draft token by token until the end token or the limit.
@@ -103,7 +124,7 @@ def draft_left_to_right(
         condition: of the B vectors.
         config: samples, temperature, beam.
         seeds: digests of the vectors.
-        given: (B, up to limit) known tokens, -1 elsewhere.
+        rules: constraints of the B texts, or None.
         traced: record steps.
 
     Yields:
@@ -113,14 +134,14 @@ def draft_left_to_right(
         A canvas without masks: samples (or beam) drafts for each text.
 
     Raises:
-        InputError: the denoiser has no causal rows.
+        InputError: the denoiser has no causal rows, or no text that meets the constraints was found.
     """
     c, device = denoiser.config, vectors.device
     texts, beam, limit = len(vectors), min(config.beam, c.vocab_size), c.limit
     text = torch.arange(texts, device=device).repeat_interleave(config.samples)
     rows = len(text)
     noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
-    earliest = last_given(given, texts, device)[text]
+    guide = None if rules is None else Guide(rules, c.vocab_size, c.eos_id, device)
     beams = _Beams.start(rows, beam, limit, c.pad_id, device)
     states = [denoiser.start_causal(condition.select(text))]
     if config.guidance != 1:
@@ -137,23 +158,27 @@ def draft_left_to_right(
         if len(scored) > 1:
             logits = guided(logits, scored[1][0], config.guidance)
         spent.index_add_(0, text[owner], torch.full_like(owner, config.cost))
-        _forbid(logits, position, earliest[owner], given, text[owner], c.eos_id)
+        if position == 0:
+            logits[:, c.eos_id] = -torch.inf
+        gumbel = None
         if config.temperature > 0:
             gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
-            tokens, log_prob, _ = choose_tokens(logits, config.temperature, gumbel)
-            tokens, log_prob = tokens.unsqueeze(1), log_prob.unsqueeze(1)
+        if guide is None:
+            options = _free_options(logits, beam, config.temperature, gumbel)
         else:
-            log_prob, tokens = logits.topk(beam, dim=1)
-            top = log_prob[:, :1]
-            log_prob = log_prob - top - logits.sub_(top).exp_().sum(1, keepdim=True).log()
-        parent = beams.advance(alive, tokens, log_prob, c.eos_id, position)
+            hypotheses = beams.tokens.flatten(0, 1)[alive]
+            options = _guided_options(guide, logits, hypotheses, text[owner], position, beam, config, gumbel)
+        parent = beams.advance(alive, options, c.eos_id, position)
         if traced and beam == 1:
             yield _grow(beams, owner, position, config, c, history)
         alive, states = _survivors(beams, parent, alive, states)
         if not len(alive):
             break
         last = beams.tokens[:, :, position].flatten()[alive]
-    canvas = _canvas(denoiser, vectors, beams, text, spent, given, config)
+    empty = ~beams.total.isfinite().any(1)
+    if bool(empty.any()):
+        raise no_text(int(text[empty][0]))
+    canvas = _canvas(denoiser, vectors, beams, text, spent, guide, config)
     if traced and beam == 1:
         canvas.history = history
     elif traced:
@@ -163,14 +188,40 @@ def draft_left_to_right(
     return canvas
 
 
-def _forbid(logits: Tensor, position: int, earliest: Tensor, given: Tensor | None, text: Tensor, eos: int) -> None:
-    """Force given tokens and forbid the end before the first token and before the last given one; in place."""
-    logits[:, eos].masked_fill_((earliest >= position) | (position == 0), -torch.inf)
-    if given is not None and position < given.shape[1]:
-        known = given[text, position]
-        some = (known >= 0).nonzero().flatten()
-        logits[some] = -torch.inf
-        logits[some, known[some]] = 0.0
+def _free_options(logits: Tensor, beam: int, temperature: float, gumbel: Tensor | None) -> _Options:
+    """The likeliest `beam` tokens, or one sampled token, from logits (A, V), which are overwritten."""
+    if gumbel is not None:
+        tokens, log_prob, _ = choose_tokens(logits, temperature, gumbel)
+        tokens, log_prob = tokens.unsqueeze(1), log_prob.unsqueeze(1)
+    else:
+        log_prob, tokens = logits.topk(beam, dim=1)
+        top = log_prob[:, :1]
+        log_prob = log_prob - top - logits.sub_(top).exp_().sum(1, keepdim=True).log()
+    return _Options(tokens, log_prob, log_prob)
+
+
+def _guided_options(
+    guide: Guide,
+    logits: Tensor,
+    hypotheses: Tensor,
+    text: Tensor,
+    position: int,
+    beam: int,
+    config: DecodeConfig,
+    gumbel: Tensor | None,
+) -> _Options:
+    """What constraints allow; log-probabilities stay those of the network, so that hypotheses can be compared."""
+    log_probs = logits.log_softmax(-1)
+    order = guide.steer(log_probs, hypotheses, text, position)
+    if gumbel is not None:
+        tokens = choose_tokens(order.clone(), config.temperature, gumbel)[0].unsqueeze(1)
+        gain = order.gather(1, tokens)
+    else:
+        gain, tokens = order.topk(beam, dim=1)
+    single = log_probs.gather(1, tokens)
+    known = guide.rules.given[text, position] >= 0
+    evidence = torch.where(known, single[:, 0], 0.0)
+    return _Options(tokens, gain, single.masked_fill(known.unsqueeze(1), 0.0), evidence)
 
 
 def _survivors(
@@ -249,7 +300,7 @@ def _canvas(
     beams: _Beams,
     text: Tensor,
     spent: Tensor,
-    given: Tensor | None,
+    guide: Guide | None,
     config: DecodeConfig,
 ) -> Canvas:
     """Lay the hypotheses out as finished drafts, empty slots left out."""
@@ -263,7 +314,7 @@ def _canvas(
     prior = torch.zeros(len(owner), device=device)
     if not eos:
         prior = denoiser.length_log_probs(vectors)[owner, n - 1]
-    canvas = empty_canvas(denoiser, lengths, owner, number, prior, len(vectors), given)
+    canvas = empty_canvas(denoiser, lengths, owner, number, prior, len(vectors), None if guide is None else guide.rules)
     position = torch.arange(c.limit, device=device)
     mine = position < n.unsqueeze(1)
     canvas.ids[:, : c.limit] = torch.where(mine, beams.tokens[row, slot], c.eos_id if eos else c.pad_id)
@@ -271,7 +322,13 @@ def _canvas(
         canvas.ids[:, c.limit] = c.eos_id
     canvas.log_prob[:, : c.limit] = torch.where(mine, beams.log_prob[row, slot], 0.0)
     canvas.masked = torch.zeros_like(canvas.masked)
-    canvas.end_log_prob = beams.end[row, slot]
+    canvas.end_log_prob = beams.end[row, slot] + beams.evidence[row, slot]
+    if guide is not None:
+        for i, t in enumerate(owner.tolist()):
+            for start, end in guide.scan(t, canvas.ids[i, : int(n[i])].tolist()).places:
+                canvas.forced[i, start:end] = True
+                canvas.closed[i, end : end + 1] = True
+        canvas.missing = [()] * len(canvas)
     canvas.passes = (n + (n < c.limit).long()) * config.cost
     canvas.spent = spent
     return canvas

@@ -30,7 +30,7 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
         One draft for each text, the others as its alternatives.
     """
     written = canvas.written()
-    counted = (canvas.log_prob if judged is None else judged) * (written & canvas.free)
+    counted = (canvas.log_prob if judged is None else judged) * (written & canvas.unknown)
     likelihood = counted.double().sum(1)
     if judged is None:
         likelihood = likelihood + canvas.end_log_prob.double()
@@ -40,6 +40,7 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
     kept = (written & (canvas.ids != canvas.end_id)).cpu()
     kept[:, canvas_limit(canvas) :] = False
     ids, probability = canvas.ids.cpu(), canvas.log_prob.exp().cpu()
+    given, forced = canvas.given.cpu(), canvas.forced.cpu()
     passes, prior, spent = canvas.passes.tolist(), canvas.prior.double().tolist(), canvas.spent.tolist()
     groups: list[list[Draft]] = [[] for _ in spent]
     for i, text in enumerate(canvas.text.tolist()):
@@ -56,6 +57,8 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
                 spent=spent[text],
                 score=weight * prior[i] + total / max(len(tokens), 1) ** config.length_power,
                 trace=Trace(tuple(canvas.history[i])) if canvas.history[i] else None,
+                given=tuple(given[i, kept[i]].tolist()),
+                forced=tuple(forced[i, kept[i]].tolist()),
             )
         )
     return [_best(group, config.choose) for group in groups]
@@ -71,7 +74,7 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
     Returns:
         (R,) rows, ascending.
     """
-    likelihood = (canvas.log_prob * canvas.free).double().sum(1) + canvas.end_log_prob.double()
+    likelihood = (canvas.log_prob * canvas.unknown).double().sum(1) + canvas.end_log_prob.double()
     prior = (config.length_weight or 0.0) * canvas.prior.double()
     inside = (canvas.written() & (canvas.ids != canvas.end_id)).cpu()
     ids = canvas.ids.cpu()

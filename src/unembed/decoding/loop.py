@@ -4,24 +4,28 @@ Contents: `run`, `decode`, `stream`.
 
 A pass is: reopen (re-masking rule), ask the denoiser for all masked positions, commit (selection rule), let finished
 drafts leave (stop rule). The last pass commits everything, so every strategy ends without a mask for any number of
-passes. Texts, lengths and samples are one flat batch of drafts; the condition is computed once for each text.
+passes; constraints may hold tokens back that cannot be committed together, for another pass. Texts, lengths and
+samples are one flat batch of drafts; the condition is computed once for each text.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas, check_given, check_lengths, last_given, open_canvases
+from unembed.decoding.canvas import Canvas, check_given, check_lengths, open_canvases
 from unembed.decoding.causal import draft_left_to_right
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.enforcing import Enforcer
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.decoding.proposals import Proposer
+from unembed.decoding.rules import Rules
 from unembed.decoding.selection import View
 from unembed.decoding.strategies import Strategy, get_strategy
 from unembed.decoding.trace import Draft, Step
@@ -51,15 +55,19 @@ def run(
     active = canvas.free.any(1).nonzero().flatten()
     fresh = torch.zeros_like(canvas.masked)
     zeros = torch.zeros(1, 1, device=canvas.ids.device)
-    for step in range(config.passes):
+    enforcer, placing = proposer.enforcer, (config.passes + 1) // 2
+    for step in itertools.count():
+        if step >= config.passes:
+            active = canvas.masked.any(1).nonzero().flatten()
         if not len(active):
             return
+        last = step >= config.passes - 1
         uniform = zeros.expand(len(active), n), zeros.expand(len(active), n)
         if strategy.random:
             numbers = proposer.noise.uniform(active.tolist(), 2 * n)
             uniform = numbers[:, :n], numbers[:, n:]
         view = View(
-            step=step,
+            step=min(step, config.passes - 1),
             passes=config.passes,
             masked=canvas.masked[active],
             free=canvas.free[active],
@@ -70,13 +78,15 @@ def run(
             schedule=schedule,
             config=config,
         )
-        reopened = strategy.remask(view) & view.free & ~view.masked
+        reopened = strategy.remask(view) & view.free & ~view.masked & (step < config.passes)
         canvas.reopen(active, reopened)
         here = canvas.masked[active].any(1).nonzero().flatten()
         fresh[active] = False
         if len(here):
             drafts = active[here]
-            proposals = proposer.propose(canvas, drafts, strategy.entropy)
+            needed = enforcer.needed(canvas, drafts) if enforcer is not None else None
+            proposals = proposer.propose(canvas, drafts, strategy.entropy, needed)
+            tokens, log_prob = proposals.tokens, proposals.log_prob
             masked = canvas.masked[drafts]
             kept = canvas.log_prob[drafts]
             seen = replace(
@@ -88,8 +98,12 @@ def run(
                 entropy=proposals.entropy,
                 uniform=uniform[1][here],
             )
-            chosen = masked if step == config.passes - 1 else strategy.select(seen) & masked
-            fresh[drafts] = canvas.commit(drafts, chosen, proposals.tokens, proposals.log_prob)
+            chosen = masked if last else strategy.select(seen) & masked
+            if enforcer is not None:
+                left = 0 if last else max(placing - step, 1)
+                parts = (chosen, tokens, log_prob, proposals.words, needed)
+                chosen, tokens, log_prob = enforcer.settle(canvas, drafts, *parts, left)
+            fresh[drafts] = canvas.commit(drafts, chosen, tokens, log_prob)
             yield canvas.record(drafts, fresh[drafts], reopened[here]) if traced else []
         active = active[~strategy.stop(replace(view, masked=canvas.masked[active]))]
 
@@ -98,7 +112,7 @@ def _decode(
     denoiser: Denoiser,
     vectors: Tensor,
     config: DecodeConfig,
-    given: Tensor | None,
+    rules: Rules | None,
     known_lengths: Tensor | None,
     traced: bool,
 ) -> Generator[list[Step], None, list[Draft]]:
@@ -106,27 +120,25 @@ def _decode(
     _check_backbone(denoiser, config)
     device = denoiser.banned.device
     vectors = vectors.to(device, torch.float32)
-    if given is not None:
-        given = given.to(device)
-        check_given(denoiser, given, len(vectors))
+    rules = None if rules is None else rules.to(device)
     if known_lengths is not None:
         known_lengths = known_lengths.to(device)
-        check_lengths(denoiser, known_lengths, given)
+        check_lengths(denoiser, known_lengths, rules)
     condition = denoiser.condition(vectors)
     seeds = vector_seeds(vectors, config.seed)
-    end = last_given(given, len(vectors), device)
     if strategy.causal_draft:
-        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, given, traced)
+        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced)
         if config.strategy == "draft-correct" and config.keep:
             canvas = canvas.select(keep_best(canvas, config))
         keys = [(0, number) for number in canvas.number.tolist()]
     else:
-        canvas, keys = open_canvases(denoiser, vectors, config, given, known_lengths)
+        canvas, keys = open_canvases(denoiser, vectors, config, rules, known_lengths)
     noise = Noise([(seeds[t], *key) for t, key in zip(canvas.text.tolist(), keys, strict=True)], device)
-    proposer = Proposer(denoiser, condition, config, noise, end)
+    enforcer = None if rules is None else Enforcer(rules, denoiser.config.vocab_size, device)
+    proposer = Proposer(denoiser, condition, config, noise, enforcer)
     every = torch.arange(len(canvas), device=device)
     if config.strategy == "draft-correct":
-        canvas.log_prob = torch.where(canvas.free, proposer.judge(canvas, every), canvas.log_prob)
+        canvas.log_prob = torch.where(canvas.unknown, proposer.judge(canvas, every), canvas.log_prob)
         canvas.end_log_prob = torch.zeros_like(canvas.end_log_prob)
     yield from run(proposer, canvas, strategy, config, traced)
     judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
@@ -152,20 +164,30 @@ def _check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
 def _read(
     denoiser: Denoiser,
     vectors: Tensor,
-    given: Tensor | None,
+    rules: Rules | None,
     known_lengths: Tensor | None,
     traced: bool,
     priors: PriorReader | None,
 ) -> list[Draft]:
     device = denoiser.banned.device
-    if given is not None:
-        given = given.to(device)
-        check_given(denoiser, given, len(vectors))
+    rules = None if rules is None else rules.to(device)
+    if rules is not None and not rules.of_tokens_alone:
+        raise InputError(
+            "The strategy prior keeps given tokens, a prefix and a range of lengths, but no other constraints.",
+            "Use another strategy for known, required and banned words, such as adaptive.",
+        )
     if known_lengths is not None:
         known_lengths = known_lengths.to(device)
-        check_lengths(denoiser, known_lengths, given)
-    reader = priors or PriorReader.of(denoiser)
-    return prior_drafts(reader, vectors.to(device, torch.float32), given, known_lengths, traced)
+        check_lengths(denoiser, known_lengths, rules)
+    reader, vectors = priors or PriorReader.of(denoiser), vectors.to(device, torch.float32)
+    if rules is None:
+        return prior_drafts(reader, vectors, lengths=known_lengths, traced=traced)
+    drafts = prior_drafts(reader, vectors, rules.given, known_lengths, traced, rules.lengths())
+    known = (rules.given >= 0).tolist()
+    return [
+        replace(draft, given=tuple(row[: draft.length]), forced=(False,) * draft.length)
+        for draft, row in zip(drafts, known, strict=True)
+    ]
 
 
 def _drive(
@@ -173,6 +195,7 @@ def _drive(
     vectors: Tensor,
     config: DecodeConfig,
     given: Tensor | None,
+    rules: Rules | None,
     known_lengths: Tensor | None,
     traced: bool,
     priors: PriorReader | None = None,
@@ -185,14 +208,15 @@ def _drive(
         )
     if not len(vectors):
         return []
+    rules = _rules(denoiser, len(vectors), given, rules)
     if not get_strategy(config.strategy).network:
         with torch.inference_mode():
-            drafts = _read(denoiser, vectors, given, known_lengths, traced, priors)
+            drafts = _read(denoiser, vectors, rules, known_lengths, traced, priors)
         yield [step for draft in drafts if draft.trace for step in draft.trace.steps]
         return drafts
     training = denoiser.training
     denoiser.eval()
-    steps = _decode(denoiser, vectors, config, given, known_lengths, traced)
+    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced)
     try:
         while True:
             with torch.inference_mode(), autocast(denoiser):
@@ -212,6 +236,7 @@ def decode(
     generator: torch.Generator | None = None,
     *,
     given: Tensor | None = None,
+    rules: Rules | None = None,
     known_lengths: Tensor | None = None,
     trace: bool = False,
     priors: PriorReader | None = None,
@@ -224,6 +249,7 @@ def decode(
         config: strategy and options.
         generator: draws the seed instead of `config.seed`.
         given: (B, up to limit) int64 known token ids, -1 where unknown; they are never changed.
+        rules: constraints (`Constraints.compile`), instead of `given`.
         known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only; causal strategies
             decide the end themselves and do not use them.
         trace: keep every draft's steps.
@@ -233,13 +259,14 @@ def decode(
         The chosen draft of each vector, with its alternatives.
 
     Raises:
-        InputError: a wrong shape, a given token that cannot stand, or a causal strategy without causal rows.
+        InputError: a wrong shape, a given token that cannot stand, constraints that no text meets, or a causal
+            strategy without causal rows.
     """
     config = config or DecodeConfig()
     if generator is not None:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         config = replace(config, seed=int(drawn))
-    passes = _drive(denoiser, vectors, config, given, known_lengths, trace, priors)
+    passes = _drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors)
     while True:
         try:
             next(passes)
@@ -253,6 +280,7 @@ def stream(
     config: DecodeConfig | None = None,
     *,
     given: Tensor | None = None,
+    rules: Rules | None = None,
     priors: PriorReader | None = None,
 ) -> Iterator[Step]:
     """Decode one vector (d,) and yield the steps of all its drafts as they happen.
@@ -266,13 +294,29 @@ def stream(
     """
     config = config or DecodeConfig()
     given = None if given is None else given.view(1, -1)
-    passes = _drive(denoiser, vector.view(1, -1), config, given, None, True, priors)
+    passes = _drive(denoiser, vector.view(1, -1), config, given, rules, None, True, priors)
     while True:
         try:
             yield from next(passes)
         except StopIteration as stop:
             yield _final(stop.value[0])
             return
+
+
+def _rules(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:
+    """Check the constraints of a call and bring them into one form."""
+    c = denoiser.config
+    if rules is not None:
+        if given is not None or len(rules) != texts or rules.given.shape[1] != c.limit:
+            raise InputError(
+                f"Rules for {len(rules)} texts of {rules.given.shape[1]} tokens do not fit {texts} vectors.",
+                f"Pass rules of one text a vector and {c.limit} tokens, without given tokens beside them.",
+            )
+        return rules
+    if given is None:
+        return None
+    check_given(denoiser, given, texts)
+    return Rules.of_given(given, c.limit, c.vocab_size)
 
 
 def _final(draft: Draft) -> Step:

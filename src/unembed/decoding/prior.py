@@ -131,13 +131,20 @@ class PriorReader:
         return cls(parts.whitening, parts.token_prior, length_log_probs, parts.position_prior)
 
     @torch.no_grad()
-    def read(self, vectors: Tensor, lengths: Tensor | None = None, given: Tensor | None = None) -> PriorTexts:
+    def read(
+        self,
+        vectors: Tensor,
+        lengths: Tensor | None = None,
+        given: Tensor | None = None,
+        allowed: Tensor | None = None,
+    ) -> PriorTexts:
         """Read a batch.
 
         Args:
             vectors: (B, d) as the encoder made them.
             lengths: (B,) where they are known; otherwise the likeliest ones.
             given: (B, up to limit) token ids that are known, -1 where not.
+            allowed: (B, limit) bool, which of the lengths 1, 2, ..., limit may be chosen; None for all.
         """
         rows, device = len(vectors), vectors.device
         log_length = torch.zeros(rows, device=device)
@@ -148,6 +155,8 @@ class PriorReader:
                 least = torch.where(given >= 0, position, -1).amax(1)
                 too_short = torch.arange(options.shape[1], device=device) < least[:, None]
                 options = options.masked_fill(too_short, -torch.inf)
+            if allowed is not None:
+                options = options.masked_fill(~allowed, -torch.inf)
             log_length, index = options.max(dim=1)
             lengths = index + 1
         n = int(lengths.max()) if rows else 0
@@ -301,12 +310,13 @@ def prior_drafts(
     given: Tensor | None = None,
     lengths: Tensor | None = None,
     traced: bool = False,
+    allowed: Tensor | None = None,
 ) -> list[Draft]:
     """Read vectors (B, d) and return a draft for each, with confidence from presence (four decimals), at 0 passes.
 
     The log-likelihood of a draft is the sum of the logs of the presence of its tokens, given ones left out.
     """
-    read = reader.read(vectors, lengths, given)
+    read = reader.read(vectors, lengths, given, allowed)
     presence = read.presence.double().round(decimals=4).clamp(0.0001, 1.0)
     inside = torch.arange(read.ids.shape[1], device=vectors.device) < read.lengths[:, None]
     likelihood = (presence.log() * inside).sum(1)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.enforcing import Enforcer
 from unembed.decoding.noise import Noise
+from unembed.decoding.rules import no_text
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import GIVEN, MASK, Denoiser, Reading
 
@@ -33,11 +35,13 @@ class Proposals:
         tokens: (A, n) int64.
         log_prob: (A, n) float32, at temperature 1.
         entropy: (A, n) float32 nats, zeros unless asked for.
+        words: (A, n, U) log-probabilities of the tokens that were asked for, or None.
     """
 
     tokens: Tensor
     log_prob: Tensor
     entropy: Tensor
+    words: Tensor | None = None
 
 
 def choose_tokens(
@@ -81,22 +85,38 @@ class Proposer:
         condition: of the B texts.
         config: temperature and guidance.
         noise: random numbers of the drafts.
-        last_given: (B,) last given position of each text; the end may not come before it.
+        enforcer: forbids tokens, where the texts have constraints.
     """
 
     def __init__(
-        self, denoiser: Denoiser, condition: Condition, config: DecodeConfig, noise: Noise, last_given: Tensor
+        self,
+        denoiser: Denoiser,
+        condition: Condition,
+        config: DecodeConfig,
+        noise: Noise,
+        enforcer: Enforcer | None = None,
     ) -> None:
         self.denoiser, self.condition, self.config, self.noise = denoiser, condition, config, noise
-        self.last_given = last_given
+        self.enforcer = enforcer
         if config.guidance != 1:
             self.unconditional = denoiser.condition(denoiser.whitening.mean.unsqueeze(0))
 
-    def propose(self, canvas: Canvas, index: Tensor, entropy: bool = False) -> Proposals:
-        """Predict the masked positions of the drafts `index` (A,); counts the passes."""
+    def propose(self, canvas: Canvas, index: Tensor, entropy: bool = False, needed: Tensor | None = None) -> Proposals:
+        """Predict the masked positions of the drafts `index` (A,); counts the passes.
+
+        Args:
+            canvas: the drafts.
+            index: (A,).
+            entropy: whether entropies are asked for.
+            needed: (U,) tokens whose log-probabilities are asked for.
+
+        Raises:
+            InputError: constraints leave no token for a position.
+        """
         tokens = canvas.ids[index]
         log_prob = torch.zeros_like(tokens, dtype=torch.float32)
         spread = torch.zeros_like(log_prob)
+        words = None if needed is None else torch.full((*tokens.shape, len(needed)), -torch.inf, device=tokens.device)
         for chunk in self._chunks(canvas.lengths[index], canvas.masked[index].sum(1)):
             drafts = index[chunk]
             rows = canvas.masked[drafts]
@@ -105,6 +125,8 @@ class Proposer:
             at = chunk[owner]
             for part in self._parts(len(owner)):
                 logits = self._scores(canvas, drafts, readings, part)
+                if words is not None and needed is not None:
+                    words[at[part], column[part]] = logits[:, needed] - logits.logsumexp(-1, keepdim=True)
                 gumbel = None
                 if self.config.temperature > 0:
                     who, counts = owner[part].unique_consecutive(return_counts=True)
@@ -114,17 +136,19 @@ class Proposer:
                 log_prob[at[part], column[part]] = logp
                 spread[at[part], column[part]] = h
         canvas.count(index, self.config.cost)
-        return Proposals(tokens, log_prob, spread)
+        if self.enforcer is not None and bool(log_prob.isnan().any()):
+            raise no_text(int(canvas.text[index[log_prob.isnan().any(1).nonzero()[0]]]))
+        return Proposals(tokens, log_prob, spread, words)
 
     def judge(self, canvas: Canvas, index: Tensor, groups: int = 2) -> Tensor:
-        """Log-probability of each free token when every `groups`-th position is masked: (A, n), 0 elsewhere.
+        """Log-probability of each unknown token when every `groups`-th position is masked: (A, n), 0 elsewhere.
 
         Takes `groups` passes (fewer for texts of fewer tokens), which are counted.
         """
         ids = canvas.ids[index]
         out = torch.zeros_like(ids, dtype=torch.float32)
         position = torch.arange(ids.shape[1], device=ids.device)
-        judged = (canvas.free & canvas.written())[index]
+        judged = (canvas.unknown & canvas.written())[index]
         for group in range(groups):
             hidden = judged & (position % groups == group)
             some = hidden.any(1).nonzero().flatten()
@@ -136,7 +160,7 @@ class Proposer:
                 owner, column = hidden[chunk].nonzero(as_tuple=True)
                 at = chunk[owner]
                 for rows in self._parts(len(owner)):
-                    logits = self._scores(canvas, index[chunk], readings, rows)
+                    logits = self._scores(canvas, index[chunk], readings, rows, forbid=False)
                     places = at[rows], column[rows]
                     truth = logits.gather(1, ids[places].unsqueeze(1)).squeeze(1)
                     out[places] = truth - logits.logsumexp(-1)
@@ -158,7 +182,7 @@ class Proposer:
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """Cut `rows` into parts whose logits take at most `LOGIT_BYTES`."""
-        budget = LOGIT_BYTES.get(self.last_given.device.type, LOGIT_BYTES["cpu"])
+        budget = LOGIT_BYTES.get(self.denoiser.banned.device.type, LOGIT_BYTES["cpu"])
         most = max(1, budget // (4 * self.denoiser.config.vocab_size))
         return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
 
@@ -178,13 +202,16 @@ class Proposer:
             conditions.append(self.unconditional.select(torch.zeros_like(text)))
         return [self.denoiser.read(ids, states, condition, uneven, rows) for condition in conditions]
 
-    def _scores(self, canvas: Canvas, drafts: Tensor, readings: list[Reading], part: slice) -> Tensor:
-        """Logits (R, V) of the rows `part` of a reading."""
+    def _scores(
+        self, canvas: Canvas, drafts: Tensor, readings: list[Reading], part: slice, forbid: bool = True
+    ) -> Tensor:
+        """Logits (R, V) of the rows `part` of a reading; with `forbid`, -inf for what constraints exclude there."""
         logits = self.denoiser.scores(readings[0], part)
         if len(readings) > 1:
             logits = guided(logits, self.denoiser.scores(readings[1], part), self.config.guidance)
+        owner, column = readings[0].owner[part], readings[0].column[part]
         if canvas.end_id >= 0:
-            owner, column = readings[0].owner[part], readings[0].column[part]
-            early = column <= self.last_given[canvas.text[drafts[owner]]].clamp_min(0)  # a text has at least one token
-            logits[:, canvas.end_id].masked_fill_(early, -torch.inf)
+            logits[:, canvas.end_id].masked_fill_(column == 0, -torch.inf)  # a text has at least one token
+        if self.enforcer is not None and forbid:
+            self.enforcer.forbid(canvas, drafts[owner], column, logits)
         return logits

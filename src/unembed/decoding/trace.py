@@ -67,6 +67,8 @@ class Draft:
         score: what the choice is made by: the weighted sum of the two above, or the mean token F1 to the others.
         alternatives: the other drafts of the text, best first.
         trace: the steps, where asked for.
+        given: which tokens were known beforehand.
+        forced: which tokens belong to required words.
     """
 
     ids: tuple[int, ...]
@@ -79,3 +81,5 @@ class Draft:
     score: float
     alternatives: tuple[Draft, ...] = ()
     trace: Trace | None = field(default=None, compare=False)
+    given: tuple[bool, ...] = ()
+    forced: tuple[bool, ...] = ()
