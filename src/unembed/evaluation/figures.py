@@ -5,6 +5,8 @@
 - `calibration_plot`: confidence against what was realised.
 - `length_plot`: a metric by length, with its intervals.
 - `dynamics`: validation bound and token_accuracy of several runs (the paper's figure 2).
+=======
+- `known_plot`: a metric against the share of the text that was known.
 """
 
 from __future__ import annotations
@@ -177,4 +179,31 @@ def dynamics(logs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path
             right.plot(*zip(*decoded, strict=True), "--s", markersize=3, label=f"{name}: {key}")
     handles = [*axes.lines, *(right.lines if right is not None else ())]
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
+    _save(figure, path)
+
+
+def known_plot(result: dict[str, Any], path: str | Path, metric: str = "token_f1_unknown") -> None:
+    """Plot a metric against the share of known tokens, one line for each kind of knowledge; the control is dashed.
+
+    Args:
+        result: of benchmarks/constraints.py: rows with `strategy`, `known`, `share`, `decoded` and `control`.
+        path: PNG or SVG.
+        metric: over the tokens that were not known, so that knowing words does not raise it by itself.
+    """
+    if not result["rows"]:
+        raise DataError("The result has no rows.", "Run benchmarks/constraints.py first.")
+    strategy = result["rows"][0]["strategy"]
+    rows = [row for row in result["rows"] if row["strategy"] == strategy]
+    start = next(row["decoded"][metric] for row in rows if row["known"] == "nothing")
+    figure, axes = _canvas(f"{metric} of {strategy}", "share of the tokens that is known", metric)
+    for number, kind in enumerate(dict.fromkeys(row["known"] for row in rows if row["share"])):
+        group = [row for row in rows if row["known"] == kind]
+        for how, style in (("decoded", "-"), ("control", "--")):
+            values, bars = _bars([start, *[row[how][metric] for row in group]])
+            shares = [0.0, *[row["share"] for row in group]]
+            label = kind if how == "decoded" else f"{kind}, control"
+            axes.errorbar(
+                shares, values, bars, fmt=f"o{style}", markersize=4, capsize=2, color=f"C{number}", label=label
+            )
+    axes.legend()
     _save(figure, path)

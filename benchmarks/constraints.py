@@ -1,0 +1,212 @@
+"""How much does it help an attacker to know part of the text? Known tokens, words, a prefix, the length.
+
+    python benchmarks/constraints.py --test shards/test -n 300 --precision bf16
+
+Each scenario is decoded under its constraints and compared with a control that puts what is known into the
+unconstrained result: tokens at their positions, missing words at the end, a result cut to the length. Writes a JSON
+file, a Markdown table (`--table`) and a figure (`--figure`). `--only-report` makes the last two from the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unembed.data.shards import ShardDataset
+from unembed.evaluation.figures import known_plot
+from unembed.evaluation.sets import EvaluationSet
+from unembed.files import write_json
+from unembed.inverter import Inverter
+from unembed.metrics.bootstrap import summary
+from unembed.metrics.partial import unknown_statistics
+from unembed.metrics.text import bleu_signature, text_statistics
+
+SHARES = (0.1, 0.25, 0.5)
+STRATEGIES: dict[str, dict[str, Any]] = {"default": {}, "adaptive": {"strategy": "adaptive", "lengths": 1}}
+KEPT = ("token_f1", "token_f1_unknown", "token_accuracy", "token_accuracy_unknown", "exact_match", "bleu")
+LABELS = {
+    "nothing": "nothing",
+    "length": "the length",
+    "positions": "tokens at their positions",
+    "words": "words, not where",
+    "prefix": "the beginning",
+}
+
+
+class Scenario:
+    """What is known of each text, as options of `Inverter.invert`, and the control.
+
+    Args:
+        kind: nothing, length, positions, words or prefix.
+        share: of the tokens that are known.
+        data: the texts.
+        inverter: for its tokenizer.
+        seed: of the positions that are drawn; the same for positions and words.
+    """
+
+    def __init__(self, kind: str, share: float, data: EvaluationSet, inverter: Inverter, seed: int) -> None:
+        self.kind, self.share, self.refs = kind, share, [[int(i) for i in ids] for ids in data.ids]
+        rng = np.random.default_rng([seed, int(100 * share)])
+        glued = [s[:1] not in ("", " ") for s in inverter.tokenizer.surfaces]
+        self.known: list[set[int]] = []
+        for ids in self.refs:
+            count = max(1, round(share * len(ids))) if share else 0
+            order = [int(i) for i in rng.permutation(len(ids))]
+            if kind == "words":  # tokens that are whole words, so that a word list can name them
+                last = len(ids) - 1
+                order = [i for i in order if not glued[ids[i]] and (i == last or not glued[ids[i + 1]])]
+            self.known.append(set(range(count)) if kind == "prefix" else set(order[:count]))
+        self.options: dict[str, Any] = {}
+        if kind in ("positions", "prefix"):
+            given = np.full((len(self.refs), inverter.limit), -1)
+            for row, places in zip(given, zip(self.refs, self.known, strict=True), strict=True):
+                for i in places[1]:
+                    row[i] = places[0][i]
+            self.options["given"] = given
+        elif kind == "words":
+            names = [inverter.tokenizer.tokens(ids) for ids in self.refs]
+            self.options["required"] = [[n[i] for i in sorted(k)] for n, k in zip(names, self.known, strict=True)]
+        elif kind == "length":
+            self.options["length"] = [len(ids) for ids in self.refs]
+
+    def control(self, found: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Put what is known into results that were found without it."""
+        out = []
+        for pred, ref, known in zip(found, self.refs, self.known, strict=True):
+            ids = list(pred)
+            if self.kind == "length":
+                ids = ids[: len(ref)]
+            elif self.kind == "words":
+                ids += (Counter(ref[i] for i in known) - Counter(ids)).elements()
+            else:
+                for i in sorted(known):
+                    ids[i : i + 1] = [ref[i]]  # behind the end it is appended
+            out.append(ids)
+        return out
+
+
+def scores(preds: Sequence[Sequence[int]], scenario: Scenario, inverter: Inverter, seed: int) -> dict[str, Any]:
+    """The metrics of `KEPT`, each with its interval."""
+    found = text_statistics(preds, scenario.refs, inverter.tokenizer.detokenize)
+    found |= unknown_statistics(preds, scenario.refs, scenario.known)
+    return {name: summary(found[name], seed=seed) for name in KEPT}
+
+
+def held(preds: Sequence[Sequence[int]], scenario: Scenario) -> float:
+    """Share of results that satisfy the constraints; 1 unless something is broken."""
+    right = []
+    for pred, ref, known in zip(preds, scenario.refs, scenario.known, strict=True):
+        if scenario.kind == "length":
+            right.append(len(pred) == len(ref))
+        elif scenario.kind == "words":
+            right.append(not Counter(ref[i] for i in known) - Counter(pred))
+        else:
+            right.append(all(i < len(pred) and pred[i] == ref[i] for i in known))
+    return float(np.mean(right))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The Markdown table of a result."""
+    lines = [
+        "| strategy | known | share | how | token_f1 | token_f1, unknown | token_accuracy | unknown | exact | BLEU |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        for how in ("decoded", "control"):
+            if how not in row:
+                continue
+            cells = []
+            for name in KEPT:
+                m, digits = row[how][name], 1 if name == "bleu" else 3
+                cells.append(f"{m['value']:.{digits}f} [{m['low']:.{digits}f}, {m['high']:.{digits}f}]")
+            share = f"{row['share']:.0%}" if row["share"] else ""
+            lines.append(f"| {row['strategy']} | {LABELS[row['known']]} | {share} | {how} | {' | '.join(cells)} |")
+    head = (
+        f"{result['data']['name']}, n = {result['data']['n']}, seed {result['seed']}, checkpoint "
+        f"{result['checkpoint'][:12]}, {result['precision']}; 95% bootstrap intervals over texts. `control`: what is "
+        "known is put into the result found without it.\n"
+    )
+    return head + "\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the scenarios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--test")
+    parser.add_argument("-n", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
+    parser.add_argument("--out", default="docs/results/constraints.json")
+    parser.add_argument("--table", default="docs/results/constraints.md")
+    parser.add_argument("--figure", default="docs/results/constraints.svg")
+    parser.add_argument("--only-report", action="store_true")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not args.only_report:
+        torch.set_num_threads(args.threads)
+        run(args)
+    result = json.loads(Path(args.out).read_text(encoding="utf-8"))
+    Path(args.table).write_text(table(result), encoding="utf-8")
+    known_plot(result, args.figure)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Decode every scenario; the JSON is written after each."""
+    inverter = Inverter.from_pretrained(args.model, device="cpu", precision=args.precision)
+    data = EvaluationSet.from_rows("english-test", ShardDataset(args.test), args.n, args.seed)
+    result: dict[str, Any] = {
+        "data": {"name": data.name, "n": len(data), "of": data.of},
+        "seed": args.seed,
+        "checkpoint": inverter.sha256,
+        "encoder": inverter.identity.name,
+        "precision": inverter.precision,
+        "bootstrap": {"resamples": 1000, "level": 0.95, "seed": args.seed},
+        "bleu_signature": bleu_signature(),
+        "rows": [],
+    }
+    kinds = [("nothing", 0.0), ("length", 0.0)]
+    kinds += [(kind, share) for kind in ("positions", "words", "prefix") for share in SHARES]
+    plain: dict[str, list[tuple[int, ...]]] = {}
+    for kind, share in kinds:
+        scenario = Scenario(kind, share, data, inverter, args.seed)
+        for name in args.strategies:
+            options = STRATEGIES[name]
+            began = time.perf_counter()
+            found = inverter.invert(data.vectors, **options, **scenario.options)
+            seconds = time.perf_counter() - began
+            preds = [recovery.token_ids for recovery in found]
+            row: dict[str, Any] = {
+                "strategy": inverter.resolve(options).strategy,
+                "options": {**(inverter.defaults if name == "default" else {}), **options},
+                "known": kind,
+                "share": share,
+                "known_tokens": float(np.mean([len(k) for k in scenario.known])),
+                "passes": float(np.mean([recovery.passes for recovery in found])),
+                "seconds": round(seconds, 1),
+                "satisfied": held(preds, scenario),
+                "decoded": scores(preds, scenario, inverter, args.seed),
+            }
+            if kind == "nothing":
+                plain[name] = preds
+            else:
+                row["control"] = scores(scenario.control(plain[name]), scenario, inverter, args.seed)
+            result["rows"].append(row)
+            shown = "  ".join(f"{k} {row['decoded'][k]['value']:.3f}" for k in KEPT)
+            logging.info("%s %s %s  %s  %.0f s", row["strategy"], kind, share or "", shown, seconds)
+            write_json(Path(args.out), result)
+
+
+if __name__ == "__main__":
+    main()
