@@ -15,6 +15,7 @@ from unembed.decoding.confidence import draft_features, features_of
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader, prior_drafts
+from unembed.decoding.rules import Rules
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.metrics.text import token_f1
 from unembed.model.checkpoint import add_position_prior, load_checkpoint, save_checkpoint, verify_checkpoint
@@ -176,3 +177,15 @@ def test_a_position_prior_that_is_too_large_or_foreign_is_refused(tmp_path: Path
     write_position_prior(tmp_path / POSITION_FILE, PositionPrior(8, 16, 100))
     with pytest.raises(CheckpointError, match="does not belong"):
         read_position_prior(tmp_path / POSITION_FILE, 8, 24, 100)
+
+
+def test_rules_of_tokens_and_lengths_hold(denoiser: Denoiser) -> None:
+    """Known tokens stay, and only lengths of the range are chosen."""
+    given = torch.full((20, LIMIT), -1)
+    given[:, 1] = 7
+    free = decode(denoiser, planted(20).vectors, PRIOR)
+    least = torch.tensor([min(draft.length + 1, LIMIT) for draft in free])
+    rules = replace(Rules.of_given(given, LIMIT, VOCABULARY), least=least)
+    for draft, low in zip(decode(denoiser, planted(20).vectors, PRIOR, rules=rules), least.tolist(), strict=True):
+        assert draft.length >= max(low, 2) and draft.ids[1] == 7
+        assert draft.given == tuple(i == 1 for i in range(draft.length)) and not any(draft.forced)
