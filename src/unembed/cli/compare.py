@@ -18,11 +18,14 @@ class Scores:
         self._refs: list[list[int]] = []
         self._vectors: list[Any] = []
         self._confidence: list[float | None] = []
+        self._known: list[set[int]] = []
         self._dropped = 0
 
     def add(self, vectors: Any, found: Sequence[Recovery], originals: Sequence[Any]) -> None:
         """Add some rows; originals that are empty or hold unknown characters are left out of the scores."""
         texts = ["" if text is None else str(text) for text in originals]
+        from unembed.metrics.partial import known_places
+
         cut = self._inverter.tokenizer.truncate(texts, self._inverter.limit)
         for vector, recovery, reference in zip(vectors, found, cut, strict=True):
             if reference is None:
@@ -32,6 +35,7 @@ class Scores:
             self._refs.append(list(reference.ids))
             self._vectors.append(vector)
             self._confidence.append(recovery.confidence)
+            self._known.append(known_places(recovery.token_ids, reference.ids, recovery.given, recovery.forced))
 
     def show(self, as_json: bool, quiet: bool) -> None:
         """Measure and print: a table, or one JSON object after the rows."""
@@ -41,6 +45,8 @@ class Scores:
         from unembed.cli.display import show_scores
         from unembed.evaluation.measure import measure
         from unembed.evaluation.sets import EvaluationSet
+        from unembed.metrics.bootstrap import summary
+        from unembed.metrics.partial import unknown_statistics
 
         if not self._refs:
             note("No original can be compared: all are empty or hold unknown characters.", quiet)
@@ -53,6 +59,9 @@ class Scores:
             embed=lambda ids: encoder.encode([tokenizer.decode(row) for row in ids]),
             confidence=None if None in self._confidence else [c for c in self._confidence if c is not None],
         )
+        if any(self._known):
+            unknown = unknown_statistics(self._preds, self._refs, self._known)
+            report["metrics"] |= {name: summary(value) for name, value in unknown.items()}
         if as_json:
             show_json({"scores": report}, indent=None)
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.known import Known, known_options
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
 from unembed.errors import EncoderMismatchError, InputError
 from unembed.stores.files import STREAMS
@@ -42,6 +43,7 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--skip-bad", is_flag=True, help="Report rows without a usable vector and leave them out.")
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
 @decoding_options
+@known_options
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
 @output_options
 def command(
@@ -74,6 +76,9 @@ def command(
     Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
     file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
 
+    What is known of the texts beforehand is kept in every strategy: --prefix, --known, --require, --ban and --length,
+    for all rows or from a column. Positions and lengths count tokens: words, marks and pieces of rare words.
+
     \b
     Examples:
       unembed invert examples/vectors.parquet --limit-rows 5
@@ -82,6 +87,8 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.parquet --resume
       unembed invert examples/vectors.parquet --strategy prior --out words.parquet
+      unembed invert examples/vectors.parquet --limit-rows 5 --prefix "the" --length 5-12 --ban however
+      unembed invert examples/vectors.parquet --limit-rows 5 --require "new york" --known "3=doctor" --json
       unembed invert - --format npy --skip-bad < vectors.npy
     """
     from unembed.cli.chunks import Chunks, refuse_partial
@@ -102,6 +109,7 @@ def command(
     skipped = _Skipped(limit_rows, as_json, quiet) if skip_bad else None
     store = open_store(vectors, column, id_column, reading=_reading(scale, offset, packed, skipped), kind=kind)
     inverter = _load(model, device, precision, store)
+    known = Known.take(decoding)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
     chunks = None
@@ -109,13 +117,13 @@ def command(
         source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": keep, "limit_rows": limit_rows}
         form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
         decode = {"model": inverter.sha256, "precision": inverter.precision, "options": options}
-        chunks = Chunks(out, {**source, **form, **decode})
+        chunks = Chunks(out, {**source, **form, **decode, **known.settings()})
     elif out is not None:
         refuse_partial(out)
     scores = Scores(inverter) if compare is not None else None
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(_sink(out, as_json, compare is not None, chunks))
+        sink = stack.enter_context(_sink(out, as_json, compare is not None, chunks, bool(known)))
         write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
         bar = stack.enter_context(progress("Inverting", total, quiet or table_grows))
@@ -126,7 +134,7 @@ def command(
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {name: _column(batch, name, store.name) for name in keep}
             _check_rows(batch, store.name)
-            found = inverter.invert(batch.vectors, **options)
+            found = _invert(inverter, batch, options, known, store.name)
             sink(batch, found, originals, kept)
             if scores is not None and originals is not None:
                 scores.add(batch.vectors, found, originals)
@@ -137,6 +145,19 @@ def command(
         scores.show(as_json, quiet)
     if skipped is not None:
         skipped.show()
+
+
+def _invert(
+    inverter: Inverter, batch: VectorBatch, options: dict[str, Any], known: Known, source: str
+) -> list[Recovery]:
+    """Invert a batch under what is known of its rows."""
+    if not known:
+        return inverter.invert(batch.vectors, **options)
+    constraints = known.of(batch, lambda part, name: _column(part, name, source))
+    try:
+        return inverter.invert(batch.vectors, **options, **constraints)
+    except InputError as error:
+        raise known.located(error, batch) from error
 
 
 def _reading(scale: str | None, offset: str | None, packed: bool, skipped: _Skipped | None) -> Reading:
@@ -238,7 +259,7 @@ def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None) -> Iterator[Any]:
+def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None, constrained: bool) -> Iterator[Any]:
     """Yield a function (batch, recoveries, originals, kept columns) that writes rows where they are wanted."""
     from unembed.cli.console import show_json, stdout_console
     from unembed.cli.display import RecoveryTable
@@ -248,7 +269,7 @@ def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None) 
         return [
             {
                 "id": name,
-                **_row(recovery),
+                **_row(recovery, constrained),
                 **({"original": originals[i]} if originals is not None else {}),
                 **{key: values[i] for key, values in kept.items()},
             }
@@ -277,8 +298,8 @@ def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None) 
         yield lambda batch, found, originals, kept: table.add(batch.ids, found, originals)
 
 
-def _row(recovery: Recovery) -> dict[str, Any]:
-    """Return the columns of one recovered text."""
+def _row(recovery: Recovery, constrained: bool) -> dict[str, Any]:
+    """Return the columns of one recovered text; with constraints, which tokens were known or required."""
     return {
         "text": recovery.text,
         "confidence": recovery.confidence,
@@ -289,6 +310,7 @@ def _row(recovery: Recovery) -> dict[str, Any]:
         "tokens": list(recovery.tokens),
         "token_confidence": list(recovery.token_confidence),
         "alternatives": [part.text for part in recovery.alternatives],
+        **({"given": list(recovery.given), "forced": list(recovery.forced)} if constrained else {}),
     }
 
 

@@ -1,6 +1,6 @@
 """Scores over the tokens that were not known beforehand: knowing words must not raise a score by itself.
 
-Contents: `unknown_statistics`.
+Contents: `unknown_statistics`, `known_places`.
 """
 
 from __future__ import annotations
@@ -55,3 +55,27 @@ def unknown_statistics(
         "token_accuracy_unknown": Statistic(np.array(rows, dtype=np.float64)),
         "token_f1_unknown": Statistic.mean(f1),
     }
+
+
+def known_places(
+    pred: Sequence[int], ref: Sequence[int], given: Sequence[bool], forced: Sequence[bool] = ()
+) -> set[int]:
+    """Positions of a reference that were known, as far as a result tells.
+
+    Args:
+        pred: the recovered ids.
+        ref: the reference's ids.
+        given: for each recovered token whether it was known at its position.
+        forced: for each recovered token whether it belongs to a required word; it stands for the first position of the
+            reference with that token that is not known yet.
+    """
+    places = {
+        i
+        for i, (token, known) in enumerate(zip(pred, given, strict=True))
+        if known and i < len(ref) and ref[i] == token
+    }
+    for token, required in zip(pred, forced, strict=False):
+        if required:
+            same = (i for i, other in enumerate(ref) if other == token and i not in places)
+            places |= {place for place in [next(same, None)] if place is not None}
+    return places
