@@ -26,10 +26,8 @@ def known_options(command: F) -> F:
     options = [
         click.option("--prefix", metavar="TEXT", help="All texts begin with this."),
         click.option("--known", multiple=True, metavar="N=WORD", help="A word at token N, from 0; may be repeated."),
-        click.option(
-            "--require", multiple=True, metavar="WORD", help="A word or phrase in all texts; may be repeated."
-        ),
-        click.option("--ban", multiple=True, metavar="WORD", help="A word or phrase in no text; may be repeated."),
+        click.option("--require", multiple=True, metavar="WORD", help="Word or phrase in all texts; may be repeated."),
+        click.option("--ban", multiple=True, metavar="WORD", help="Word or phrase in no text; may be repeated."),
         click.option("--length", metavar="MIN-MAX", help="Tokens of a text: a range such as 5-12, or one number."),
         click.option("--prefix-column", metavar="NAME", help="Column with the beginning of each text."),
         click.option("--known-column", metavar="NAME", help='Column with known words, such as "3=doctor; 7=york".'),
@@ -87,8 +85,8 @@ class Known:
             out["prefix"] = [_text(cell) for cell in column(batch, o["prefix_column"])]
         out["known"] = self.known or None
         if o["known_column"] is not None:
-            cells = [_text(cell) for cell in column(batch, o["known_column"])]
-            found = [_words_at((cells[i] or "").split(";"), f"Row {batch.row(i)} of {o['known_column']}") for i in rows]
+            cells = [_text(cell) or "" for cell in column(batch, o["known_column"])]
+            found = [_words_at(cells[i].split(";"), f"Row {batch.row(i)} of {o['known_column']}") for i in rows]
             out["known"] = [{**self.known, **words} for words in found]
         out["required"] = list(o["require"]) or None
         if o["require_column"] is not None:

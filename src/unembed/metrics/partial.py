@@ -69,11 +69,8 @@ def known_places(
         forced: for each recovered token whether it belongs to a required word; it stands for the first position of the
             reference with that token that is not known yet.
     """
-    places = {
-        i
-        for i, (token, known) in enumerate(zip(pred, given, strict=True))
-        if known and i < len(ref) and ref[i] == token
-    }
+    shared = enumerate(zip(pred, ref, given, strict=False))
+    places = {i for i, (token, other, known) in shared if known and token == other}
     for token, required in zip(pred, forced, strict=False):
         if required:
             same = (i for i, other in enumerate(ref) if other == token and i not in places)
