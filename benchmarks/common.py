@@ -1,6 +1,7 @@
 """What the benchmarks share: the machine's matrix-multiply rate, the arithmetic of the design, one JSON line.
 
-Contents: `machine`, `matmul_rates`, `Counter` (operations by the design's arithmetic), `resident_bytes`, `emit`.
+Contents: `machine`, `matmul_rates`, `Counter` (operations by the design's arithmetic), `MatrixProducts` (operations
+that were made), `resident_bytes`, `emit`.
 
 The share that a benchmark prints is (operations that the arithmetic says are needed) / seconds / (rate of a plain
 matrix product, measured in the same process, with the same number of threads and the same dtype).
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from unembed.machine import describe, matmul_rate
 
@@ -85,6 +88,31 @@ class Counter:
         finally:
             hook.remove()
             del denoiser.hidden, denoiser.next_logits
+
+
+class MatrixProducts(TorchDispatchMode):
+    """Counts the floating-point operations of every matrix product made inside the block, gradients included.
+
+    torch's own `FlopCounterMode` counts the same, but follows modules by hooks that inference mode does not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count, then do it."""
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        if packet not in flop_registry:
+            with self:  # what is made of products may come as one operation
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if packet in flop_registry:
+            self.operations += flop_registry[packet](*args, **kwargs, out_val=out)
+        return out
 
 
 def resident_bytes() -> int:

@@ -1,0 +1,78 @@
+"""The race runs from shards to its page on tiny data, goes on where it was cut off, and its page is what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unembed.data.shard_writer import write_shards
+from unembed.data.tokenization import Tokenizer
+from unembed.encoders.hashing import HashingEncoder
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("data.encoder='hashing:16'", "data.limit=8", "data.batch_size=16", "model.width=16", "model.embedding_dim=16")
+
+
+def race(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    sets = [part for key in (*SMALL, "model.mlp=32", "validation.texts=32") for part in ("--set", key)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "race.py"), "--shards", str(folder / "train")]
+    command += ["--validation", str(folder / "test"), "--exclude", "--time", "20m", "--milestones", "0.1s"]
+    command += ["--set", "run.steps=30", "--set", "run.horizon='steps'", "--set", "run.precision='fp32'", *sets]
+    command += ["--n", "6", "--compile", "no", "--cores", "0", "--contestants", "autoregressive", *more]
+    command += ["--runs", str(folder / "runs"), "--out", str(folder / "race.json"), "--page", str(folder / "race.md")]
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_race_is_run_resumed_and_written(tmp_path: Path) -> None:
+    encoder = HashingEncoder(16)
+    tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
+    words = "the old dog saw a small house near river and city people went home with water".split()
+    generator = np.random.default_rng(0)
+    texts = [(" ".join(generator.choice(words, size=generator.integers(2, 8))), "mail") for _ in range(120)]
+    write_shards(tmp_path / "train", texts[:90], encoder, tokenizer, limit=8)
+    write_shards(tmp_path / "test", texts[90:], encoder, tokenizer, limit=8)
+    first = race(tmp_path)
+    assert first.returncode == 0, first.stderr + "".join(p.read_text() for p in tmp_path.rglob("*.log"))
+    found = json.loads((tmp_path / "race.json").read_text())
+    (contestant,) = found["contestants"]
+    assert {(row["way"], row["end"]) for row in contestant["decoded"]} == {
+        ("left to right, greedy", True),
+        ("left to right, beam 4", True),
+        ("left to right, beam 4", False),
+    }
+    early, late = (r for r in contestant["decoded"] if r["way"].endswith("beam 4"))
+    assert early["texts_seen"] < late["texts_seen"] == contestant["train"]["texts_seen"]
+    assert contestant["cost"]["training_gflop_per_text"] > 0 and late["gflop_per_text"] > 0
+    assert all(m["low"] <= m["value"] <= m["high"] for m in late["metrics"].values())
+    text = (tmp_path / "race.md").read_text()
+    assert "| autoregressive | left to right, greedy | 0." in text and "(results/race.svg)" in text
+    assert (tmp_path / "race.svg").stat().st_size > 5000
+
+    trained = tmp_path / "runs" / "autoregressive" / "trained.json"
+    stamp = trained.stat().st_mtime_ns
+    (tmp_path / "runs" / "autoregressive" / "decoded-end.json").unlink()
+    again = race(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert trained.stat().st_mtime_ns == stamp
+    assert "decoded-end" in again.stderr and "train" not in again.stderr and "0.1s" not in again.stderr
+
+
+def test_the_page_of_the_race_is_what_its_result_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import race_page
+
+    result = ROOT / "docs" / "results" / "race.json"
+    if result.exists():
+        expected = race_page.page(json.loads(result.read_text()), "results/race.svg")
+    else:
+        race_page.write(result, tmp_path / "race.md")
+        expected = (tmp_path / "race.md").read_text()
+    assert (ROOT / "docs" / "race.md").read_text() == expected, "run `python benchmarks/race.py --page-only`"
