@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test dev lint results clean
+.PHONY: demo test dev lint format hooks docs package matrix smoke results clean
 
 demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 	$(BIN)/unembed invert examples/vectors.parquet --compare text
@@ -16,13 +16,32 @@ dev: $(VENV)/.dev ## set up .venv with everything that development needs
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff format everything
+	$(BIN)/ruff format .
+
+hooks: $(VENV)/.dev ## what pre-commit runs, on all files
+	$(BIN)/pre-commit run --all-files
+
+docs: $(VENV)/.docs ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: $(VENV)/.dev ## build wheel and sdist, install and use each outside the source tree
+	scripts/package.sh $(BIN)/python
+
+matrix: ## the whole suite on each Python from 3.11 to 3.13 that is here (installs torch for each)
+	scripts/matrix.sh
+
+smoke: ## what needs no torch, on the other Pythons that are here
+	scripts/matrix.sh --smoke 3.12 3.13
 
 results: $(VENV)/.dev ## fill the README's results table from docs/results/*.json
 	$(BIN)/python scripts/fill_readme.py
 
 clean: ## remove the environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) .matrix site .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("unembed needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -35,3 +54,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e ".[dev]"
 	touch $@ $(VENV)/.base
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.dev
+	$(PIP_INSTALL) -e ".[dev,docs]"
+	touch $@
