@@ -373,6 +373,7 @@ def test_help_has_an_example_and_the_line_of_the_list(name: str, capsys: pytest.
 def start(*args: str | Path, **more: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "unembed", *map(str, args)]
     pipe = subprocess.PIPE
+    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a script's "&"
     return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, **more)  # type: ignore[call-overload]
 
 
