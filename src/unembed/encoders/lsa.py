@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unembed.encoders.identity import EncoderIdentity, make_identity
+from unembed.encoders.identity import PROBES, EncoderIdentity, make_identity
 from unembed.errors import EncoderError, InputError
 from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
 
@@ -110,7 +110,8 @@ def fit_lsa(
         progress: called with the number of texts of each block read.
 
     Raises:
-        EncoderError: a folder that holds another encoder already, or fewer texts or tokens than dimensions.
+        EncoderError: a folder that holds another encoder already, fewer texts or tokens than dimensions, or texts that
+            share no token with a probe text, so that an identity could not be checked.
     """
     import numpy as np
     from scipy import sparse
@@ -133,6 +134,11 @@ def fit_lsa(
         raise EncoderError(
             f"{counts.shape[0]} texts with {len(used)} different tokens cannot be reduced to {dimension} dimensions.",
             "Give more texts, or fewer dimensions.",
+        )
+    if not (_counts(tokenizer, PROBES)[:, used].sum(axis=1) > 0).all():
+        raise EncoderError(
+            f"The {counts.shape[0]} texts share no token with one of the probe texts, which would get no vector.",
+            "Give more texts.",
         )
     idf = np.zeros(counts.shape[1], dtype=np.float32)
     idf[used] = np.log((1 + counts.shape[0]) / (1 + occurs[used])) + 1
