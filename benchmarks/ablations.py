@@ -23,6 +23,9 @@ from unembed.machine import describe
 
 NEW = ["model.backbone='adaln-zero'", "model.layers=4", "model.heads=6", "optimizer.lr=1.2e-3", "optimizer.warmup=50"]
 BERT = ["model.backbone='bert'", "model.layers=6", "model.heads=12", "optimizer.lr=6e-4", "optimizer.warmup=50"]
+PAPER = ["model.backbone='paper'", "model.prefix_tokens=0", "model.embedding_dim=0", "model.time_conditioning=true"]
+PRINTED = ["objective.masking='time'", "objective.schedule='exponential'", "objective.loss_weight='printed'"]
+DERIVED = ["objective.loss_weight='bound'"]
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "base": ("whitening, 8 prefix tokens, canvas of n, causal share 0.5, shortlist", []),
     "no-causal": ("no causal rows", ["objective.causal_share=0.0"]),
@@ -35,6 +38,17 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "all-causal": ("causal rows only", ["objective.causal_share=1.0"]),
     "bound-weight": ("loss weight n/k", ["objective.loss_weight='bound'"]),
     "candidates": ("32 candidates as extra keys", ["model.candidates=32"]),
+    "vector-drop": ("vector dropped in a tenth of the texts", ["objective.vector_drop=0.1"]),
+    "vector-noise": ("noise of a tenth of their length on the vectors", ["data.noise=0.1"]),
+    "time": ("time as an input, counts drawn", ["model.time_conditioning=true"]),
+    "time-drawn": ("times drawn, linear schedule, weight 1", ["objective.masking='time'"]),
+    "cosine": ("times drawn, cosine schedule, weight 1", ["objective.masking='time'", "objective.schedule='cosine'"]),
+    "factored": ("modulation through 64 dimensions", ["model.adaln='factored'"]),
+    "shared": ("one modulation for all blocks", ["model.adaln='shared'"]),
+    "muon": ("Muon for the blocks' matrices", ["optimizer.matrices='muon'"]),
+    "paper-network": ("equations 5 to 10 of 2602.11047, everything else alike", [*PAPER]),
+    "paper-objective": ("and its schedule and weight as printed", [*PAPER, *PRINTED]),
+    "paper-bound": ("and its schedule with the weight that belongs to it", [*PAPER, *PRINTED, *DERIVED]),
     # Of the default recipe (--recipe recipes/default.toml), not of the small one.
     "adaln": ("default recipe: 4 new AdaLN-Zero blocks of 384", [*NEW]),
     "adaln-position-prior": ("position prior as gated bias too", [*NEW, "model.position_prior=true"]),

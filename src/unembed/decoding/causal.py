@@ -145,8 +145,7 @@ def draft_left_to_right(
     beams = _Beams.start(rows, beam, limit, c.pad_id, device)
     states = [denoiser.start_causal(condition.select(text))]
     if config.guidance != 1:
-        mean = denoiser.condition(denoiser.whitening.mean.unsqueeze(0))
-        states.append(denoiser.start_causal(mean.select(torch.zeros_like(text))))
+        states.append(denoiser.start_causal(denoiser.unconditional().select(torch.zeros_like(text))))
     alive = torch.arange(rows, device=device) * beam
     last = torch.full_like(alive, c.bos_id)
     spent = torch.zeros(texts, dtype=torch.long, device=device)

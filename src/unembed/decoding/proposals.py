@@ -99,7 +99,7 @@ class Proposer:
         self.denoiser, self.condition, self.config, self.noise = denoiser, condition, config, noise
         self.enforcer = enforcer
         if config.guidance != 1:
-            self.unconditional = denoiser.condition(denoiser.whitening.mean.unsqueeze(0))
+            self.unconditional = denoiser.unconditional()
 
     def propose(self, canvas: Canvas, index: Tensor, entropy: bool = False, needed: Tensor | None = None) -> Proposals:
         """Predict the masked positions of the drafts `index` (A,); counts the passes.

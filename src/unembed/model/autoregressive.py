@@ -40,7 +40,7 @@ class Autoregressive(Denoiser):
         gains[:, _GATES] = 1.0
         self.gains = nn.Parameter(gains)
 
-    def condition(self, vectors: Tensor) -> Condition:
+    def condition(self, vectors: Tensor, dropped: Tensor | None = None) -> Condition:
         """Turn raw encoder vectors (B, d) into a `Condition`: prefix rows, and the token prior's evidence."""
         z = self._scaled(vectors)
         rows = self.prefix(z).view(len(z), self.config.prefix_tokens, self.config.width)

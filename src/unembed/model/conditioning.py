@@ -27,6 +27,8 @@ class Condition:
         evidence: (T, V) log-odds of all tokens for the T texts that the condition was made of, outside of training;
             None where there is no token prior. Selecting rows does not copy it.
         text: (B,) the row of `evidence` of each row.
+        known: (B, 1) 1 where the vector is known and 0 where it was dropped and the closed-form priors say nothing;
+            None where all are known.
     """
 
     whitened: Tensor
@@ -38,6 +40,7 @@ class Condition:
     candidate_scores: Tensor
     evidence: Tensor | None
     text: Tensor
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of vectors B."""
@@ -45,8 +48,15 @@ class Condition:
 
     def select(self, index: Tensor) -> Condition:
         """Return the rows named by `index` (R,), in that order; rows may repeat."""
-        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "evidence"}
-        return Condition(evidence=self.evidence, **rows)
+        known = None if self.known is None else self.known[index]
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("evidence", "known")}
+        return Condition(evidence=self.evidence, known=known, **rows)
+
+    def heed(self, scores: Tensor, owner: Tensor | None = None) -> Tensor:
+        """Scores of a prior, zero where the vector is not known; their rows are those of the condition or `owner`'s."""
+        if self.known is None:
+            return scores
+        return scores * (self.known if owner is None else self.known[owner])
 
 
 class Conditioner(nn.Module):

@@ -133,6 +133,7 @@ class DenoiserConfig(Shape):
         vocab_size: size V of the vocabulary.
         limit: longest text in tokens.
         causal: trained with causal rows too, so that it can draft left to right.
+        null_vector: trained with vectors dropped, so that guidance has a learnt vector that says nothing (2207.12598).
         schedule: the noise schedule of training, by which a share of masks is read as a time.
         mask_id, eos_id, bos_id, pad_id: special ids of the tokenizer.
     """
@@ -141,6 +142,7 @@ class DenoiserConfig(Shape):
     vocab_size: int
     limit: int = 32
     causal: bool = False
+    null_vector: bool = False
     schedule: str = "linear"
     mask_id: int = 103
     eos_id: int = 102

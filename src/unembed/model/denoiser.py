@@ -76,6 +76,7 @@ class Denoiser(nn.Module):
         self.conditioner = make_conditioner(c, c.vector_dim)
         self.time = TimeModulation(c.layers, parts_of(c), c.width) if c.time_conditioning else None
         self.schedule = get_schedule(c.schedule)
+        self.null = nn.Parameter(torch.zeros(c.vector_dim)) if c.null_vector else None
         self.blocks = make_blocks(c)
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
         self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
@@ -105,16 +106,19 @@ class Denoiser(nn.Module):
 
     # ------------------------------------------------------------------ condition
 
-    def condition(self, vectors: Tensor) -> Condition:
+    def condition(self, vectors: Tensor, dropped: Tensor | None = None) -> Condition:
         """Work out once what every pass needs to know of the vectors.
 
         Args:
             vectors: (B, d), as the encoder makes them.
+            dropped: (B,) bool, rows that get the learnt null vector instead (config `null_vector`); None: no row.
 
         Returns:
             The condition of the B vectors.
         """
-        z = self._scaled(vectors)
+        z, known = self._scaled(vectors), None
+        if dropped is not None and self.null is not None:
+            z, known = torch.where(dropped.unsqueeze(1), self.null, z), (~dropped).float().unsqueeze(1)
         modulation, final, entry, memory = self.conditioner(z)
         if self.config.candidates and self.token_prior is not None:
             with torch.no_grad():
@@ -130,7 +134,14 @@ class Denoiser(nn.Module):
         if self.config.token_prior and self.token_prior is not None and not self.training:
             evidence = self.token_prior.scores(z, frequency=False)
         text = torch.arange(len(z), device=z.device)
-        return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text)
+        return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text, known)
+
+    def unconditional(self) -> Condition:
+        """The condition, one row, of a vector that says nothing: the learnt null vector, or else the mean vector."""
+        mean = self.whitening.mean.unsqueeze(0)
+        if self.null is None:
+            return self.condition(mean)
+        return self.condition(mean, torch.ones(1, dtype=torch.bool, device=mean.device))
 
     def length_log_probs(self, vectors: Tensor) -> Tensor:
         """Score the lengths of the texts behind vectors.
@@ -275,13 +286,14 @@ class Denoiser(nn.Module):
                 rows = self.token_prior.scores(condition.whitened, frequency=False)[owner]
             else:
                 rows = evidence[condition.text[owner]]
+            rows = condition.heed(rows, owner)
             if used is not None and self.config.prior_once:
                 rows = rows.scatter_(1, used, 0.0)
             logits = logits.addcmul(self.token_gate(hidden).float(), rows)
         if self.position_prior is not None and from_start is not None and from_end is not None:
             z = condition.whitened[owner]
             scores = self.position_prior.log_odds(z, from_start, from_end)
-            logits = logits + self.position_gate(hidden) * scores
+            logits = logits + self.position_gate(hidden) * condition.heed(scores, owner)
         # Few columns are banned: writing them costs far less than another pass over all of them.
         logits[:, self.banned.nonzero().flatten()] = -torch.inf
         if not end:

@@ -247,6 +247,7 @@ def rows_loss(
             present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
+        scores = condition.heed(scores)
         used = columns.place[rows.visible(config.eos_id)] if config.prior_once else None
         gates.append((denoiser.token_gate(picked).squeeze(1), scores, rows.owner, used))
     if denoiser.position_prior is not None and not rows.causal:
@@ -254,5 +255,6 @@ def rows_loss(
             scores = denoiser.position_prior.log_odds(
                 condition.whitened[rows.owner], rows.column, rows.from_end(), tokens
             )
+        scores = condition.heed(scores, rows.owner)
         gates.append((denoiser.position_gate(picked).squeeze(1), scores, None, None))
     return linear_cross_entropy(denoiser.head.project(picked), weight, bias, targets, rows.weights, gates)

@@ -175,12 +175,18 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
             f"The autoregressive backbone learns left to right only, but objective.causal_share is {share}.",
             "Set objective.causal_share = 1.",
         )
+    if not recipe.model.fills_masks and recipe.objective.vector_drop:
+        raise RecipeError(
+            "The autoregressive backbone has no null vector, but objective.vector_drop is set.",
+            "Set objective.vector_drop = 0.",
+        )
     config = DenoiserConfig(
         vector_dim=dimension,
         vocab_size=tokenizer.size,
         limit=recipe.data.limit,
         causal=recipe.objective.causal_share > 0,
         schedule=recipe.objective.schedule,
+        null_vector=recipe.objective.vector_drop > 0,
         mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,

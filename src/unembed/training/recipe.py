@@ -109,6 +109,8 @@ class ObjectivePart:
         loss_weight: weight of a masked token: "bound" (n/k, or -alpha'(t) / (1 - alpha(t)) with masking "time"),
             "flat" (1) or "printed" (1/t whatever the schedule, 2602.11047, equation 4; masking "time" only).
         causal_share: share of the texts of a batch that are learnt left to right.
+        vector_drop: share of the texts whose vector is replaced by a learnt null vector, for classifier-free guidance
+            (2207.12598); `guidance` in decoding then goes away from that vector.
         guess_share: share of the other texts whose visible tokens are guesses, some of them wrong.
         guess_error: share of wrong tokens among guesses.
         shortlist_frequent: tokens always in the training softmax; 0 uses the full vocabulary.
@@ -120,6 +122,7 @@ class ObjectivePart:
     schedule: str = "linear"
     loss_weight: str = "flat"
     causal_share: float = 0.5
+    vector_drop: float = 0.0
     guess_share: float = 0.0
     guess_error: float = 0.2
     shortlist_frequent: int = 4000
@@ -136,7 +139,7 @@ class ObjectivePart:
                 'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
                 'Set objective.masking = "time", or loss_weight = "bound".',
             )
-        for name in ("causal_share", "guess_share", "guess_error"):
+        for name in ("causal_share", "vector_drop", "guess_share", "guess_error"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"objective.{name} is {getattr(self, name)}.", "Use a share from 0 to 1.")
 

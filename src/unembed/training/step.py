@@ -141,8 +141,11 @@ class StepLoss:
         for (rows, vector, text), column in zip(shares, columns, strict=True):
             # Each share counts by its texts: causal_share is the share of the loss, too.
             rows.weights = rows.normalised(len(text) / len(ids))
+            dropped = None
+            if part.vector_drop:
+                dropped = (torch.rand(len(text), generator=generator) < part.vector_drop).to(device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-                condition = self.denoiser.condition(vector.to(device))
+                condition = self.denoiser.condition(vector.to(device), dropped)
                 placed = rows.to(device), column.to(device), text.to(device)
                 loss, _ = rows_loss(self.denoiser, condition, *placed, table)
             losses.append(loss)

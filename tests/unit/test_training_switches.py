@@ -1,0 +1,159 @@
+"""The law of each training switch: dropped vectors, noise on vectors, times, low-rank modulation, Muon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.loop import decode
+from unembed.errors import RecipeError
+from unembed.model.denoiser import MASK, Denoiser, DenoiserConfig
+from unembed.training.optimizer import Together, make_optimizer
+from unembed.training.recipe import ObjectivePart, OptimizerPart
+from unembed.training.step import StepLoss
+
+V, D = 40, 12
+CONFIG = DenoiserConfig(
+    vector_dim=D, vocab_size=V, width=16, layers=2, heads=2, limit=6, prefix_tokens=2, causal=True, eos_id=2, bos_id=1
+)
+CONFIG = replace(CONFIG, mask_id=3)
+
+
+def build(**changes: object) -> Denoiser:
+    """A denoiser in which the vector and the priors matter."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(replace(CONFIG, **changes)).eval()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+        if denoiser.token_prior is not None:
+            denoiser.token_prior.codes.random_(-40, 40)
+            denoiser.token_prior.scale.uniform_(0.0, 0.05)
+            denoiser.token_prior.counts.fill_(5.0)
+    return denoiser
+
+
+def step(denoiser: Denoiser, vectors: Tensor, noise: float = 0.0, seed: int = 0, **part: object) -> float:
+    """The loss of one batch; gradients are left behind."""
+    denoiser.zero_grad()
+    objective = ObjectivePart(shortlist_frequent=0, **part)  # type: ignore[arg-type]
+    loss = StepLoss(denoiser, objective, None, torch.ones(V), "fp32", noise)
+    ids = torch.randint(4, V, (len(vectors), 6), generator=torch.Generator().manual_seed(7))
+    return loss.backward(ids, vectors, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_dropped_rows_depend_on_no_vector_and_the_others_on_theirs(prior: bool) -> None:
+    denoiser = build(null_vector=True, token_prior=prior, candidates=4 if prior else 0)
+    ids = torch.randint(4, V, (4, 6))
+    states = torch.full_like(ids, MASK)
+    dropped = torch.tensor([True, False, True, False])
+    a, b = (denoiser.logits(ids, states, denoiser.condition(torch.randn(4, D), dropped)) for _ in range(2))
+    assert torch.equal(a[0], b[0]) and torch.equal(a[0], a[2])
+    assert (a[1] - b[1]).abs().nan_to_num(0).max() > 1e-3
+    alone = denoiser.logits(ids[:1], states[:1], denoiser.unconditional())
+    torch.testing.assert_close(alone[0], a[0])
+
+
+def test_everything_dropped_learns_nothing_from_vectors() -> None:
+    """The loss with share 1 is that of any other vectors, priors included, and the null vector learns."""
+    denoiser = build(null_vector=True, token_prior=True).train()
+    one, other = torch.randn(8, D), torch.randn(8, D)
+    assert step(denoiser, one, vector_drop=1.0) == step(denoiser, other, vector_drop=1.0)
+    assert denoiser.null is not None and denoiser.null.grad is not None and denoiser.null.grad.any()
+    assert step(denoiser, one, vector_drop=0.5) != step(denoiser, other, vector_drop=0.5)
+    assert step(denoiser, one) != step(denoiser, other)
+
+
+def test_a_share_of_the_rows_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = build(null_vector=True).train()
+    seen: list[Tensor] = []
+    plain = Denoiser.condition
+
+    def spy(self: Denoiser, vectors: Tensor, dropped: Tensor | None = None) -> object:
+        assert dropped is not None
+        seen.append(dropped)
+        return plain(self, vectors, dropped)
+
+    monkeypatch.setattr(Denoiser, "condition", spy)
+    for seed in range(30):
+        step(denoiser, torch.randn(64, D), seed=seed, vector_drop=0.2)
+    share = float(torch.cat(seen).float().mean())
+    assert share == pytest.approx(0.2, abs=4 * (0.16 / (30 * 64)) ** 0.5)
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "left-to-right"])
+def test_guidance_goes_away_from_the_null_vector(strategy: str) -> None:
+    """Another null vector changes guided drafts, and only those."""
+    denoiser = build(null_vector=True)
+    vectors = torch.randn(6, D)
+    drafts = {}
+    for name in ("one", "other"):
+        for scale in (1.0, 4.0):
+            config = DecodeConfig(strategy, passes=4, guidance=scale)
+            drafts[name, scale] = [d.token_confidence for d in decode(denoiser, vectors, config)]
+        assert denoiser.null is not None
+        denoiser.null.data.normal_(std=3.0)
+    assert drafts["one", 1.0] == drafts["other", 1.0]
+    assert drafts["one", 4.0] != drafts["other", 4.0]
+
+
+def test_without_the_switch_there_is_no_null_vector_and_nothing_is_drawn() -> None:
+    """The default loss is the one that a null vector that is never used gives: the random numbers are the same."""
+    vectors = torch.randn(8, D)
+    assert "null" not in Denoiser(CONFIG).state_dict()
+    unused = build(null_vector=True)
+    unused.load_state_dict(build().state_dict(), strict=False)
+    assert step(build(), vectors) == step(unused, vectors)
+    with pytest.raises(RecipeError, match="vector_drop"):
+        ObjectivePart(vector_drop=1.5)
+
+
+def test_noise_on_vectors_has_the_length_that_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of each vector's own length, whatever that is; fresh at each step; off by default."""
+    denoiser = build().train()
+    vectors = torch.randn(400, D) * torch.linspace(0.1, 10, 400).unsqueeze(1)
+    seen: list[Tensor] = []
+    plain = Denoiser.length_log_probs
+    monkeypatch.setattr(
+        Denoiser, "length_log_probs", lambda self, shown: (seen.append(shown.clone()), plain(self, shown))[1]
+    )
+    for noise, seed in ((0.0, 0), (0.3, 1), (0.3, 2)):
+        step(denoiser, vectors, noise=noise, seed=seed)
+    clean = vectors[torch.cdist(seen[0], vectors).argmin(1)]
+    assert torch.equal(clean, seen[0])
+    share = []
+    for shown in seen[1:]:
+        near = nn.functional.normalize(shown) @ nn.functional.normalize(vectors).T
+        true = vectors[near.argmax(1)]
+        share.append(((shown - true).norm(dim=1) / true.norm(dim=1)).square().mean().sqrt())
+    assert [float(s) for s in share] == pytest.approx([0.3, 0.3], rel=0.1)
+
+
+def test_low_rank_modulation_has_its_rank() -> None:
+    """The map from the condition to a block's modulation is affine of that rank, and smaller."""
+    full, low = build(), build(adaln="factored", adaln_rank=3)
+    z = torch.randn(64, D)
+    modulation = low.condition(z).modulation[:, 0].flatten(1)
+    values = torch.linalg.svdvals(modulation - modulation.mean(0))
+    assert int((values > 1e-3 * values[0]).sum()) == 3
+    counts = [d.parameter_counts()["total"] for d in (full, low)]
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("backbone", ["adaln-zero", "bert", "paper"])
+def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(backbone: str) -> None:
+    denoiser = build(backbone=backbone, prefix_tokens=0)
+    optimizer = make_optimizer(denoiser, OptimizerPart(matrices="muon"))
+    assert isinstance(optimizer, Together) and isinstance(optimizer.parts[1], torch.optim.Muon)
+    muon = {id(p) for group in optimizer.parts[1].param_groups for p in group["params"]}
+    linear = {id(m.weight) for m in denoiser.blocks.modules() if isinstance(m, nn.Linear)}
+    assert muon == linear and len(linear) == 2 * 4
+    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in denoiser.parameters())
+    assert not isinstance(make_optimizer(denoiser, OptimizerPart()), Together)
