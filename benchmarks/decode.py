@@ -77,7 +77,8 @@ def main() -> None:
     inverter = Inverter.from_pretrained(args.model, args.device, args.precision)
     names = args.strategies
     if names is None:
-        names = [name for name in STRATEGIES if inverter.denoiser.config.causal or name not in CAUSAL_STRATEGIES]
+        names = [n for n in STRATEGIES if n != "prior"]  # it has no pass
+        names = [name for name in names if inverter.denoiser.config.causal or name not in CAUSAL_STRATEGIES]
     given = {name: value for name in ("passes", "lengths") if (value := getattr(args, name)) is not None}
     rates = matmul_rates(args.device, args.matmul_seconds)
     vectors = read_some(args.vectors, args.column, max(args.batches))

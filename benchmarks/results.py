@@ -237,6 +237,8 @@ def run(runner: Runner, args: argparse.Namespace) -> None:
         part = EvaluationSet.from_rows(args.test_name, test, args.n_strategies, args.seed)
         causal = runner.inverter.denoiser.config.causal
         names = args.strategies or [n for n in STRATEGIES if n != default and (causal or n not in CAUSAL_STRATEGIES)]
+        if runner.inverter.denoiser.token_prior is None:
+            names = [n for n in names if n != "prior"]
         for name in names:
             runner.strategy(part, harness.Setting(name))
         for passes in args.passes:

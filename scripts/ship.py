@@ -2,7 +2,9 @@
 
     python scripts/ship.py --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
 
-The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
+With --positions a position prior for the strategy prior is fitted on those training shards and stored beside the
+weights; with --positions-only it is added to the model in --out and nothing else is done (its config.json, and so the
+checksum that results name, becomes another). The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
 those named by --strategies. The card's tables come from docs/results/*.json (run it again with --card-only).
 """
 
@@ -12,6 +14,7 @@ import argparse
 import csv
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
 from unembed.files import atomic_write_bytes, read_json, sha256_file
 from unembed.inverter import Inverter
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
+from unembed.model.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
+from unembed.model.closed_form import fit_position_prior
+from unembed.model.position_prior import PositionPrior
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MIB = 48
@@ -32,10 +37,39 @@ SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine")
 _log = logging.getLogger("ship")
 
 
+def fit_places(checkpoint: Checkpoint, shards: str, most: int) -> PositionPrior:
+    """Fit the position prior to a checkpoint's whitening, on the first texts of the sources that were trained on."""
+    dataset = ShardDataset(shards)
+    names, excluded = dataset.source_names, checkpoint.recipe["data"]["exclude_sources"]
+    rows = np.flatnonzero([names[i] not in excluded for i in np.asarray(dataset.sources)])[:most]
+    denoiser = checkpoint.denoiser
+    limit = denoiser.config.limit
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(rows), 8192):
+            ids, lengths, vectors = dataset.gather(rows[start : start + 8192])
+            padded = np.zeros((len(ids), limit), dtype=np.int64)
+            padded[:, : ids.shape[1]] = ids
+            yield torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
+
+    _log.info("fitting the position prior on %d texts", len(rows))
+    return fit_position_prior(batches(), denoiser.whitening, denoiser.config.vocab_size, limit)
+
+
+def check_size(folder: str | Path) -> None:
+    """End with an error where a model is larger than may ship."""
+    size = sum(p.stat().st_size for p in Path(folder).iterdir()) / 2**20
+    _log.info("%s holds %.1f MiB", folder, size)
+    if size > LIMIT_MIB:
+        raise SystemExit(f"The model holds {size:.1f} MiB, more than {LIMIT_MIB}.")
+
+
 def ship(args: argparse.Namespace) -> None:
     """Calibrate and store."""
     checkpoint = load_checkpoint(args.run)
     inverter = Inverter.from_pretrained(args.run)
+    if args.positions:
+        inverter.position_prior = fit_places(checkpoint, args.positions, args.position_texts)
     dataset = ShardDataset(args.validation)
     excluded = checkpoint.recipe["data"]["exclude_sources"]
     names = dataset.source_names
@@ -66,11 +100,9 @@ def ship(args: argparse.Namespace) -> None:
         calibration,
         notes,
         dtype="int8",
+        position_prior=inverter.position_prior,
     )
-    size = sum(p.stat().st_size for p in Path(args.out).iterdir()) / 2**20
-    _log.info("%s holds %.1f MiB", args.out, size)
-    if size > LIMIT_MIB:
-        raise SystemExit(f"The model holds {size:.1f} MiB, more than {LIMIT_MIB}.")
+    check_size(args.out)
 
 
 def _attribution() -> str:
@@ -151,12 +183,21 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--positions", help="training shards: fit a position prior for the strategy prior")
+    parser.add_argument("--position-texts", type=int, default=200_000, help="the first so many of them")
+    parser.add_argument("--positions-only", action="store_true", help="add it to the model in --out, no more")
     parser.add_argument("--card-only", action="store_true")
     args = parser.parse_args()
+    if args.positions_only and not args.positions:
+        parser.error("--positions-only needs --positions")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    if not args.card_only:
+    if args.positions_only:
+        places = fit_places(load_checkpoint(args.out), args.positions, args.position_texts)
+        add_position_prior(args.out, places)
+        check_size(args.out)
+    elif not args.card_only:
         ship(args)
     atomic_write_bytes(Path(args.out) / "README.md", card(Path(args.out)).encode())
 

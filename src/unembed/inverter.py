@@ -102,6 +102,7 @@ class Inverter:
         name, sha256: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
         precision: "fp32" or "bf16".
+        position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
@@ -110,7 +111,7 @@ class Inverter:
         self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
         self.identity = EncoderIdentity.from_dict(checkpoint.identity)
         self.calibrations = checkpoint.calibration
-        self._position_prior = checkpoint.position_prior
+        self.position_prior = checkpoint.position_prior
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
@@ -171,7 +172,7 @@ class Inverter:
         Raises:
             InputError: the checkpoint has no token prior.
         """
-        return PriorReader.of(self.denoiser, self._position_prior)
+        return PriorReader.of(self.denoiser, self.position_prior)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.

@@ -118,6 +118,21 @@ def test_memory(script, home):
     assert code == 1 and one_line(out)["flat"] is False
 
 
+def test_a_stream_of_vectors_is_read_whole_and_in_order_in_bounded_memory(script, tmp_path):
+    """Strategy prior over 20,000 rows by the command line: benchmarks/stream_prior.py in short.
+
+    Small batches keep what a batch needs small; 18,000 rows that were kept would take 26 MiB for the vectors alone.
+    """
+    result, most = tmp_path / "out.json", ("--batch", 512, "--most", 24)
+    code, out = script("stream_prior", "--count", 20_000, "--folder", tmp_path / "big", "--out", result, *most)
+    found = json.loads(result.read_text())
+    assert code == 0 and len(out.splitlines()) == 2
+    for run in found["runs"]:
+        assert run["rows_found"] == 20_000 and run["rows_per_second"] > 0  # rows_of has compared every id
+    assert {(run["read"], run["written"]) for run in found["runs"]} == {("npy", "parquet"), ("parquet", "jsonl")}
+    assert not list((tmp_path / "big").iterdir())
+
+
 def test_embed(script, home):
     _, out = script(
         "embed", "--encoder", "hashing:16", "--texts", home / "texts.txt", "--count", 50, "--limit", LIMIT, *QUICK

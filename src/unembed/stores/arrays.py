@@ -1,4 +1,4 @@
-"""Vectors in arrays: the store over slices of arrays, and .npy (mapped into memory, or row by row from a pipe).
+"""Vectors in arrays: the store over slices of arrays, and .npy (read by slices; mapped if its columns lie together).
 
 Nothing is unpickled: object arrays are refused. `.npz` and `.safetensors` (archives.py, tensors.py) build on this.
 """
@@ -234,7 +234,7 @@ def open_npy(
         name,
         shape[1],
         shape[0],
-        streamed if source.once else mapped,
+        mapped if header.fortran and not source.once else streamed,  # mapped pages would count as memory in use
         "vectors",
         reading=reading,
         row_bytes=flat.row_bytes,
