@@ -128,18 +128,25 @@ def cpu_seconds() -> float:
 
 def rows_of(path: Path) -> int:
     """Rows of the result; their ids must be 0, 1, 2, ..."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(path)
-        ids: Iterator[Any] = (name for part in file.iter_batches(columns=["id"]) for name in part["id"].to_pylist())
-    else:
-        ids = (json.loads(line)["id"] for line in open(path, encoding="utf-8"))
     count = 0
-    for count, name in enumerate(ids, 1):
+    for count, name in enumerate(ids_of(path), 1):
         if name != count - 1:
             raise SystemExit(f"Row {count - 1} of {path} has the id {name}.")
     return count
+
+
+def ids_of(path: Path) -> Iterator[Any]:
+    """The ids of a result in their order."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for part in file.iter_batches(columns=["id"]):
+                yield from part["id"].to_pylist()
+    else:
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)["id"]
 
 
 def main() -> None:
