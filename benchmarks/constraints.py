@@ -1,10 +1,11 @@
-"""How much does it help an attacker to know part of the text? Known tokens, words, a prefix, the length.
+"""How much does it help an attacker to know part of the text: tokens, words, the beginning, the length?
 
     python benchmarks/constraints.py --test shards/test -n 300 --precision bf16
 
 Each scenario is decoded under its constraints and compared with a control that puts what is known into the
 unconstrained result: tokens at their positions, missing words at the end, a result cut to the length. Writes a JSON
 file, a Markdown table (`--table`) and a figure (`--figure`). `--only-report` makes the last two from the JSON.
+`--resume` keeps the rows that the JSON holds already.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from unembed.metrics.text import bleu_signature, text_statistics
 SHARES = (0.1, 0.25, 0.5)
 STRATEGIES: dict[str, dict[str, Any]] = {"default": {}, "adaptive": {"strategy": "adaptive", "lengths": 1}}
 KEPT = ("token_f1", "token_f1_unknown", "token_accuracy", "token_accuracy_unknown", "exact_match", "bleu")
+BEGIN, END = "<!-- table -->", "<!-- /table -->"
 LABELS = {
     "nothing": "nothing",
     "length": "the length",
@@ -138,6 +140,14 @@ def table(result: dict[str, Any]) -> str:
     return head + "\n" + "\n".join(lines) + "\n"
 
 
+def put_table(path: Path, text: str) -> None:
+    """Put the table between the two comments of a page; a file that is not there yet holds nothing else."""
+    page = path.read_text(encoding="utf-8") if path.exists() else f"{BEGIN}\n{END}\n"
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Run the scenarios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,16 +159,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--out", default="docs/results/constraints.json")
-    parser.add_argument("--table", default="docs/results/constraints.md")
+    parser.add_argument("--table", default="docs/constraints.md", help="page with a place for the table, or a new file")
     parser.add_argument("--figure", default="docs/results/constraints.svg")
     parser.add_argument("--only-report", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not args.only_report:
         torch.set_num_threads(args.threads)
         run(args)
     result = json.loads(Path(args.out).read_text(encoding="utf-8"))
-    Path(args.table).write_text(table(result), encoding="utf-8")
+    put_table(Path(args.table), table(result))
     known_plot(result, args.figure)
 
 
@@ -176,6 +187,12 @@ def run(args: argparse.Namespace) -> None:
         "bleu_signature": bleu_signature(),
         "rows": [],
     }
+    done: dict[tuple[str, float, str], dict[str, Any]] = {}
+    if args.resume and Path(args.out).exists():
+        before = json.loads(Path(args.out).read_text(encoding="utf-8"))
+        if any(before[key] != result[key] for key in ("data", "seed", "checkpoint", "precision")):
+            raise SystemExit(f"{args.out} was measured with other settings; give another --out.")
+        done = {(row["known"], row["share"], row["setting"]): row for row in before["rows"]}
     kinds = [("nothing", 0.0), ("length", 0.0)]
     kinds += [(kind, share) for kind in ("positions", "words", "prefix") for share in SHARES]
     plain: dict[str, list[tuple[int, ...]]] = {}
@@ -183,12 +200,16 @@ def run(args: argparse.Namespace) -> None:
         scenario = Scenario(kind, share, data, inverter, args.seed)
         for name in args.strategies:
             options = STRATEGIES[name]
+            if kind != "nothing" and (kind, share, name) in done:  # the controls need the results without knowledge
+                result["rows"].append(done[kind, share, name])
+                continue
             began = time.perf_counter()
             found = inverter.invert(data.vectors, **options, **scenario.options)
             seconds = time.perf_counter() - began
             preds = [recovery.token_ids for recovery in found]
             row: dict[str, Any] = {
                 "strategy": inverter.resolve(options).strategy,
+                "setting": name,
                 "options": {**(inverter.defaults if name == "default" else {}), **options},
                 "known": kind,
                 "share": share,
@@ -205,7 +226,9 @@ def run(args: argparse.Namespace) -> None:
             result["rows"].append(row)
             shown = "  ".join(f"{k} {row['decoded'][k]['value']:.3f}" for k in KEPT)
             logging.info("%s %s %s  %s  %.0f s", row["strategy"], kind, share or "", shown, seconds)
-            write_json(Path(args.out), result)
+            if not done or kind != "nothing":
+                write_json(Path(args.out), result)
+    write_json(Path(args.out), result)
 
 
 if __name__ == "__main__":

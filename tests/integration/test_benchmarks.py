@@ -110,6 +110,29 @@ def test_counter_counts_what_the_design_says(home, monkeypatch):
     assert counter.passes == 1  # nothing is counted outside the block
 
 
+def test_constraints(script, home, tmp_path):
+    """Every scenario is satisfied, its control scored, and what was measured is not measured again."""
+    out, page, figure = tmp_path / "c.json", tmp_path / "c.md", tmp_path / "c.svg"
+    page.write_text("# Title\n<!-- table -->\nold\n<!-- /table -->\nend\n")
+    arguments = ["--model", home / "model", "--test", home / "test", "-n", 12, "--out", out]
+    arguments += ["--table", page, "--figure", figure]
+    script("constraints", *arguments)
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 2 * (2 + 3 * 3) and {row["satisfied"] for row in rows} == {1.0}
+    for row in rows:
+        assert ("control" in row) == (row["known"] != "nothing")
+        if row["known"] == "positions":
+            assert row["decoded"]["token_accuracy"]["value"] >= row["decoded"]["token_accuracy_unknown"]["value"]
+    assert page.read_text().startswith("# Title\n") and page.read_text().endswith("-->\nend\n")
+    assert page.read_text().count("| control |") == 20 and "old" not in page.read_text()
+    assert figure.read_text().startswith("<?xml")
+    result = json.loads(out.read_text())
+    result["rows"][-1]["seconds"] = 0.123
+    out.write_text(json.dumps(result))
+    script("constraints", *arguments, "--resume")
+    assert json.loads(out.read_text())["rows"][-1]["seconds"] == 0.123
+
+
 def test_memory(script, home):
     code, out = script("memory", "--model", home / "model", "--count", 60, "--batch", 4)
     found = one_line(out)

@@ -186,14 +186,15 @@ def known_plot(result: dict[str, Any], path: str | Path, metric: str = "token_f1
     """Plot a metric against the share of known tokens, one line for each kind of knowledge; the control is dashed.
 
     Args:
-        result: of benchmarks/constraints.py: rows with `strategy`, `known`, `share`, `decoded` and `control`.
+        result: of benchmarks/constraints.py: rows with `setting`, `strategy`, `known`, `share`, `decoded` and `control`;
+            those of the first setting are drawn.
         path: PNG or SVG.
         metric: over the tokens that were not known, so that knowing words does not raise it by itself.
     """
     if not result["rows"]:
         raise DataError("The result has no rows.", "Run benchmarks/constraints.py first.")
     strategy = result["rows"][0]["strategy"]
-    rows = [row for row in result["rows"] if row["strategy"] == strategy]
+    rows = [row for row in result["rows"] if row["setting"] == result["rows"][0]["setting"]]
     start = next(row["decoded"][metric] for row in rows if row["known"] == "nothing")
     figure, axes = _canvas(f"{metric} of {strategy}", "share of the tokens that is known", metric)
     for number, kind in enumerate(dict.fromkeys(row["known"] for row in rows if row["share"])):
