@@ -186,8 +186,8 @@ def known_plot(result: dict[str, Any], path: str | Path, metric: str = "token_f1
     """Plot a metric against the share of known tokens, one line for each kind of knowledge; the control is dashed.
 
     Args:
-        result: of benchmarks/constraints.py: rows with `setting`, `strategy`, `known`, `share`, `decoded` and `control`;
-            those of the first setting are drawn.
+        result: of benchmarks/constraints.py: rows with `setting`, `strategy`, `known`, `share`, `decoded` and
+            `control`; those of the first setting are drawn.
         path: PNG or SVG.
         metric: over the tokens that were not known, so that knowing words does not raise it by itself.
     """
