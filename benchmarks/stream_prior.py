@@ -1,4 +1,4 @@
-"""A million vectors through `unembed invert --strategy prior`: rows a second and resident memory; a JSON file.
+"""A million vectors through `unembed invert --strategy prior`: rows a second and resident memory; a JSON file and a figure.
 
     python benchmarks/stream_prior.py --shards data/test --folder /tmp/stream --out docs/results/stream-prior.json
 
@@ -149,6 +149,24 @@ def ids_of(path: Path) -> Iterator[Any]:
                 yield json.loads(line)["id"]
 
 
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw resident memory over the rows, one line a run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for run in runs:
+        label = f".{run['read']} ({run['input_mib']:,.0f} MiB) to .{run['written']}"
+        curve = run["curve"]
+        axes.plot([point["rows"] for point in curve], [point["resident_mib"] for point in curve], label=label)
+    axes.set(xlabel="rows done", ylabel="resident memory, MiB", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Parse the options, write the files, run, keep the figures, remove the files; exit 1 where memory grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,6 +216,7 @@ def main() -> None:
     }
     if args.out:
         write_json(Path(args.out), result)
+        draw(runs, Path(args.out).with_suffix(".svg"))
     raise SystemExit(0 if whole else 1)
 
 

@@ -153,7 +153,7 @@ def test_a_stream_of_vectors_is_read_whole_and_in_order_in_bounded_memory(script
     for run in found["runs"]:
         assert run["rows_found"] == 20_000 and run["rows_per_second"] > 0  # rows_of has compared every id
     assert {(run["read"], run["written"]) for run in found["runs"]} == {("npy", "parquet"), ("parquet", "jsonl")}
-    assert not list((tmp_path / "big").iterdir())
+    assert not list((tmp_path / "big").iterdir()) and (tmp_path / "out.svg").stat().st_size > 1000
 
 
 def test_embed(script, home):
