@@ -1,4 +1,4 @@
-"""A million vectors through `unembed invert --strategy prior`: rows a second and resident memory; a JSON file and a figure.
+"""A million vectors through `unembed invert --strategy prior`: rows a second and memory, as a JSON file and a figure.
 
     python benchmarks/stream_prior.py --shards data/test --folder /tmp/stream --out docs/results/stream-prior.json
 
