@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endpoint_server import KEY, EmbeddingServer, changed, dripping, dropped, raw, serving, slow, status
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unembed.cli import main
 from unembed.data.shards import ShardDataset
@@ -22,7 +24,7 @@ from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.pacing import Pace, Usage
 from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder, load_matching
-from unembed.encoders.replies import wait_asked_for
+from unembed.encoders.replies import read_reply, refusal, wait_asked_for
 from unembed.errors import EncoderError, EncoderMismatchError, InputError
 from unembed.inverter import Inverter
 from unembed.training.loop import train
@@ -202,6 +204,45 @@ def test_times_to_wait_are_read_as_seconds_or_dates() -> None:
 def test_a_server_that_is_not_there(server: EmbeddingServer) -> None:
     with pytest.raises(EncoderError, match=r"cannot be reached .* 2 times\."):
         load_encoder("http://127.0.0.1:9/v1?model=tiny&tokenizer=hashing&retries=1&backoff=0").encode(["a"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["data", "embedding", "index", "usage", "total_tokens", "error", "message", "code"]),
+                inner,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_vectors_or_an_error_of_ours(value: object) -> None:
+    """Whatever a server sends: two sentences, never a stack trace, and no key."""
+    wrapped = {"data": [{"embedding": value, "index": 0}], "usage": value}
+    for body in (value, wrapped):
+        try:
+            reply = read_reply(body, 1, "here")
+            assert reply.vectors.shape[0] == 1 and np.isfinite(reply.vectors).all()
+        except EncoderError:
+            pass
+    said, _ = refusal(500, json.dumps({"error": value, "message": KEY}).encode(), KEY)
+    assert KEY not in said and said.startswith("500") and len(said) < 250
+
+
+def test_hostile_replies_are_bounded(server: EmbeddingServer) -> None:
+    server.faults.extend([raw(b"[" * 100_000), raw(b"\x00\x1b[31m" * 999, 400)])
+    with pytest.raises(EncoderError, match=r"refuses .400") as caught:
+        load_encoder(server.spec()).encode(["a"])
+    assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 600
+    server.faults.append(changed(lambda v: v["data"][0]["embedding"].__setitem__(0, 1e39)))
+    with pytest.raises(EncoderError, match="not finite"):
+        load_encoder(server.spec()).encode(["a"])
+    with pytest.raises(EncoderError, match=r"cannot be used|cannot be reached"):
+        load_encoder("http://exa mple/v1?model=a&retries=0").encode(["a"])
 
 
 # What does not pass is an error at once.

@@ -166,7 +166,7 @@ class HttpEncoder:
             except _PassingError as failure:
                 pause = self._pause(failure, attempt)
                 self.usage.add(retries=1)
-                _log.info("%s; waiting %.1f s", failure.what, pause)
+                _log.log(logging.WARNING if attempt else logging.INFO, "%s; waiting %.1f s.", failure.what, pause)
                 stop.wait(pause)
                 continue
             counted = tokens if reply.tokens is None else reply.tokens
@@ -214,6 +214,8 @@ class HttpEncoder:
                     parts.append(part)
         except httpx2.TimeoutException as error:
             raise _PassingError(f"The endpoint {where} did not answer within {endpoint.timeout:g} s") from error
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise EncoderError(f"The address {endpoint.url} cannot be used.", "Mend the address.") from error
         except httpx2.TransportError as error:
             raise _PassingError(f"The endpoint {where} cannot be reached ({_reason(error)})") from error
         except httpx2.HTTPError as error:
@@ -223,7 +225,7 @@ class HttpEncoder:
             self._refuse(response.status_code, dict(response.headers), content, key, where)
         try:
             value = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _PassingError(f"The endpoint {where} answered with something that is not JSON") from error
         return read_reply(value, len(inputs), where, self._dimension)
 

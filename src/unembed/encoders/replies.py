@@ -65,7 +65,8 @@ def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
             f"The endpoint {where} answered with a vector of {wrong or 0} dimensions where {wanted} were expected.",
             "Name the model and the dimensions that the vectors were made with.",
         )
-    vectors = np.stack(rows).astype(np.float32)
+    with np.errstate(over="ignore"):  # what overflows is found below
+        vectors = np.stack(rows).astype(np.float32)
     if not np.isfinite(vectors).all():
         raise EncoderError(f"The endpoint {where} answered with numbers that are not finite.", "Mend the server.")
     usage = body.get("usage")
@@ -113,7 +114,7 @@ def refusal(status: int, body: bytes, key: str) -> tuple[str, str]:
             code = str(part.get("code") or part.get("type") or "")
             part = part.get("message") or part.get("detail") or ""
         text = str(part)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = body[: 4 * _QUOTED].decode("utf-8", "replace")
     if key:
         text, code = text.replace(key, "***"), code.replace(key, "***")
