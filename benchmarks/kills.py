@@ -1,22 +1,29 @@
 """SIGKILL at random moments: after resuming, is the result that of an unbroken run? One JSON line.
 
-    python benchmarks/kills.py --kills 100
+    python benchmarks/kills.py --kills 100 --out docs/results/kills.json
 
-`invert`, `embed --shards` and `train` run on tiny data made here. Each is started, killed after a random time, resumed,
-killed again, until so many kills have hit a process that was alive; then it is left to finish. Files are compared
-byte by byte (for `train` every tensor of the state). What comes out is how many kills hit and whether all is equal.
+`invert --out`, `embed --shards`, `embed --out` and `train` run on tiny data made here. Each is started, killed after a
+random time, resumed, killed again, until so many kills have hit a process that was alive; then it is left to finish.
+Files are compared byte by byte (for `train` every tensor of the state), and the ids of rows are counted: every one must
+be there once. Half of the kills come at any time of a run, half after its first finished piece is on the disk. What
+comes out is how many kills hit, how many of them left finished work behind, and what was lost, doubled or different.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import emit, machine
@@ -36,7 +43,7 @@ batch_size = 8
 shortlist_frequent = 100
 shortlist_sampled = 50
 [run]
-steps = 150
+steps = 300
 compile = "no"
 precision = "fp32"
 threads = 1
@@ -47,72 +54,115 @@ texts = 16
 decoded = 4
 """
 WORDS = "the a cat dog saw found old red house tree near behind and under small bird".split()
-COMMANDS = ("invert", "embed", "train")
-
-
-def call(*args: str | Path, limit: float | None = None) -> bool:
-    """Run `unembed`; kill it after `limit` seconds. Returns whether it ended by itself.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    command = [sys.executable, "-m", "unembed", *map(str, args)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        _, errors = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors}")
-    return True
+BAD = ("lost", "doubled", "different", "leftovers")
+ROWS, TEXTS = 2560, 20_000
+ENCODER = ("--encoder", "hashing:32", "--limit", "12")
 
 
 def make_place(folder: Path) -> dict[str, Path]:
     """Texts, a recipe, vectors and a trained model."""
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 9))) for _ in range(2000)]
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 9))) for _ in range(TEXTS)]
     place = {name: folder / name for name in ("texts.tsv", "recipe.toml", "v.parquet", "shards", "model")}
     place["texts.tsv"].write_text("".join(f"s{i % 3}\t{text}\n" for i, text in enumerate(texts)))
     place["recipe.toml"].write_text(RECIPE)
-    encoder = ("--encoder", "hashing:32", "--limit", "12")
-    call("embed", place["texts.tsv"], "--shards", place["shards"], *encoder)
-    call("embed", place["texts.tsv"], "--out", place["v.parquet"], *encoder, "--limit-rows", "640")
-    train(place, folder / "model", False, None)
+    call("embed", place["texts.tsv"], "--shards", place["shards"], *ENCODER, "--limit-rows", "2000")
+    call("embed", place["texts.tsv"], "--out", place["v.parquet"], *ENCODER, "--limit-rows", str(ROWS))
+    train(place, folder / "model").finish()
     return place
 
 
-def train(place: dict[str, Path], out: Path, resume: bool, limit: float | None) -> bool:
+class Process:
+    """`unembed` in a process of its own, with its stderr in a file."""
+
+    def __init__(self, *args: str | Path) -> None:
+        self._command = [sys.executable, "-m", "unembed", *map(str, args)]
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=self._errors)
+
+    def ended(self, seconds: float) -> bool:
+        """Wait so long; say whether it has ended.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        if code:
+            self._errors.seek(0)
+            raise RuntimeError(f"{' '.join(self._command)} ended with {code}: {self._errors.read().decode()}")
+        return True
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def finish(self) -> None:
+        """Wait for its end."""
+        assert self.ended(600)
+
+
+def call(*args: str | Path) -> None:
+    """Run `unembed` to its end."""
+    Process(*args).finish()
+
+
+def train(place: dict[str, Path], out: Path) -> Process:
     """Train, or go on where there is a state."""
-    more = ["--resume"] if resume and (out / "state.safetensors").exists() else []
+    more = ["--resume"] if (out / "state.safetensors").exists() else []
     setting = ["--set", f'data.shards="{place["shards"]}"']
-    return call("train", place["recipe.toml"], "--out", out, *setting, *more, limit=limit)
+    return Process("train", place["recipe.toml"], "--out", out, *setting, *more)
 
 
-def invert(place: dict[str, Path], out: Path, resume: bool, limit: float | None) -> bool:
+def invert(place: dict[str, Path], out: Path) -> Process:
     """Invert into a file, or go on."""
-    out.mkdir(exist_ok=True)
     model = place["model"] / "checkpoint"
-    more = ["--resume"] if resume else []
-    return call(
-        "invert", place["v.parquet"], "--model", model, "--out", out / "o.csv", "--passes", "2", *more, limit=limit
+    decoding = ("--strategy", "sequential", "--passes", "2", "--lengths", "1", "--tokens")
+    return Process("invert", place["v.parquet"], "--model", model, "--out", out / "o.csv", *decoding, "--resume")
+
+
+def embed_shards(place: dict[str, Path], out: Path) -> Process:
+    """Embed into shards; goes on by itself."""
+    return Process("embed", place["texts.tsv"], "--shards", out, *ENCODER, "--shard-size", "500")
+
+
+def embed_file(place: dict[str, Path], out: Path) -> Process:
+    """Embed into a file, or go on."""
+    return Process("embed", place["texts.tsv"], "--out", out / "o.parquet", *ENCODER, "--resume")
+
+
+RUNS: dict[str, Callable[[dict[str, Path], Path], Process]] = {
+    "invert": invert,
+    "embed-shards": embed_shards,
+    "embed-file": embed_file,
+    "train": train,
+}
+
+
+def begun(out: Path) -> bool:
+    """Whether a piece of work is finished and kept: a chunk, a shard in the manifest, a state."""
+    return any(out.glob("*.partial/chunk-*")) or any(
+        (out / name).exists() for name in ("manifest.json", "state.safetensors")
     )
 
 
-def embed(place: dict[str, Path], out: Path, resume: bool, limit: float | None) -> bool:
-    """Embed into shards; goes on by itself."""
-    return call(
-        "embed", place["texts.tsv"], "--shards", out, "--encoder", "hashing:32", "--limit", "12", "--shard-size", "100",
-        limit=limit,
-    )  # fmt: skip
+def rows_of(out: Path) -> list[int]:
+    """The ids in the file that was made, or the steps at which a training log was validated, in their order."""
+    if (out / "log.jsonl").exists():
+        lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+        return [line["step"] for line in lines if line["kind"] == "validation"]
+    if (out / "o.csv").exists():
+        with open(out / "o.csv", newline="") as stream:
+            return [int(row["id"]) for row in csv.DictReader(stream)]
+    if (out / "o.parquet").exists():
+        import pyarrow.parquet as pq
 
-
-RUNS: dict[str, Callable[[dict[str, Path], Path, bool, float | None], bool]] = {
-    "invert": invert,
-    "embed": embed,
-    "train": train,
-}
+        found: list[int] = pq.read_table(out / "o.parquet")["id"].to_pylist()
+        return found
+    return []
 
 
 def content(out: Path) -> dict[str, object]:
@@ -124,51 +174,84 @@ def content(out: Path) -> dict[str, object]:
         name = str(path.relative_to(out))
         if path.name == "state.safetensors":
             found |= {f"{name}/{k}": v.tobytes() for k, v in load_file(path).items()}
-        elif path.suffix in (".npy", ".csv") or path.name == "manifest.json":
+        elif path.suffix in (".npy", ".csv", ".parquet") or path.name == "manifest.json":
             found[name] = path.read_bytes()
     return found
 
 
-def torture(name: str, place: dict[str, Path], folder: Path, kills: int, seed: int) -> dict[str, object]:
+def torture(name: str, place: dict[str, Path], folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill one command `kills` times, let it finish, and compare it to an unbroken run.
 
     Returns:
-        {"command", "kills", "starts", "equal"}.
+        {"command", "seconds", "kills", "kept", "starts", "runs", "lost", "doubled", "different", "leftovers"}: seconds
+        of an unbroken run, kills, those that left finished work behind, rows that were lost or doubled, runs that
+        differ from the unbroken one, files that it has not.
     """
-    run, rng = RUNS[name], random.Random(seed)
+    run, rng = RUNS[name], random.Random(f"{seed} {name}")
+    whole = folder / "whole"
+    whole.mkdir(parents=True)
     start = time.perf_counter()
-    run(place, folder / "whole", False, None)
+    run(place, whole).finish()
     length = time.perf_counter() - start
-    expected = content(folder / "whole")
-    hits, starts, number, equal = 0, 0, 0, True
-    while hits < kills:  # when it finishes before a kill, another run begins
-        out = folder / f"killed-{number}"
+    expected, names = content(whole), {path.relative_to(whole) for path in whole.rglob("*")}
+    ids = rows_of(whole)
+    found: dict[str, Any] = dict.fromkeys(("kills", "kept", "starts", "runs", *BAD), 0)
+    while found["kills"] < kills:  # when it finishes before a kill, another run begins
+        out = folder / f"killed-{found['runs']}"
+        out.mkdir()
         ended = False
         while not ended:
-            limit = rng.uniform(0.3, 1.1) * length if hits < kills else None
-            ended = run(place, out, starts > 0, limit)
-            starts += 1
-            hits += not ended
-        equal = equal and content(out) == expected
-        number += 1
-    return {"command": name, "kills": hits, "starts": starts, "runs": number, "equal": equal}
+            process = run(place, out)
+            found["starts"] += 1
+            if found["kills"] >= kills:
+                process.finish()
+                break
+            if rng.random() < 0.5:
+                ended = process.ended(rng.uniform(0, 1.1) * length)
+            else:
+                while not ended and not begun(out):
+                    ended = process.ended(0.01)
+                ended = ended or process.ended(rng.uniform(0, 0.6) * length)
+            if not ended:
+                process.kill()
+                found["kills"] += 1
+                found["kept"] += begun(out)
+        counted = Counter(rows_of(out))
+        found["lost"] += len(set(ids) - set(counted))
+        found["doubled"] += sum(counted.values()) - len(counted)
+        found["different"] += content(out) != expected
+        found["leftovers"] += len({path.relative_to(out) for path in out.rglob("*")} - names)
+        found["runs"] += 1
+        shutil.rmtree(out)
+    return {"command": name, "seconds": round(length, 2), **found}
 
 
 def main() -> None:
-    """Parse the options, kill, print."""
+    """Parse the options, kill, print; exit 1 where a result differs from that of an unbroken run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="in all, shared by invert, embed and train")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    parser.add_argument("--commands", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--out", type=Path, help="also write the line to this file, indented")
     args = parser.parse_args()
+    shares = [(args.kills - i - 1) // 3 + 1 for i in range(3)]
+    share = {
+        "invert": shares[0],
+        "embed-shards": (shares[1] + 1) // 2,
+        "embed-file": shares[1] // 2,
+        "train": shares[2],
+    }
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         place = make_place(Path(name))
-        runs = []
-        for command in args.commands:
-            folder = Path(name) / f"runs-{command}"
-            folder.mkdir()
-            runs.append(torture(command, place, folder, args.kills, args.seed))
-    emit({"benchmark": "kills", "seed": args.seed, "runs": runs, "machine": machine()})
+        runs = [torture(c, place, Path(name) / f"runs-{c}", share[c], args.seed) for c in args.commands]
+    totals = {key: sum(run[key] for run in runs) for key in ("kills", "kept", *BAD)}
+    seconds = round(time.perf_counter() - began, 1)
+    found = {"benchmark": "kills", "seed": args.seed, **totals, "runs": runs, "seconds": seconds, "machine": machine()}
+    emit(found)
+    if args.out is not None:
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+    sys.exit(1 if any(totals[key] for key in BAD) else 0)
 
 
 if __name__ == "__main__":

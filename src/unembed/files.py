@@ -18,6 +18,10 @@ from typing import Any
 from unembed.errors import DataError
 
 
+def _failed(path: Path, reason: str) -> DataError:
+    return DataError(f"Writing {path} failed: {reason}.", "Free disk space or choose another folder.")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends without an exception.
@@ -46,9 +50,11 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
         os.chmod(part, mode)
         os.replace(part, path)
     except OSError as error:
-        raise DataError(
-            f"Writing {path} failed: {error.strerror or error}.", "Free disk space or choose another folder."
-        ) from error
+        raise _failed(path, error.strerror or str(error)) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # safetensors wraps the system's error
+            raise
+        raise _failed(path, str(error).rstrip(".")) from error
     finally:
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -57,6 +63,29 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_parts(folder: str | Path, name: str = "*") -> None:
+    """Remove what writers of `folder/name` left behind that were killed; no other writer may be at work there."""
+    for part in Path(folder).glob(f".{name}.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder, or check that a file can be written into the one that is there, before work is spent for it.
+
+    Raises:
+        DataError: it cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise DataError(
+            f"Cannot write into {path}: {error.strerror}.", "Choose a folder that exists and is writable."
+        ) from error
+    return path
 
 
 def atomic_write_bytes(path: str | Path, data: bytes, mode: int = 0o644) -> None:

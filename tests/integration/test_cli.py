@@ -9,87 +9,16 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cli_helpers import Place, fails, run, start
 
-from unembed.cli import main
 from unembed.cli.app import COMMANDS, group
-
-RECIPE = """
-[model]
-width = 32
-layers = 1
-heads = 2
-prefix_tokens = 2
-init_embeddings = false
-[data]
-encoder = "hashing:32"
-limit = 12
-batch_size = 16
-[objective]
-shortlist_frequent = 100
-shortlist_sampled = 50
-[run]
-steps = 12
-compile = "no"
-precision = "fp32"
-[validation]
-texts = 16
-decoded = 4
-"""
-WORDS = "the a cat dog saw found old red house tree near behind and under small bird".split()
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Place(NamedTuple):
-    """Where the fixture put things."""
-
-    folder: Path
-    texts: Path
-    vectors: Path
-    shards: Path
-    recipe: Path
-    model: Path
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Run:
-    capsys.readouterr()
-    code = main([str(arg) for arg in args])
-    out, err = capsys.readouterr()
-    return Run(code, out, err)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    folder = tmp_path_factory.mktemp("cli")
-    generator = np.random.default_rng(0)
-    texts = [" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(160)]
-    path = folder / "texts.tsv"
-    path.write_text("".join(f"s{i % 3}\t{text}\n" for i, text in enumerate(texts)))
-    recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE)
-    found = Place(folder, path, folder / "v.parquet", folder / "shards", recipe, folder / "run" / "checkpoint")
-    for args in (
-        ["embed", path, "--shards", found.shards, "--encoder", "hashing:32", "--limit", 12],
-        ["embed", path, "--out", found.vectors, "--encoder", "hashing:32", "--limit", 12, "--limit-rows", 30],
-        ["train", recipe, "--out", folder / "run", "--set", f'data.shards="{found.shards}"'],
-    ):
-        assert main([str(arg) for arg in [*args, "--quiet"]]) == 0, args
-    return found
 
 
 def test_embed_keeps_ids_texts_and_sources(place: Place) -> None:
@@ -246,16 +175,6 @@ def test_train_resumes_and_starts_from_weights(
     assert (tmp_path / "run" / "checkpoint" / "config.json").exists()
 
 
-def fails(capsys: pytest.CaptureFixture[str], args: Sequence[str | Path], *parts: str) -> None:
-    """The command must exit with 2 and two lines on stderr that hold the parts."""
-    found = run(capsys, *args)
-    lines = found.err.strip().splitlines()
-    assert found.code == 2 and len(lines) == 2, found
-    assert lines[0].startswith("error: ") and all(line.endswith((".", "?")) for line in lines), lines
-    for part in parts:
-        assert part in found.err, found.err
-
-
 def test_wrong_vectors(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = np.random.default_rng(0).normal(size=(70, 32)).astype(np.float32)
     np.save(tmp_path / "wide.npy", np.ones((3, 33), np.float32))
@@ -278,14 +197,18 @@ def test_wrong_vectors(place: Place, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "x.xlsx").exists()
 
 
+@pytest.mark.parametrize("more", [["--compare", "text"], ["--trace", "trace.jsonl"]])
 def test_no_output_is_left_when_a_late_row_is_bad(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
+    """Scores and traces are of whole runs; other files keep their finished rows (below)."""
+    monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
     rows[140, 0] = np.nan
-    np.save(tmp_path / "late.npy", rows)
-    fails(capsys, ["invert", tmp_path / "late.npy", "-m", place.model, "--out", tmp_path / "o.csv"], "Row 140")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.npy"]
+    lines = [json.dumps({"text": "a cat", "v": row}) for row in rows.tolist()]
+    (tmp_path / "late.jsonl").write_text("\n".join(lines))
+    fails(capsys, ["invert", "late.jsonl", "-m", place.model, "--out", tmp_path / "o.csv", *more], "Row 140")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.jsonl"]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -301,7 +224,7 @@ def test_a_broken_inversion_goes_on(
     bad[140, 0] = np.nan
     np.save(tmp_path / "v.npy", bad)
     out = tmp_path / f"o{ending}"
-    fails(capsys, [*args, "--out", out, "--resume"], "Row 140")
+    fails(capsys, [*args, "--out", out], "Row 140")
     assert not out.exists()
     np.save(tmp_path / "v.npy", rows)
     fails(capsys, [*args, "--out", out], "interrupted", "--resume")
@@ -370,33 +293,12 @@ def test_help_has_an_example_and_the_line_of_the_list(name: str, capsys: pytest.
     assert "--help" in found.out and COMMANDS[name].endswith(".")
 
 
-def start(*args: str | Path, **more: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "unembed", *map(str, args)]
-    pipe = subprocess.PIPE
-    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a script's "&"
-    return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, **more)  # type: ignore[call-overload]
-
-
 def test_a_broken_pipe_is_silent(place: Place) -> None:
     with start("invert", place.vectors, "-m", place.model, "--json") as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) == 141
-
-
-def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
-    texts = tmp_path / "many.txt"
-    texts.write_text("the old house near the tree\n" * 2_000_000)
-    process = start("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
-    while not list(tmp_path.glob(".o.npy*")):  # embedding has begun
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert err.strip() == "Interrupted."
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.txt"], "nothing half written is left"
 
 
 def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,9 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, DataError, RecipeError
 from unembed.model.checkpoint import load_checkpoint
-from unembed.training.loop import read_log, train
+from unembed.training.loop import train
 from unembed.training.recipe import Recipe
+from unembed.training.report import read_log
 
 WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
 

@@ -111,7 +111,12 @@ BROKEN = {
     "flipped": (_flip, "damaged"),
     "lost": (_lose, "lacks"),
     "foreign": (lambda p: _config(p, format="other"), "not an unembed checkpoint"),
-    "newer": (lambda p: _config(p, version=99), "version 99"),
+    "newer": (lambda p: _config(p, version=99), "format 99, this program reads format 1. Install a newer unembed"),
+    "older": (
+        lambda p: _config(p, version=0),
+        "format 0, this program reads format 1. Install the unembed that wrote it",
+    ),
+    "no number": (lambda p: _config(p, version="one"), "format one, this program reads format 1. Install the unembed"),
     "unknown key": (lambda p: _config(p, denoiser={**CONFIG.to_dict(), "bells": 3}), "does not fit"),
     "no config": (lambda p: (p / "config.json").unlink(), "not a whole checkpoint"),
     "half config": (lambda p: (p / "config.json").write_text('{"format":'), "not a whole checkpoint"),

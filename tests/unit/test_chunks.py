@@ -24,9 +24,10 @@ def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> N
             write(ROWS[start : start + 3])
     for stop in range(4):
         out = tmp_path / f"out{stop}{ending}"
-        first = Chunks(out, SETTINGS)
-        for start in range(0, 3 * stop, 3):
-            first.write(ROWS[start : start + 3])
+        with Chunks(out, SETTINGS) as first:
+            for start in range(0, 3 * stop, 3):
+                first.write(ROWS[start : start + 3])
+        partial_folder(out).mkdir(exist_ok=True)
         (partial_folder(out) / ".chunk-half.part").write_text("{")  # what a kill leaves behind
         assert not out.exists()
         second = Chunks(out, SETTINGS)
@@ -37,6 +38,36 @@ def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> N
         assert out.read_bytes() == whole.read_bytes()
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
         assert not partial_folder(out).exists()
+
+
+def test_chunks_come_half_a_second_apart_and_none_is_lost(tmp_path: Path) -> None:
+    """The first rows are on the disk at once; an exception keeps the others too; without rows the folder goes."""
+    out = tmp_path / "o.csv"
+    with pytest.raises(KeyError), Chunks(out, SETTINGS) as chunks:
+        chunks.write(ROWS[:1])
+        assert len(list(chunks.folder.glob("chunk-*"))) == 1
+        for row in ROWS[1:6]:
+            chunks.write([row])
+        assert len(list(chunks.folder.glob("chunk-*"))) < 6
+        raise KeyError
+    with Chunks(out, SETTINGS) as again:
+        assert again.done == 6
+    with pytest.raises(KeyError), Chunks(tmp_path / "other.csv", SETTINGS):
+        raise KeyError
+    assert not partial_folder(tmp_path / "other.csv").exists()
+
+
+def test_chunks_of_a_finished_run_are_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    """A kill while the folder is removed leaves chunks without settings."""
+    out = tmp_path / "o.jsonl"
+    with Chunks(out, SETTINGS) as chunks:
+        chunks.write(ROWS[:3])
+    (chunks.folder / "settings.json").unlink()
+    with Chunks(out, {**SETTINGS, "model": "xyz"}) as again:
+        assert again.done == 0
+        again.write(ROWS[5:6])
+        again.finish()
+    assert len(out.read_text().splitlines()) == 1
 
 
 def test_rows_that_were_skipped_count_as_done(tmp_path: Path) -> None:

@@ -95,6 +95,17 @@ def test_overrides_are_read_as_toml_or_text() -> None:
         ("objective.causal_share=1.5", "causal_share", "share"),
         ("run.max_time='soon'", "soon", "9m"),
         ("optimizer.lr", "no '='", "--set"),
+        ("optimizer.lr=nan", "lr is nan", "above 0"),
+        ("optimizer.lr=inf", "lr is inf", "above 0"),
+        ("optimizer.betas=[0.9]", "optimizer.betas", "two"),
+        ("optimizer.betas=0.9", "optimizer.betas", "list"),
+        ("optimizer.ema=1.5", "optimizer.ema", "below 1"),
+        ("data.noise=-1", "noise is -1", "0 or"),
+        ("data.texts=[3]", "data.texts is 3", "Mend"),
+        ("run.steps=2.5", "run.steps", "Mend"),
+        ("run.save_every=nan", "save_every is nan", "above 0"),
+        ("validation.texts=0", "texts is 0", "above 0"),
+        ("model=3", "model is not a table", "[model]"),
     ],
 )
 def test_mistakes_are_named(override: str, what: str, do: str) -> None:

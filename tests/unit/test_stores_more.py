@@ -442,6 +442,7 @@ class FakeInverter:
     """Recovers "text" from everything."""
 
     dimension = 3
+    sha256, precision = "abc", "fp32"
 
     def invert(self, vectors: np.ndarray, **options: Any) -> list[Any]:
         assert np.isfinite(vectors).all() and vectors.any(axis=1).all()

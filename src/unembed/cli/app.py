@@ -1,20 +1,23 @@
 """The command `unembed`: the group of commands, and what happens when one fails.
 
 Exit codes: 0 success; 2 for anything that the user can mend, with two lines on stderr (what is wrong, what to do); 130
-after Ctrl-C; 141 when the reader of a pipe went away. A stack trace means a defect of the program.
+after Ctrl-C, 143 after SIGTERM; 141 when the reader of a pipe went away. A stack trace means a defect of the program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
 from unembed import __version__
+from unembed.cli.signals import Stopped, catch_sigterm
 from unembed.errors import UnembedError
 
 # Command -> the first sentence of its help. Held here so that `unembed --help` imports no command.
@@ -85,21 +88,29 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _quiet_libraries()
     try:
-        group.main(args=None if args is None else list(args), prog_name="unembed", standalone_mode=False)
-        sys.stdout.flush()
+        with catch_sigterm():
+            group.main(args=None if args is None else list(args), prog_name="unembed", standalone_mode=False)
+            sys.stdout.flush()
     except UnembedError as error:
         return _fail(error.what, error.do)
     except click.ClickException as error:
-        error.show()
+        _say(error.show)
         return USER_ERROR
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nInterrupted.", err=True)
+        _say(lambda: click.echo("\nInterrupted.", err=True))
         return INTERRUPTED
+    except Stopped as stopped:
+        word = "Terminated" if stopped.number == signal.SIGTERM else "Interrupted"
+        _say(lambda: click.echo(f"{word}.", err=True))
+        return 128 + stopped.number
     except BrokenPipeError:
         _close_stdout()
         return PIPE_CLOSED
     except SystemExit as error:  # click ends so after a completion, and when the reader of a pipe went away
-        return int(error.code or 0) if "_UNEMBED_COMPLETE" in os.environ else PIPE_CLOSED
+        if "_UNEMBED_COMPLETE" in os.environ:
+            return int(error.code or 0)
+        _close_stdout()
+        return PIPE_CLOSED
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}.", "Check the path, its permissions and the space on the disk.")
@@ -112,8 +123,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _fail(what: str, do: str) -> int:
     """Print the two sentences and return the exit code."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {what}\n{do}", err=True)
+    color = False if os.environ.get("NO_COLOR") else None
+    _say(lambda: click.echo(f"{click.style('error:', fg='red', bold=True)} {what}\n{do}", err=True, color=color))
     return USER_ERROR
+
+
+def _say(speak: Callable[[], object]) -> None:
+    """Print to stderr; where nobody listens any more, the exit code must do."""
+    with contextlib.suppress(OSError):
+        speak()
 
 
 def _close_stdout() -> None:

@@ -5,8 +5,11 @@ Each text is cut to the limit in tokens, decoded back, and exactly that text is 
 
 from __future__ import annotations
 
+import base64
 import itertools
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +18,7 @@ from unembed.cli.options import given, output_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
+    from unembed.cli.chunks import Chunks
     from unembed.data.tokenization import Tokenizer
     from unembed.encoders.protocol import Encoder
     from unembed.stores.protocol import VectorBatch
@@ -26,6 +30,7 @@ CHUNK = 1024
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
 @click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
 @click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; goes on where it stopped.")
+@click.option("--resume", is_flag=True, help="With --out: go on with the finished rows of an interrupted run.")
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Name, folder or endpoint.")
 @click.option(
     "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
@@ -45,6 +50,7 @@ def command(
     texts: tuple[str, ...],
     out: str | None,
     shards: str | None,
+    resume: bool,
     encoder: str,
     tokenizer: str,
     limit: int,
@@ -60,31 +66,40 @@ def command(
 ) -> None:
     """Embed TEXTS (.txt, .tsv, .jsonl, .parquet, each also .zst; files or folders) into a file or into shards.
 
-    Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped.
+    Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped. Rows that are
+    finished when a run is interrupted are kept, in FILE.partial or as whole shards; the same command goes on behind
+    them, with --resume where it writes a file.
 
     \b
     Examples:
       unembed embed notes.txt --out vectors.parquet
+      unembed embed notes.txt --out vectors.parquet --resume
       unembed embed corpus/ --shards data/train --exclude-source medquad
       unembed embed notes.txt --encoder "http://127.0.0.1:8000/v1?model=NAME" --out vectors.parquet
     """
+    from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.console import note, progress, show_json
     from unembed.data.sources import read_texts
     from unembed.data.tokenizers import load_tokenizer
     from unembed.encoders.http import HttpEncoder
     from unembed.encoders.registry import load_encoder
-    from unembed.stores.writing import check_target, write_vectors
+    from unembed.stores.writing import check_target
 
     if (out is None) == (shards is None):
         raise InputError("Neither or both of --out and --shards are given.", "Give exactly one of them.")
     if out is not None:
         check_target(out)
+        if not resume:
+            refuse_partial(out)
     stream = read_texts(texts, _column(column), _column(source_column), exclude_source)
+    total = limit_rows
     if limit_rows is not None:
         stream = itertools.islice(stream, limit_rows)
+    elif sys.stderr.isatty() and not quiet:  # reading is a hundred times faster than embedding
+        total = sum(1 for _ in read_texts(texts, _column(column), _column(source_column), exclude_source))
     model = load_encoder(encoder, **given(**options))
     tokens = load_tokenizer(tokenizer, model)
-    with progress("Embedding", limit_rows, quiet) as bar:
+    with progress("Embedding", total, quiet) as bar:
         if shards is not None:
             from unembed.data.shards import write_shards
 
@@ -98,9 +113,15 @@ def command(
             manifest = write_shards(shards, stream, model, tokens, limit, shard_size, dtype, advance)
             report = {"path": shards, "texts": manifest.n, "dropped": manifest.dropped, "shards": len(manifest.shards)}
         else:
-            counter = {"dropped": 0}
-            rows = write_vectors(str(out), _batches(stream, model, tokens, limit, counter, bar.advance))
-            report = {"path": out, "texts": rows, **counter}
+            counter = {"rows": 0}
+            reading = {"column": column, "source_column": source_column, "exclude_source": exclude_source}
+            known = {key: getattr(model.identity, key) for key in ("name", "revision", "prompt", "dimension")}
+            made = {"encoder": known, "tokenizer": tokens.sha256, "limit": limit, "precision": options["precision"]}
+            settings = {"texts": texts, **reading, "limit_rows": limit_rows, **made}
+            with Chunks(str(out), settings, partial(_assemble, str(out), counter)) as chunks:
+                _fill(chunks, stream, model, tokens, limit, bar.advance)
+                chunks.finish()
+            report = {"path": out, "texts": counter["rows"], "dropped": chunks.done - counter["rows"]}
     usage = model.usage if isinstance(model, HttpEncoder) else None
     if usage is not None and not as_json:
         note(f"{model.name}: {usage}.", quiet)
@@ -116,24 +137,45 @@ def _column(name: str | None) -> str | int | None:
     return int(name) if name is not None and name.lstrip("-").isdigit() else name
 
 
-def _batches(
+def _fill(
+    chunks: Chunks,
     stream: Iterator[tuple[str, str]],
     encoder: Encoder,
     tokenizer: Tokenizer,
     limit: int,
-    counter: dict[str, int],
     advance: Callable[[int], None],
-) -> Iterator[VectorBatch]:
-    """Cut and embed the texts chunk by chunk; ids are the row numbers of the texts that were read."""
+) -> None:
+    """Cut and embed the texts that `chunks` does not cover; ids are the row numbers of the texts that were read."""
+    import numpy as np
+
+    advance(sum(1 for _ in itertools.islice(stream, chunks.done)))
+    while part := list(itertools.islice(stream, CHUNK)):
+        cut = tokenizer.truncate([text for text, _ in part], limit)
+        kept = [(chunks.done + row, found.text, part[row][1]) for row, found in enumerate(cut) if found is not None]
+        vectors: Any = np.asarray(encoder.encode([text for _, text, _ in kept]), dtype="<f4") if kept else []
+        rows = [
+            {"id": name, "text": text, "source": source, "vector": base64.b64encode(vector.tobytes()).decode()}
+            for (name, text, source), vector in zip(kept, vectors, strict=True)
+        ]
+        chunks.write(rows, len(part))
+        advance(len(part))
+
+
+def _assemble(out: str, counter: dict[str, int], chunks: Iterator[list[dict[str, Any]]]) -> None:
+    """Make the file of the finished chunks; count its rows."""
+    from unembed.stores.writing import write_vectors
+
+    counter["rows"] = write_vectors(out, _batches(chunks))
+
+
+def _batches(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[VectorBatch]:
+    """Make batches of one size of the finished rows, so that the file does not depend on where a run was cut."""
+    import numpy as np
+
     from unembed.stores.protocol import VectorBatch
 
-    read = 0
-    while chunk := list(itertools.islice(stream, CHUNK)):
-        cut = tokenizer.truncate([text for text, _ in chunk], limit)
-        kept = [(read + row, part.text, chunk[row][1]) for row, part in enumerate(cut) if part is not None]
-        read += len(chunk)
-        counter["dropped"] += len(chunk) - len(kept)
-        if kept:
-            ids, texts, sources = (list(column) for column in zip(*kept, strict=True))
-            yield VectorBatch(ids, encoder.encode(texts), {"text": texts, "source": sources}, ids[0])
-        advance(len(chunk))
+    stream = itertools.chain.from_iterable(chunks)
+    while rows := list(itertools.islice(stream, CHUNK)):
+        vectors = np.stack([np.frombuffer(base64.b64decode(row["vector"]), dtype="<f4") for row in rows])
+        metadata = {name: [row[name] for row in rows] for name in ("text", "source")}
+        yield VectorBatch([row["id"] for row in rows], vectors, metadata, rows[0]["id"])

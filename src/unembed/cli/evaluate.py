@@ -67,8 +67,11 @@ def command(
     from unembed.cli.console import note, show_json
     from unembed.evaluation.harness import Setting, evaluate, write_result
     from unembed.evaluation.tables import main_table
+    from unembed.files import make_folder
     from unembed.inverter import Inverter
 
+    if out is not None:
+        make_folder(out)
     inverter = Inverter.from_pretrained(model, device, precision)
     default = inverter.resolve({}).strategy
     used = given(**options)
@@ -139,6 +142,7 @@ def open_shards(folder: str, inverter: Inverter) -> Any:
     """Open shards and check that the model's encoder made them.
 
     Raises:
+        DataError: they are damaged.
         EncoderMismatchError: another encoder made them.
     """
     from unembed.data.shards import ShardDataset
@@ -152,6 +156,7 @@ def open_shards(folder: str, inverter: Inverter) -> Any:
             f"the model is for {ours.name} ({ours.dimension}).",
             f"Make shards with `unembed embed --encoder {ours.name}`.",
         )
+    dataset.verify()
     return dataset
 
 

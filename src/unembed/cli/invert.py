@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unembed.cli.known import Known, known_options
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
+from unembed.cli.skipped import Skipped
 from unembed.errors import EncoderMismatchError, InputError
 from unembed.stores.files import STREAMS
+from unembed.stores.reading import BadRow
 
 if TYPE_CHECKING:
-    from unembed.cli.chunks import Chunks
     from unembed.inverter import Inverter, Recovery
     from unembed.stores.protocol import Store, VectorBatch
-    from unembed.stores.reading import BadRow, Reading
+    from unembed.stores.reading import Reading
 
 CHUNK = 64  # vectors read and shown at a time
 
@@ -31,7 +32,7 @@ CHUNK = 64  # vectors read and shown at a time
 @model_options
 @precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
-@click.option("--resume", is_flag=True, help="Keep finished rows beside --out; go on with those of a broken run.")
+@click.option("--resume", is_flag=True, help="Go on with the finished rows of an interrupted run.")
 @click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
@@ -44,6 +45,8 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
 @decoding_options
 @known_options
+@click.option("--tokens", is_flag=True, help="Also write each token, its probability, and p_exact: that all are right.")
+@click.option("--alternatives", is_flag=True, help="Also write the other drafts, best first.")
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
 @output_options
 def command(
@@ -63,6 +66,8 @@ def command(
     packed: bool,
     skip_bad: bool,
     limit_rows: int | None,
+    tokens: bool,
+    alternatives: bool,
     trace: str | None,
     batch_size: int | None,
     as_json: bool,
@@ -71,7 +76,8 @@ def command(
 ) -> None:
     """Recover texts from VECTORS: a .npy, .npz, .parquet, .arrow, .jsonl, .csv or .safetensors file, or - for stdin.
 
-    The confidence is the share of tokens (token_f1) that is expected to be right.
+    The confidence is the share of tokens (token_f1) that is expected to be right. Rows that are finished when a run
+    with --out is interrupted are kept in FILE.partial; the same command with --resume goes on behind them.
 
     Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
     file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
@@ -95,6 +101,7 @@ def command(
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
     from unembed.cli.output import check_output, open_writer
+    from unembed.cli.recovered import columns, open_sink, trace_row
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:
@@ -106,40 +113,47 @@ def command(
     for path, kinds in ((out, None), (trace, (".jsonl",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
-    skipped = _Skipped(limit_rows, as_json, quiet) if skip_bad else None
+    skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
     store = open_store(vectors, column, id_column, reading=_reading(scale, offset, packed, skipped), kind=kind)
     inverter = _load(model, device, precision, store)
     known = Known.take(decoding)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
     chunks = None
-    if out is not None and resume:
+    if out is not None and not resume:
+        refuse_partial(out)
+    if out is not None and compare is None and trace is None:
         source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": keep, "limit_rows": limit_rows}
         form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
         decode = {"model": inverter.sha256, "precision": inverter.precision, "options": options}
-        chunks = Chunks(out, {**source, **form, **decode, **known.settings()})
-    elif out is not None:
-        refuse_partial(out)
+        shown = {"tokens": tokens, "alternatives": alternatives}
+        chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings()})
     scores = Scores(inverter) if compare is not None else None
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(_sink(out, as_json, compare is not None, chunks, bool(known)))
+        chosen = columns(tokens, alternatives, bool(known))
+        sink = stack.enter_context(open_sink(out, as_json, compare is not None, chunks, chosen))
         write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
         bar = stack.enter_context(progress("Inverting", total, quiet or table_grows))
         for batch in _first(store.batches(step), limit_rows):
-            if chunks is not None and batch.row(len(batch) - 1) < chunks.done:
-                bar.advance(len(batch))
+            finished = sum(batch.row(i) < chunks.done for i in range(len(batch))) if chunks is not None else 0
+            if finished:
+                bar.advance(finished)
+                if finished == len(batch):
+                    continue
+                batch = batch.take(range(finished, len(batch)))
+            batch = _usable(batch, store.name, skipped)
+            if not len(batch):
                 continue
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {name: _column(batch, name, store.name) for name in keep}
-            _check_rows(batch, store.name)
             found = _invert(inverter, batch, options, known, store.name)
             sink(batch, found, originals, kept)
             if scores is not None and originals is not None:
                 scores.add(batch.vectors, found, originals)
             if write_trace is not None:
-                write_trace([_trace_row(name, part) for name, part in zip(batch.ids, found, strict=True)])
+                write_trace([trace_row(name, part) for name, part in zip(batch.ids, found, strict=True)])
             bar.advance(len(batch))
     if scores is not None:
         scores.show(as_json, quiet)
@@ -160,7 +174,7 @@ def _invert(
         raise known.located(error, batch) from error
 
 
-def _reading(scale: str | None, offset: str | None, packed: bool, skipped: _Skipped | None) -> Reading:
+def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None) -> Reading:
     """Make what the reader is told of the options."""
     from unembed.stores.quantised import Quantisation, parse_numbers
     from unembed.stores.reading import Reading
@@ -168,44 +182,6 @@ def _reading(scale: str | None, offset: str | None, packed: bool, skipped: _Skip
     factor = parse_numbers(scale, "scale") if scale is not None else None
     shift = parse_numbers(offset, "offset") if offset is not None else None
     return Reading(Quantisation(factor, shift, packed), skipped)
-
-
-class _Skipped:
-    """What `--skip-bad` leaves out: a line for each of the first rows, then their count; all of them in JSON.
-
-    Args:
-        limit: rows from this number on are not looked at; None for no limit.
-        as_json: whether the rows are kept for `show` instead of printed.
-        quiet: print nothing.
-    """
-
-    LINES = 10
-
-    def __init__(self, limit: int | None, as_json: bool, quiet: bool) -> None:
-        self._limit, self._as_json, self._quiet = limit, as_json, quiet
-        self._count = 0
-        self._rows: list[dict[str, Any]] = []
-
-    def __call__(self, bad: BadRow) -> None:
-        """Take a row that the reader leaves out."""
-        from unembed.cli.console import note
-
-        if self._limit is not None and bad.row >= self._limit:
-            return
-        self._count += 1
-        if self._as_json:
-            self._rows.append({"row": bad.row, "reason": bad.reason})
-        else:
-            note(f"skipped: {bad.reason}", self._quiet or self._count > self.LINES)
-
-    def show(self) -> None:
-        """Print the count, or one JSON object with all of them."""
-        from unembed.cli.console import note, show_json
-
-        if self._as_json:
-            show_json({"skipped": self._rows}, indent=None)
-        elif self._count:
-            note(f"{self._count} {'row was' if self._count == 1 else 'rows were'} skipped.", self._quiet)
 
 
 def _load(model: str, device: str | None, precision: str, store: Store) -> Inverter:
@@ -238,14 +214,17 @@ def _first(batches: Iterator[VectorBatch], count: int | None) -> Iterator[Vector
             return
 
 
-def _check_rows(batch: VectorBatch, source: str) -> None:
-    """Refuse vectors without a direction; the reader has refused NaN already."""
-    empty = ~batch.vectors.any(axis=1)
-    if empty.any():
-        raise InputError(
-            f"Row {batch.row(int(empty.argmax()))} of {source} is a vector of zeros.",
-            "Remove that row: it holds nothing to recover.",
-        )
+def _usable(batch: VectorBatch, source: str, skipped: Skipped | None) -> VectorBatch:
+    """Refuse or skip vectors without a direction; the reader has seen to NaN already."""
+    if bool(batch.vectors.any(axis=1).all()):
+        return batch
+    filled = [bool(vector.any()) for vector in batch.vectors]
+    for row in (batch.row(i) for i, good in enumerate(filled) if not good):
+        what = f"Row {row} of {source} is a vector of zeros."
+        if skipped is None:
+            raise InputError(what, "Remove that row, which holds nothing to recover, or add --skip-bad.")
+        skipped(BadRow(row, what))
+    return batch.take([i for i, good in enumerate(filled) if good])
 
 
 def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
@@ -256,67 +235,3 @@ def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
             f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
         )
     return batch.metadata[name]
-
-
-@contextlib.contextmanager
-def _sink(out: str | None, as_json: bool, compare: bool, chunks: Chunks | None, constrained: bool) -> Iterator[Any]:
-    """Yield a function (batch, recoveries, originals, kept columns) that writes rows where they are wanted."""
-    from unembed.cli.console import show_json, stdout_console
-    from unembed.cli.display import RecoveryTable
-    from unembed.cli.output import open_writer
-
-    def rows(batch: VectorBatch, found: Sequence[Recovery], originals: Any, kept: dict[str, list[Any]]) -> list[Any]:
-        return [
-            {
-                "id": name,
-                **_row(recovery, constrained),
-                **({"original": originals[i]} if originals is not None else {}),
-                **{key: values[i] for key, values in kept.items()},
-            }
-            for i, (name, recovery) in enumerate(zip(batch.ids, found, strict=True))
-        ]
-
-    if chunks is not None:
-
-        def write_chunk(batch: VectorBatch, *parts: Any) -> None:
-            chunks.write(rows(batch, *parts), batch.row(len(batch) - 1) + 1 - chunks.done)
-
-        yield write_chunk
-        chunks.finish()
-    elif out is not None:
-        with open_writer(out) as write:
-            yield lambda *parts: write(rows(*parts))
-    elif as_json:
-
-        def print_rows(*parts: Any) -> None:
-            for row in rows(*parts):
-                show_json(row, indent=None)
-
-        yield print_rows
-    else:
-        table = RecoveryTable(stdout_console(), compare)
-        yield lambda batch, found, originals, kept: table.add(batch.ids, found, originals)
-
-
-def _row(recovery: Recovery, constrained: bool) -> dict[str, Any]:
-    """Return the columns of one recovered text; with constraints, which tokens were known or required."""
-    return {
-        "text": recovery.text,
-        "confidence": recovery.confidence,
-        "p_exact": recovery.p_exact,
-        "length": recovery.length,
-        "passes": recovery.passes,
-        "queries": recovery.queries,
-        "tokens": list(recovery.tokens),
-        "token_confidence": list(recovery.token_confidence),
-        "alternatives": [part.text for part in recovery.alternatives],
-        **({"given": list(recovery.given), "forced": list(recovery.forced)} if constrained else {}),
-    }
-
-
-def _trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
-    """Return the steps of one decode as plain values."""
-    import dataclasses
-
-    steps = recovery.trace.steps if recovery.trace is not None else ()
-    return {"id": name, "text": recovery.text, "steps": [dataclasses.asdict(step) for step in steps]}

@@ -26,6 +26,7 @@ Write = Callable[[Sequence[Row]], None]
 MODE = 0o600
 KINDS = (".jsonl", ".csv", ".parquet")
 _OURS = ("token_confidence", "tokens", "alternatives")  # plain already: lists of numbers or of texts
+ROW_GROUP = 4096
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -111,16 +112,15 @@ def escape_cell(text: str) -> str:
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Write]:
-    """Write row groups; the columns' types come from the first rows."""
+    """Write row groups of one size, however the rows come; the columns' types come from the first group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    waiting: list[Row] = []
     writer: Any = None
 
-    def write(rows: Sequence[Row]) -> None:
+    def write_group(rows: Sequence[Row]) -> None:
         nonlocal writer
-        if not rows:
-            return
         values = {name: [row.get(name) if name in _OURS else plain(row.get(name)) for row in rows] for name in rows[0]}
         if writer is None:
             table = pa.table({name: _column(name, column) for name, column in values.items()})
@@ -134,13 +134,21 @@ def _parquet(path: Path) -> Iterator[Write]:
                 ) from error
         writer.write_table(table)
 
+    def write(rows: Sequence[Row]) -> None:
+        waiting.extend(rows)
+        while len(waiting) >= ROW_GROUP:
+            write_group(waiting[:ROW_GROUP])
+            del waiting[:ROW_GROUP]
+
     try:
         yield write
+        if waiting:
+            write_group(waiting)
+        elif writer is None:
+            pq.write_table(pa.table({}), path)
     finally:
         if writer is not None:
             writer.close()
-        elif path.stat().st_size == 0:
-            pq.write_table(pa.table({}), path)
 
 
 def _column(name: str, values: list[Any]) -> Any:

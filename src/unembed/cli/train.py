@@ -13,6 +13,7 @@ from unembed.cli.options import output_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
+    from unembed.training.loop import TrainingResult
     from unembed.training.recipe import Recipe
 
 
@@ -40,8 +41,9 @@ def command(
 ) -> None:
     """Train a model from RECIPE, a TOML file.
 
-    The resolved recipe, the log (JSON lines), the training curve and the checkpoint are written to --out. SIGTERM and
-    the end of the time box save the state; --resume goes on from there, bit for bit on a CPU.
+    The resolved recipe, the log (JSON lines), the training curve and the checkpoint are written to --out. Ctrl-C,
+    SIGTERM and the end of the time box save the state and the checkpoint; --resume goes on from there, bit for bit on a
+    CPU. After a signal the exit code is 130 or 143; a second one ends the run at once.
 
     \b
     Examples:
@@ -50,7 +52,8 @@ def command(
       unembed train recipes/default.toml --out runs/mine --resume
       unembed train recipes/default.toml --out runs/small --set model.width=256 --set optimizer.lr=3e-4
     """
-    from unembed.cli.console import note, show_json, start_logging
+    from unembed.cli.console import show_json, start_logging
+    from unembed.cli.signals import Stopped
     from unembed.model.shipped import find_checkpoint
     from unembed.training.loop import train
     from unembed.training.recipe import Recipe
@@ -73,7 +76,16 @@ def command(
     )
     if as_json:
         show_json(dataclasses.asdict(result))
-        return
+    else:
+        _tell(result, quiet)
+    if result.signal:
+        raise Stopped(result.signal)
+
+
+def _tell(result: TrainingResult, quiet: bool) -> None:
+    """Say how a run ended."""
+    from unembed.cli.console import note
+
     note(f"{result.texts} texts in {result.steps} steps; the checkpoint is {result.checkpoint}.", quiet)
     if not result.finished:
         note("The horizon is not reached: the same command with --resume goes on.", quiet)

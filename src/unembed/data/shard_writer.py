@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path
+from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path, verify_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
-from unembed.files import atomic_path, sha256_file
+from unembed.files import atomic_path, make_folder, remove_parts, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,8 @@ class ShardWriter:
             shard_size=shard_size,
         )
         self.manifest = fresh
+        remove_parts(self.folder, "*.npy")
+        remove_parts(self.folder, MANIFEST)
         if (self.folder / MANIFEST).exists():
             self.manifest = Manifest.load(self.folder)
             for key in ("tokenizer_sha256", "limit", "vocabulary", "pad_id", "dtype", "shard_size"):
@@ -182,12 +184,15 @@ def write_shards(
         The finished manifest.
 
     Raises:
-        DataError: the folder holds other shards, the texts differ from those of the earlier call, or no text is left.
+        DataError: the folder holds other or damaged shards, the texts differ from those of the earlier call, or no
+            text is left.
     """
     import numpy as np
 
     writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
     manifest, stream = writer.manifest, iter(texts)
+    make_folder(writer.folder)
+    verify_shards(writer.folder, manifest)
     for k, shard in enumerate(manifest.shards):
         _skip(stream, shard, k, writer.folder)
     if progress:

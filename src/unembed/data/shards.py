@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unembed.data.manifest import PARTS, Manifest, part_path
+from unembed.data.manifest import PARTS, Manifest, part_path, verify_shards
 from unembed.data.shard_writer import ShardWriter, write_shards
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import DataError
-from unembed.files import sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,16 +149,7 @@ class ShardDataset:
         Raises:
             DataError: a file that changed; the message names shard and file.
         """
-        for k, entry in enumerate(self.manifest.shards):
-            for part in PARTS:
-                path = part_path(self.path, k, part)
-                if not path.is_file() or sha256_file(path) != entry.sha256.get(part):
-                    raise DataError(
-                        f"Shard {k} of {self.path} is damaged: {path.name} has another sha256 than the manifest.",
-                        "Copy it again, or embed the texts again into an empty folder.",
-                    )
-            if progress:
-                progress(k + 1)
+        verify_shards(self.path, self.manifest, progress)
 
     def _map(self, shard: int, part: str) -> np.ndarray:
         """Memory-map one part of one shard."""

@@ -217,10 +217,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error.what}", _REPAIR) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote.")
-    if config.get("version") != VERSION:
+    version = config.get("version")
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
         raise CheckpointError(
-            f"{path} has checkpoint version {config.get('version')}, this program reads version {VERSION}.",
-            "Install the version of unembed that wrote it.",
+            f"{path} has checkpoint format {version}, this program reads format {VERSION}.",
+            "Install a newer unembed." if newer else "Install the unembed that wrote it, or train again.",
         )
     return config
 
@@ -287,4 +289,4 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         )
     except (SafetensorError, RuntimeError, KeyError, ValueError, DataError, json.JSONDecodeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded: {first}", _REPAIR) from error
+        raise CheckpointError(f"{path} cannot be loaded: {first.rstrip('.')}.", _REPAIR) from error

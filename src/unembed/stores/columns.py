@@ -127,11 +127,12 @@ def choose_columns(
     Raises:
         InputError: no vector column or several, no rows, no vector in the first row.
     """
-    names = list(schema.names)
+    with translated(source, "a table"):  # names in a damaged file may be no UTF-8
+        names = list(schema.names)
+        tables = {part.name: str(part.type) for part in schema if _numbers(part.type) is not None}
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         raise InputError(f"{source} has several columns named {double!r}.", "Give every column its own name.")
-    tables = {part.name: str(part.type) for part in schema if _numbers(part.type) is not None}
     name = choose_vectors(tables, column, source)
     kind = _storage(schema.field(name).type)
     dtype = str(_numbers(kind))

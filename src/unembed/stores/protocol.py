@@ -51,6 +51,13 @@ class VectorBatch:
         rows = None if self.rows is None else self.rows[:count]
         return VectorBatch(self.ids[:count], self.vectors[:count], metadata, self.start, rows)
 
+    def take(self, places: Sequence[int]) -> VectorBatch:
+        """Return the rows at some places of this batch, in that order, as a batch."""
+        chosen = list(places)
+        metadata = {name: [values[i] for i in chosen] for name, values in self.metadata.items()}
+        rows = [self.row(i) for i in chosen]
+        return VectorBatch([self.ids[i] for i in chosen], self.vectors[chosen], metadata, self.start, rows)
+
 
 class Store(Protocol):
     """A source of vectors that is read once, in batches, without holding them all in memory."""

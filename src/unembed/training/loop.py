@@ -10,7 +10,6 @@ Ctrl-C and the end of the time box all save the state first.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import time
@@ -24,7 +23,7 @@ import torch
 
 from unembed.data.feed import Feed
 from unembed.errors import CheckpointError, RecipeError
-from unembed.files import write_json
+from unembed.files import make_folder, remove_parts, write_json
 from unembed.model.block import compile_blocks
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
 from unembed.training.distributed import GradientWorkers
@@ -54,6 +53,7 @@ class TrainingResult:
         seconds: time spent in the loop.
         finished: whether the horizon was reached; otherwise the run can be resumed.
         metrics: the last validation.
+        signal: number of the signal that ended the session, 0 for none.
     """
 
     checkpoint: str
@@ -62,17 +62,21 @@ class TrainingResult:
     seconds: float
     finished: bool
     metrics: dict[str, Any]
+    signal: int = 0
 
 
 class _Stop:
-    """Remember a SIGTERM or Ctrl-C until the step is done."""
+    """Remember a SIGTERM or Ctrl-C until the step is done and saved; a second one ends the run at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
         self._old: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = number
+        _log.info("stopping; the state is saved first")
 
     def __enter__(self) -> _Stop:
         try:
@@ -115,9 +119,12 @@ def train(
         How the run ended, and where its checkpoint is.
 
     Raises:
-        RecipeError, DataError, CheckpointError: see `prepare` and `load_state`.
+        RecipeError, DataError, CheckpointError: see `prepare` and `load_state`; a folder that cannot be written.
+        KeyboardInterrupt: at a second SIGINT or SIGTERM.
     """
-    out = Path(out)
+    out = make_folder(out)
+    remove_parts(out)
+    remove_parts(out / "checkpoint")
     several = recipe.run.processes > 1
     if recipe.run.threads or several:
         torch.set_num_threads(recipe.run.threads or 1)
@@ -146,7 +153,6 @@ def train(
     ema = Ema(denoiser, recipe.optimizer.ema)
     generator = torch.Generator().manual_seed(recipe.run.seed)
     facts: dict[str, Any] = {"step": 0, "texts": 0, "seconds": 0.0, "horizon": recipe.run.steps}
-    out.mkdir(parents=True, exist_ok=True)
     if resume:
         facts |= load_state(out, denoiser, ema, optimizer, generator)
         if "feed" in facts:
@@ -155,6 +161,12 @@ def train(
             raise CheckpointError(
                 f"The run in {out} began with another recipe.", "Resume with the same recipe and overrides."
             )
+        if facts.get("data", prepared.fingerprint) != prepared.fingerprint:
+            raise CheckpointError(
+                f"The run in {out} began with other texts or vectors in {recipe.data.shards}.",
+                "Restore those shards, or begin a new run.",
+            )
+    facts["data"] = prepared.fingerprint
     facts["recipe"] = recipe.to_dict()
     write_json(out / "recipe.json", recipe.to_dict())
     shortlist = Shortlist.of(recipe.objective, prepared.counts, denoiser.banned)
@@ -168,13 +180,13 @@ def train(
                 step_loss, prepared.feed, recipe.run.processes - 1, recipe.run.seed, threads, compiled
             )
             stack.callback(run.workers.close)
-        reporter = stack.enter_context(Reporter(out, progress, append=resume))
-        metrics = run.loop(reporter, stack.enter_context(_Stop()), on_step)
+        reporter = stack.enter_context(Reporter(out, progress, facts["step"] if resume else None))
+        stop = stack.enter_context(_Stop())
+        metrics = run.loop(reporter, stop, on_step)
     run.keep(out / "checkpoint", metrics)
     reporter.figure()
-    return TrainingResult(
-        str(out / "checkpoint"), facts["step"], facts["texts"], round(facts["seconds"], 2), run.finished, metrics
-    )
+    spent = facts["step"], facts["texts"], round(facts["seconds"], 2)
+    return TrainingResult(str(out / "checkpoint"), *spent, run.finished, metrics, stop.asked)
 
 
 def _take_weights(denoiser: torch.nn.Module, path: Path) -> None:
@@ -343,14 +355,3 @@ class _Run:
 def with_run(recipe: Recipe, **values: Any) -> Recipe:
     """Return the recipe with some keys of its `run` part replaced."""
     return replace(recipe, run=replace(recipe.run, **values))
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read a run's `log.jsonl`; a last line cut short by a kill is left out."""
-    lines = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines

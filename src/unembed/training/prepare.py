@@ -24,7 +24,7 @@ from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder
-from unembed.errors import DataError, RecipeError
+from unembed.errors import DataError, EncoderMismatchError, RecipeError
 from unembed.model.autoregressive import build_denoiser
 from unembed.model.closed_form import ClosedForm, fit_closed_form
 from unembed.model.denoiser import Denoiser, DenoiserConfig
@@ -49,6 +49,7 @@ class Prepared:
         feed: training batches.
         validation: held-out figures.
         counts: (V,) occurrences of each token in the training texts.
+        fingerprint: of the shards that the training texts come from; "" where they come from elsewhere.
     """
 
     denoiser: Denoiser
@@ -57,6 +58,7 @@ class Prepared:
     feed: Feed | OnlineFeed
     validation: Validation
     counts: Tensor
+    fingerprint: str = ""
 
 
 def _batches(dataset: Dataset, rows: np.ndarray, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -116,6 +118,11 @@ def _check_shards(dataset: ShardDataset, path: str, encoder: Encoder, tokenizer:
             f"{path} was made with another tokenizer than the recipe's.",
             "Set data.tokenizer to the one that `unembed embed --tokenizer` was given, or make new shards.",
         )
+    try:
+        identity.check(encoder)
+    except EncoderMismatchError as error:
+        raise DataError(f"{path} was embedded by another {encoder.name}: {error.what}", "Make new shards.") from error
+    dataset.verify()
 
 
 def _cached(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
@@ -228,7 +235,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises:
         RecipeError: no data named, or online data without held-out texts.
-        DataError: shards of another limit, encoder or tokenizer than the recipe says, or too few texts.
+        DataError: shards of another limit, encoder or tokenizer than the recipe says, damaged ones, or too few texts.
     """
     data = recipe.data
     if not data.shards and not data.texts:
@@ -260,4 +267,5 @@ def prepare(recipe: Recipe) -> Prepared:
     _fill(denoiser, fit_closed_form(batches, tokenizer.size, data.limit, positions=recipe.model.position_prior))
     part = recipe.model if own else replace(recipe.model, init_embeddings=False)
     _start_weights(denoiser, encoder, counts, part)
-    return Prepared(denoiser, tokenizer, encoder.identity, source.feed, source.validation, counts)
+    fingerprint = source.sample.manifest.fingerprint if isinstance(source.sample, ShardDataset) else ""
+    return Prepared(denoiser, tokenizer, encoder.identity, source.feed, source.validation, counts, fingerprint)

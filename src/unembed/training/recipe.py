@@ -28,8 +28,15 @@ SCHEDULE_NAMES = ("linear", "cosine", "exponential")
 def _positive(part: Any, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(part, name)
-        if value <= 0:
+        if not 0 < value < float("inf"):
             raise RecipeError(f"{name} is {value}.", "Use a number above 0.")
+
+
+def _not_negative(part: Any, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(part, name)
+        if not 0 <= value < float("inf"):
+            raise RecipeError(f"{name} is {value}.", "Use 0 or a number above.")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -88,6 +95,7 @@ class DataPart:
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("limit", "batch_size"))
+        _not_negative(self, ("max_texts", "noise"))
         if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.limit):
             raise RecipeError(
                 f"data.buckets is {list(self.buckets)}.", f"Use lengths from 1 that end with {self.limit}."
@@ -175,6 +183,12 @@ class OptimizerPart:
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive(self, ("lr", "clip", "accumulate"))
+        _not_negative(self, ("weight_decay", "warmup", "muon_lr"))
+        for name, values in (("betas", self.betas), ("ema", (self.ema,))):
+            if not all(0 <= value < 1 for value in values) or (name == "betas" and len(values) != 2):
+                raise RecipeError(
+                    f"optimizer.{name} is {getattr(self, name)}.", "Use 0 or more, below 1; betas are two."
+                )
         _one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
         _one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
 
@@ -215,7 +229,8 @@ class RunPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _positive(self, ("processes",))
+        _positive(self, ("processes", "validate_every", "save_every"))
+        _not_negative(self, ("seed", "steps", "threads"))
         _one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("run.compile", self.compile, ("auto", "yes", "no"))
         _one_of("run.horizon", self.horizon, ("steps", "time"))
@@ -243,6 +258,11 @@ class ValidationPart:
     texts: int = 512
     decoded: int = 200
     seed: int = 17
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive(self, ("texts",))
+        _not_negative(self, ("decoded", "seed"))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """What a run tells while it goes: a progress bar, a JSONL log, a training-curve figure.
 
-Contents: `Reporter`.
+Contents: `Reporter`, `read_log`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Any
+
+from unembed.errors import DataError
+from unembed.files import atomic_path, atomic_write_bytes
 
 _LOG_EVERY = 10.0
 
@@ -19,12 +23,19 @@ class Reporter:
     Args:
         out: folder of the run.
         progress: show the bar on stderr.
-        append: go on with an existing log.
+        step: of the state that the run goes on from: later lines of an existing log are dropped, since those steps come
+            again; None begins a new log.
+
+    Raises:
+        DataError: the log cannot be written.
     """
 
-    def __init__(self, out: Path, progress: bool, append: bool) -> None:
+    def __init__(self, out: Path, progress: bool, step: int | None) -> None:
         self.out = out
-        self._stream = open(out / "log.jsonl", "a" if append else "w", encoding="utf-8")
+        self._path = out / "log.jsonl"
+        kept = [line for line in read_log(self._path) if line["step"] <= step] if step is not None else []
+        atomic_write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._stream = open(self._path, "a", encoding="utf-8")
         self._bar: Any = None
         self._shown = 0.0
         if progress:
@@ -43,11 +54,17 @@ class Reporter:
         """Close the bar and the log."""
         if self._bar is not None:
             self._bar.close()
-        self._stream.close()
+        with contextlib.suppress(OSError):  # a full disk: what could not be written was reported before
+            self._stream.close()
 
     def _write(self, values: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(values) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise DataError(
+                f"Writing {self._path} failed: {error.strerror}.", "Free disk space, then go on with --resume."
+            ) from error
 
     def step(self, facts: dict[str, Any], loss: float, texts: int, seconds: float, share: float, rate: float) -> None:
         """Take in one step; writes a line every ten seconds."""
@@ -93,9 +110,7 @@ class Reporter:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        rows = []
-        for line in (self.out / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
+        rows = read_log(self._path)
         figure, axis = plt.subplots(figsize=(7, 4))
         for kind, key, label in (
             ("train", "loss", "training loss"),
@@ -110,5 +125,18 @@ class Reporter:
         axis.grid(alpha=0.3)
         axis.legend()
         figure.tight_layout()
-        figure.savefig(self.out / "curve.png", dpi=120)
+        with atomic_path(self.out / "curve.png") as part:
+            figure.savefig(part, dpi=120, format="png")
         plt.close(figure)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Read a run's `log.jsonl`; none where it is absent, and without the last line where a kill has cut it short."""
+    path = Path(path)
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

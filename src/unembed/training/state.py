@@ -84,7 +84,7 @@ def load_state(
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"The training state in {folder} does not fit this run: {first}",
+            f"The training state in {folder} does not fit this run: {first.rstrip('.')}.",
             "Resume with the recipe that the run began with, or begin a new run.",
         ) from error
     return facts

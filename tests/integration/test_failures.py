@@ -1,0 +1,399 @@
+"""What goes wrong on a real machine: full disks, folders that cannot be written, damaged shards, strange stores.
+
+Each ends in exit code 2 with two sentences, leaves nothing that is half written, and keeps what was finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import pty
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from cli_helpers import Place, fails, run
+
+from unembed.cli import main
+from unembed.cli.chunks import Chunks, partial_folder
+from unembed.errors import DataError
+from unembed.stores.files import open_file
+from unembed.stores.registry import register_store
+
+DEFAULT = ["id", "text", "confidence", "length", "passes", "queries"]
+
+
+@contextlib.contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: the system refuses the write as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_disk_that_is_full_while_texts_are_written(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """No chunk fits: nothing is left. The chunks fit and the whole does not: they are kept, and --resume goes on."""
+    out = tmp_path / f"o{ending}"
+    args = ["invert", place.vectors, "-m", place.model, "--tokens", "--alternatives", "--out", out]
+    with small_disk(1500):
+        fails(capsys, args, "Writing", "File too large", "Free disk space")
+    assert names(tmp_path) == []
+
+    rows = [{"id": i, "text": f"a text with some words {i} {i * i * 7919}"} for i in range(40)]
+    with Chunks(tmp_path / f"whole{ending}", {}) as whole:
+        whole.write(rows)
+        whole.finish()
+    with small_disk(600):
+        with pytest.raises(DataError, match="File too large"), Chunks(out, {}) as chunks:
+            for start in range(0, 40, 5):
+                chunks.write(rows[start : start + 5])
+                chunks.flush()
+            chunks.finish()
+        assert not out.exists() and chunks.done == 40
+    with Chunks(out, {}) as again:
+        assert again.done == 40
+        again.finish()
+    assert out.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+    assert names(tmp_path) == sorted([out.name, f"whole{ending}"])
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".npy", ".jsonl"])
+def test_a_disk_that_is_full_while_vectors_are_written(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    out = tmp_path / f"v{ending}"
+    args = ["embed", place.texts, "--out", out, "--encoder", "hashing:32", "-q"]
+    with small_disk(4000):
+        fails(capsys, args, "Writing", "File too large", "Free disk space")
+    assert names(tmp_path) == []
+    shards = tmp_path / "shards"
+    args = ["embed", place.texts, "--shards", shards, "--encoder", "hashing:32", "-q", "--shard-size", "100"]
+    with small_disk(4000):
+        fails(capsys, args, "shard-00000.vectors.npy", "requested", "Free disk space")
+    assert not (shards / "manifest.json").exists() and not list(shards.glob(".*"))
+    assert main([str(arg) for arg in args]) == 0 and len(list(shards.glob("*.vectors.npy"))) == 2
+
+
+def test_a_disk_that_is_full_while_others_write(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trace, the result of an evaluation, the state and the log of a run."""
+    trace, results, folder = tmp_path / "t.jsonl", tmp_path / "results", tmp_path / "r"
+    with small_disk(1000):
+        fails(capsys, ["invert", place.vectors, "-m", place.model, "--trace", trace], "t.jsonl", "File too large")
+        args = ["evaluate", place.texts, "-m", place.model, "-n", "10", "--no-cosine", "--out", results]
+        fails(capsys, args, "texts-adaptive.json", "File too large")
+    assert names(tmp_path) == ["results"]
+    args = ["train", place.recipe, "--out", folder, "--set", f'data.shards="{place.shards}"', "-q"]
+    with small_disk(20_000):
+        fails(capsys, args, "state.safetensors", "File too large", "Free disk space")
+    assert names(folder) == ["log.jsonl", "recipe.json"]
+    with small_disk(700):
+        fails(capsys, args, "recipe.json", "File too large")
+
+
+def test_a_disk_that_is_full_when_the_log_grows(tmp_path: Path) -> None:
+    from unembed.training.report import Reporter, read_log
+
+    facts = {"step": 1, "texts": 8, "seconds": 1.0}
+    with Reporter(tmp_path, False, None) as reporter:
+        reporter.step(facts, 1.0, 8, 0.1, 0.1, 0.1)
+        with small_disk(250), pytest.raises(DataError, match=r"log\.jsonl failed.*--resume"):
+            for step in range(2, 9):
+                reporter.validation({**facts, "step": step}, {"bound": 1.0})
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 1 + len(lines))) and 1 <= len(lines) < 8
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
+    """Lines behind the saved state come again; a line that a kill has cut is dropped, not glued to the next."""
+    from unembed.training.report import Reporter, read_log
+
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"kind": "validation", "step": step}) + "\n" for step in (1, 4, 9)) + '{"kin')
+    with Reporter(tmp_path, False, 4) as reporter:
+        reporter.validation({"step": 9, "texts": 8, "seconds": 1.0}, {"bound": 1.0})
+    assert [line["step"] for line in read_log(path)] == [1, 4, 9]
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_standard_output_on_a_full_disk(place: Place) -> None:
+    for args in (["invert", place.vectors, "-m", place.model], ["models", "show", place.model, "--json"]):
+        command = [sys.executable, "-m", "unembed", *map(str, args)]
+        with open("/dev/full", "w") as full:
+            found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert found.returncode == 2 and len(found.stderr.splitlines()) == 2, found.stderr
+        assert "No space left on device" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that may be read and not written, also where the tests run as root: they become nobody meanwhile."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def commands(place: Place, folder: Path) -> dict[str, list[str | Path]]:
+    """Every command that writes, told to write into a folder."""
+    invert: list[str | Path] = ["invert", place.vectors, "-m", place.model]
+    embed: list[str | Path] = ["embed", place.texts, "--encoder", "hashing:32", "-q"]
+    shards = f'data.shards="{place.shards}"'
+    return {
+        "invert": [*invert, "--out", folder / "o.csv"],
+        "compare": [*invert, "--out", folder / "o.csv", "--compare", "text"],
+        "trace": [*invert, "--trace", folder / "t.jsonl"],
+        "embed": [*embed, "--out", folder / "o.npy"],
+        "shards": [*embed, "--shards", folder / "shards"],
+        "train": ["train", place.recipe, "--set", shards, "-q", "--out", folder / "run"],
+        "evaluate": ["evaluate", place.texts, "-m", place.model, "-n", "10", "--out", folder / "results"],
+    }
+
+
+WRITERS = ("invert", "compare", "trace", "embed", "shards", "train", "evaluate")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_cannot_be_written(place: Place, tmp_path: Path, name: str) -> None:
+    """A read-only folder, a path under a file and a file system of the kernel, found before any work is done."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, Path("/proc")):
+        found = run_here(*commands(place, folder)[name])
+        assert found[0] == 2 and len(found[1].splitlines()) == 2, found
+        assert str(folder) in found[1] and "writable" in found[1], found
+    assert names(tmp_path) == ["file"]
+
+
+def run_here(*args: str | Path) -> tuple[int, str]:
+    """Run a command in this process without pytest's capturing of files; return its exit code and stderr."""
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(io.StringIO()):
+        code = main([str(arg) for arg in args])
+    return code, text.getvalue()
+
+
+def test_a_read_only_folder(place: Place, locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unembed.cli.chunks.remove_parts", lambda *args: None)
+    copy = Path(tempfile.mkdtemp(dir="/tmp"))  # nobody may not look into pytest's own folders
+    try:
+        if os.geteuid() != os.getuid():
+            os.seteuid(0)
+            for path in (place.texts, place.vectors, place.recipe):
+                shutil.copy(path, copy)
+            shutil.copytree(place.model, copy / "model")
+            shutil.copytree(place.shards, copy / "shards")
+            copy.chmod(0o755)
+            os.seteuid(65534)
+            place = Place(
+                copy, copy / "texts.tsv", copy / "v.parquet", copy / "shards", copy / "tiny.toml", copy / "model"
+            )
+        for name, args in commands(place, locked).items():
+            code, err = run_here(*args)
+            assert code == 2 and len(err.splitlines()) == 2 and "Permission denied" in err, (name, code, err)
+        assert names(locked) == []
+    finally:
+        if os.geteuid() != os.getuid():
+            os.seteuid(0)
+        shutil.rmtree(copy)
+
+
+def flipped(path: Path) -> bytes:
+    """Flip one bit in the middle of a file; return what it was."""
+    good = path.read_bytes()
+    at = len(good) // 2
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    return good
+
+
+def test_shards_with_a_flipped_byte(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training, resuming, embedding on and evaluating refuse them; shards of old manifests are read without a check."""
+    shards = tmp_path / "shards"
+    shutil.copytree(place.shards, shards)
+    train = ["train", place.recipe, "--out", tmp_path / "run", "--set", f'data.shards="{shards}"', "-q"]
+    assert main([str(arg) for arg in [*train, "--set", "run.steps=2"]]) == 0
+    path = shards / "shard-00000.vectors.npy"
+    good = flipped(path)
+    embed = ["embed", place.texts, "--shards", shards, "--encoder", "hashing:32", "--limit", "12", "-q"]
+    evaluate = ["evaluate", shards, "-m", place.model, "-n", "5", "--no-cosine"]
+    for args in (train, [*train, "--set", "run.steps=2", "--resume"], embed, evaluate):
+        fails(capsys, args, "Shard 0", "shard-00000.vectors.npy", "damaged", "Copy it again")
+    manifest = json.loads((shards / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        del entry["sha256"]
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    path.write_bytes(good)
+    assert run(capsys, *evaluate, "-q").code == 0
+
+
+def test_shards_of_another_encoder(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By name; by what the probes become where the name is the same; and other texts where a run goes on."""
+    other = tmp_path / "other"
+    assert run(capsys, "embed", place.texts, "--shards", other, "--encoder", "hashing:16", "-q").code == 0
+    setting = f'data.shards="{other}"'
+    train = ["train", place.recipe, "--out", tmp_path / "r", "-q", "--set", setting, "--set", "data.limit=32"]
+    fails(capsys, train, "hashing:16", "hashing:32", "data.encoder")
+
+    same = tmp_path / "same"
+    shutil.copytree(place.shards, same)
+    manifest = json.loads((same / "manifest.json").read_text())
+    vectors = manifest["identity"]["probe_vectors"]
+    manifest["identity"]["probe_vectors"] = vectors[1:] + vectors[:1]
+    (same / "manifest.json").write_text(json.dumps(manifest))
+    train = ["train", place.recipe, "--out", tmp_path / "r", "-q", "--set", f'data.shards="{same}"']
+    fails(capsys, train, "embedded by another hashing:32", "Make new shards")
+
+    shutil.rmtree(same)
+    shutil.copytree(place.shards, same)
+    more = ["--set", "run.steps=2"]
+    assert run(capsys, *train, *more).code == 0
+    shutil.rmtree(same)
+    few = tmp_path / "few.tsv"
+    few.write_text("".join(place.texts.read_text().splitlines(keepends=True)[1:]))
+    assert run(capsys, "embed", few, "--shards", same, "--encoder", "hashing:32", "--limit", "12", "-q").code == 0
+    fails(capsys, [*train, *more, "--resume"], "began with other texts or vectors", "begin a new run")
+
+
+def test_a_state_that_is_cut(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", place.recipe, "--out", tmp_path / "r", "-q", "--set", f'data.shards="{place.shards}"']
+    train += ["--set", "run.steps=2"]
+    fails(capsys, [*train, "--resume"], "no training state", "Leave out --resume")
+    assert run(capsys, *train).code == 0
+    state = tmp_path / "r" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    fails(capsys, [*train, "--resume"], "training state", "begin a new run")
+
+
+def test_checkpoints_of_other_formats(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(place.model, model)
+    config = json.loads((model / "config.json").read_text())
+    for version, do in ((config["version"] + 1, "newer unembed"), (config["version"] - 1, "that wrote it")):
+        (model / "config.json").write_text(json.dumps({**config, "version": version}))
+        for args in (["invert", place.vectors, "-m"], ["evaluate", place.texts, "-m"], ["models", "verify"]):
+            fails(capsys, [*args, model], f"format {version}", do)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_columns_are_what_was_asked_for(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    def columns(*more: str) -> list[str]:
+        out = tmp_path / f"o.{ending}"
+        args = ["invert", place.vectors, "-m", place.model, "--limit-rows", "3", "--out", out, *more]
+        assert run(capsys, *args).code == 0
+        assert stat.S_IMODE(out.stat().st_mode) == 0o600
+        if ending == "jsonl":
+            return list(json.loads(out.read_text().splitlines()[0]))
+        return pq.read_schema(out).names if ending == "parquet" else out.read_text().splitlines()[0].split(",")
+
+    assert columns() == DEFAULT
+    assert columns("--alternatives", "--keep", "source") == [*DEFAULT, "alternatives", "source"]
+    assert columns("--tokens") == [*DEFAULT, "p_exact", "tokens", "token_confidence"]
+    assert columns("--compare", "text") == [*DEFAULT, "original"]
+    printed = run(capsys, "invert", place.vectors, "-m", place.model, "--limit-rows", "1", "--json", "--alternatives")
+    row = json.loads(printed.out)
+    assert list(row) == [*DEFAULT, "alternatives"] and row["alternatives"]
+
+
+def test_cells_of_the_output_are_no_formulas(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"id": f"={i}", "note": "@x", "v": [1.0] * 32}) for i in range(3)]
+    (tmp_path / "v.jsonl").write_text("\n".join(rows))
+    args = ["invert", tmp_path / "v.jsonl", "-m", place.model, "--keep", "note", "--out", tmp_path / "o.csv"]
+    assert run(capsys, *args).code == 0
+    with open(tmp_path / "o.csv", newline="") as stream:
+        assert [(row["id"], row["note"]) for row in csv.DictReader(stream)] == [(f"'={i}", "'@x") for i in range(3)]
+
+
+def test_skip_bad_holds_for_every_store_and_is_resumed(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero vectors are skipped too, also those of a store that checks nothing; a row mended later is not doubled."""
+    vectors = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
+    vectors[[5, 63, 100, 149]] = 0
+    np.save(tmp_path / "v.npy", vectors)
+    register_store("test+zeros", lambda address, column, id_column: open_file(tmp_path / "v.npy"))
+    for source in (str(tmp_path / "v.npy"), "test+zeros://x"):
+        args = ["invert", source, "-m", place.model]
+        fails(capsys, args, "Row 5 of", "zeros")
+        found = run(capsys, *args, "--skip-bad", "--json")
+        *rows, last = map(json.loads, found.out.splitlines())
+        assert [part["row"] for part in last["skipped"]] == [5, 63, 100, 149]
+        assert [row["id"] for row in rows] == [i for i in range(150) if i not in (5, 63, 100, 149)]
+
+    out, source = tmp_path / "o.jsonl", tmp_path / "v.jsonl"
+    vectors[[5, 100, 149]] = 1
+    lines = [json.dumps(row).encode() for row in vectors.tolist()]
+    source.write_bytes(b"\n".join([*lines[:120], b"\xff", *lines[121:]]))
+    args = ["invert", source, "-m", place.model, "--skip-bad", "--out", out]
+    fails(capsys, [*args, "-q"], "v.jsonl", "UTF-8")
+    assert list(partial_folder(out).glob("chunk-*"))
+    lines[63] = lines[64]
+    source.write_bytes(b"\n".join(lines))
+    assert run(capsys, *args, "--resume").code == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(150))
+
+
+def on_a_terminal(*args: str | Path, **environment: str) -> str:
+    """Run a command on a terminal of its own; return what it shows there."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "unembed", *map(str, args)]
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    variables = {**clean, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=variables) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal on Linux
+            while data := os.read(ours, 1 << 16):
+                shown += data
+        process.wait()
+    os.close(ours)
+    return shown.decode()
+
+
+def test_colours_only_on_a_terminal(place: Place, tmp_path: Path) -> None:
+    args = ["embed", tmp_path / "absent.txt", "--out", tmp_path / "a.npy"]
+    assert "\x1b[31m" in on_a_terminal(*args)
+    plain = on_a_terminal(*args, NO_COLOR="1")
+    assert "error:" in plain and "\x1b" not in plain
+    table = ["invert", place.vectors, "-m", place.model, "--limit-rows", "3"]
+    assert "\x1b[1m" in on_a_terminal(*table)
+    assert "\x1b[3" not in on_a_terminal(*table, NO_COLOR="1")
+
+
+def test_a_progress_bar_with_the_time_left_appears_after_two_seconds(tmp_path: Path) -> None:
+    texts = tmp_path / "many.txt"
+    texts.write_text("the old house near the tree\n" * 60_000)
+    shown = on_a_terminal("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
+    assert "Embedding" in shown and "/60000" in shown and "0:0" in shown
