@@ -444,6 +444,9 @@ class FakeInverter:
     dimension = 3
     sha256, precision = "abc", "fp32"
 
+    def resolve(self, options: dict[str, Any]) -> Any:
+        return SimpleNamespace(batch_size=64)
+
     def invert(self, vectors: np.ndarray, **options: Any) -> list[Any]:
         assert np.isfinite(vectors).all() and vectors.any(axis=1).all()
         fields = {"p_exact": None, "length": 1, "passes": 1, "queries": 0, "tokens": (), "token_confidence": ()}
