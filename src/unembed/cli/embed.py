@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ def command(
 ) -> None:
     """Embed TEXTS (.txt, .tsv, .jsonl, .parquet, each also .zst; files or folders) into a file or into shards.
 
+    A Hugging Face dataset is named hf:NAME, with options behind a question mark, and is read as a stream.
+
     Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped. Rows that are
     finished when a run is interrupted are kept, in FILE.partial or as whole shards; the same command goes on behind
     them, with --resume where it writes a file.
@@ -75,10 +77,12 @@ def command(
       unembed embed notes.txt --out vectors.parquet
       unembed embed notes.txt --out vectors.parquet --resume
       unembed embed corpus/ --shards data/train --exclude-source medquad
+      unembed embed "hf:allenai/c4?config=en&take=2000000" --shards data/c4
       unembed embed notes.txt --encoder "http://127.0.0.1:8000/v1?model=NAME" --out vectors.parquet
     """
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.console import note, progress, show_json
+    from unembed.data.hub_datasets import DatasetStream, is_dataset
     from unembed.data.sources import read_texts
     from unembed.data.tokenizers import load_tokenizer
     from unembed.encoders.http import HttpEncoder
@@ -91,12 +95,21 @@ def command(
         check_target(out)
         if not resume:
             refuse_partial(out)
-    stream = read_texts(texts, _column(column), _column(source_column), exclude_source)
     total = limit_rows
-    if limit_rows is not None:
-        stream = itertools.islice(stream, limit_rows)
-    elif sys.stderr.isatty() and not quiet:  # reading is a hundred times faster than embedding
-        total = sum(1 for _ in read_texts(texts, _column(column), _column(source_column), exclude_source))
+    stream: Iterable[tuple[str, str]]
+    if all(map(is_dataset, texts)):
+        if column is not None or source_column is not None:
+            raise InputError(
+                "--column and --source-column do not go with a dataset.", "Write hf:NAME?column=...&source=... instead."
+            )
+        stream = DatasetStream(texts, exclude_source, limit_rows)
+    else:
+        stream = read_texts(texts, _column(column), _column(source_column), exclude_source)
+        if limit_rows is not None:
+            stream = itertools.islice(stream, limit_rows)
+        elif sys.stderr.isatty() and not quiet and not any(map(is_dataset, texts)):
+            # reading is a hundred times faster than embedding
+            total = sum(1 for _ in read_texts(texts, _column(column), _column(source_column), exclude_source))
     model = load_encoder(encoder, **given(**options))
     tokens = load_tokenizer(tokenizer, model)
     with progress("Embedding", total, quiet) as bar:
@@ -119,7 +132,7 @@ def command(
             made = {"encoder": known, "tokenizer": tokens.sha256, "limit": limit, "precision": options["precision"]}
             settings = {"texts": texts, **reading, "limit_rows": limit_rows, **made}
             with Chunks(str(out), settings, partial(_assemble, str(out), counter)) as chunks:
-                _fill(chunks, stream, model, tokens, limit, bar.advance)
+                _fill(chunks, iter(stream), model, tokens, limit, bar.advance)
                 chunks.finish()
             report = {"path": out, "texts": counter["rows"], "dropped": chunks.done - counter["rows"]}
     usage = model.usage if isinstance(model, HttpEncoder) else None

@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unembed.data.hub_datasets import DatasetStream
 from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path, verify_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
-from unembed.files import atomic_path, make_folder, remove_parts, sha256_file
+from unembed.files import atomic_path, make_folder, read_json, remove_parts, sha256_file, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
 _CHUNK = 4096
 _MAX_SOURCES = 65536
+_PLACE = "stream.json"
 
 
 class ShardWriter:
@@ -172,7 +174,8 @@ def write_shards(
 
     Args:
         out: folder of the shards.
-        texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one.
+        texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one; a
+            `DatasetStream` goes on there at once, anything else is read again from its beginning and compared.
         encoder: embeds the truncated texts.
         tokenizer: the encoder's own.
         limit: greatest number of tokens of a text.
@@ -190,10 +193,12 @@ def write_shards(
     import numpy as np
 
     writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
-    manifest, stream = writer.manifest, iter(texts)
+    manifest = writer.manifest
     make_folder(writer.folder)
     verify_shards(writer.folder, manifest)
-    for k, shard in enumerate(manifest.shards):
+    at_once = isinstance(texts, DatasetStream) and _restore(texts, writer)
+    stream = iter(texts)
+    for k, shard in enumerate([] if at_once else manifest.shards):
         _skip(stream, shard, k, writer.folder)
     if progress:
         progress(manifest.n)
@@ -225,6 +230,20 @@ def write_shards(
             return writer.finish(dropped=read)
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
         writer.add(flat, np.array([len(i) for i in ids]), vectors[: len(ids)], sources, read, digest.hexdigest())
+        if isinstance(texts, DatasetStream):
+            write_json(writer.folder / _PLACE, {"shards": len(manifest.shards), "state": texts.state()})
+
+
+def _restore(texts: DatasetStream, writer: ShardWriter) -> bool:
+    """Let a stream go on behind the last whole shard, where that place was kept."""
+    path = writer.folder / _PLACE
+    if not writer.manifest.shards or not path.is_file():
+        return False
+    kept = read_json(path)
+    if kept["shards"] != len(writer.manifest.shards):  # ended between the shard and its place
+        return False
+    texts.restore(kept["state"])
+    return True
 
 
 def _update(digest: Any, chunk: Sequence[tuple[str, str]]) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from unembed.data.hub_datasets import DatasetStream, is_dataset
 from unembed.errors import DataError
 
 FORMATS = (".txt", ".tsv", ".jsonl", ".parquet")
@@ -33,10 +34,11 @@ def read_texts(
     source_column: str | int | None = None,
     exclude_sources: Collection[str] = (),
 ) -> Iterator[tuple[str, str]]:
-    """Read texts in the order of the files; empty ones are skipped.
+    """Read texts in the order of the files and datasets; empty ones are skipped.
 
     Args:
-        paths: a file, a folder (its files of known formats, sorted by name, subfolders included), or several of them.
+        paths: a file, a folder (its files of known formats, sorted by name, subfolders included), a Hugging Face
+            dataset (hf:NAME?..., see `data/hub_datasets.py`), or several of them.
         column: where the text stands, by name or by index from 0 (negative: from the end). A name makes the first
             line of a TSV its header. Default: the line (.txt), the last column (.tsv), "text" (.jsonl), "text" or
             the only column of strings (.parquet).
@@ -51,10 +53,18 @@ def read_texts(
         DataError: a path that is missing or of no known format, or a bad line; the message names file and line.
     """
     excluded = {exclude_sources} if isinstance(exclude_sources, str) else set(exclude_sources)
-    for path in list_files(paths):
-        for text, source in _read_file(path, column, source_column):
-            if text and not text.isspace() and source not in excluded:
-                yield text, source
+    several = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = [path for path in several if not is_dataset(path)]
+    if files or not several:
+        list_files(files)  # a path that is missing is found before anything is read
+    for path in several:
+        if is_dataset(path):
+            yield from DatasetStream([str(path)], excluded)
+            continue
+        for file in list_files(path):
+            for text, source in _read_file(file, column, source_column):
+                if text and not text.isspace() and source not in excluded:
+                    yield text, source
 
 
 def list_files(paths: Paths) -> list[Path]:

@@ -78,13 +78,8 @@ def _byte_level(vocabulary: str, merges: str) -> str:
 
 def _from_hub(name: str) -> str:
     """The JSON of a repository: from the local cache, else from the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
     try:
         path = hf_hub_download(name, "tokenizer.json", local_files_only=True)
@@ -92,13 +87,15 @@ def _from_hub(name: str) -> str:
         raise _unknown(name) from error
     except Exception:  # not in the cache
         try:
-            path = hf_hub_download(name, "tokenizer.json", etag_timeout=_SECONDS)
-        except LocalEntryNotFoundError as error:
-            raise _unreachable(name) from error
-        except EntryNotFoundError as error:
-            raise DataError(f"{name!r} has no tokenizer.json.", "Name a model that has one.") from error
+            HfApi().model_info(name, timeout=_SECONDS)  # asked once; a download would be tried for half a minute
         except RepositoryNotFoundError as error:
             raise _unknown(name) from error
+        except Exception as error:
+            raise _unreachable(name) from error
+        try:
+            path = hf_hub_download(name, "tokenizer.json")
+        except EntryNotFoundError as error:
+            raise DataError(f"{name!r} has no tokenizer.json.", "Name a model that has one.") from error
         except Exception as error:
             raise _unreachable(name) from error
     return Path(path).read_text(encoding="utf-8")

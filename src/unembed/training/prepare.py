@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unembed.data.feed import Dataset, Feed
+from unembed.data.hub_datasets import is_dataset
 from unembed.data.online import Augmentation, OnlineBatches
 from unembed.data.shards import ShardDataset
 from unembed.data.sources import list_files, read_texts
@@ -157,7 +158,8 @@ def _online(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> _Source:
             "Texts are embedded online, but validation.shards names no held-out shards.",
             "Make some with `unembed embed HELD_OUT --shards FOLDER`.",
         )
-    list_files(list(data.texts))
+    if files := [path for path in data.texts if not is_dataset(path)]:
+        list_files(files)
     held_out = ShardDataset(part.shards)
     _check_shards(held_out, part.shards, encoder, tokenizer, data.limit)
     source = OnlineBatches(

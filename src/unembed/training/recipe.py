@@ -63,7 +63,7 @@ class DataPart:
 
     Attributes:
         shards: folder of cached shards (`unembed embed --shards`); empty when texts are embedded online.
-        texts: text files or folders for online embedding.
+        texts: text files, folders or Hugging Face datasets (hf:allenai/c4?config=en) for online embedding.
         encoder: name or folder of the encoder.
         tokenizer: "encoder" for the encoder's own; or a folder with tokenizer.json, or vocab.json and merges.txt, or a
             name on the model hub. Shards must have been made with the same (`unembed embed --tokenizer`).
