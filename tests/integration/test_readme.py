@@ -26,7 +26,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """Lines of shell blocks and indented lines that begin with a program of ours."""
-    fenced = [line.strip() for body in blocks(text, "sh") for line in body.splitlines()]
+    bodies = [body.replace("\\\n", " ") for body in blocks(text, "sh")]  # a line may go on in the next
+    fenced = [re.sub(r"^([A-Z_]+=\S+ +)+", "", line.strip()) for body in bodies for line in body.splitlines()]
     return [line for line in fenced if line and not line.startswith("#")] + INDENTED.findall(FENCED.sub("", text))
 
 
