@@ -24,13 +24,21 @@ from unembed.files import atomic_write_bytes
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "cli.md"
 WIDTH = 120
+_MARK = (
+    "<!-- test page: small; with notes.txt, texts.txt, vectors.npy, vectors.parquet, corpus, shards/train, "
+    "shards/validation; take invert for COMMAND -->"
+)
 _HEAD = f"""# Commands
 
 Written by `scripts/cli_reference.py` from the commands themselves. `unembed COMMAND --help` says the same.
 
 A command exits with 0 when it did what was asked, and with {USER_ERROR} when you can mend what went wrong: two lines on
 stderr say what is wrong and what to do. {INTERRUPTED} follows Ctrl-C, {PIPE_CLOSED} a reader that closed the pipe.
+
+{_MARK}
 """
+# Examples that tests/integration/test_docs_run.py does not run, and why.
+_SKIPPED = {"unembed reproduce": "it needs models of several encoders, tests/integration/test_reproduce.py has some"}
 
 
 def build() -> str:
@@ -55,6 +63,8 @@ def _section(command: click.Command, parent: click.Context | None, name: str, le
     if examples:
         plain = not any(re.search(r"COMMAND|[<>|]", line) for line in examples)  # a test parses what is marked sh
         yield "Examples:\n"
+        if path in _SKIPPED:
+            yield f"<!-- test: skip {_SKIPPED[path]} -->\n"
         yield f"```{'sh' if plain else 'bash'}\n" + "\n".join(examples) + "\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

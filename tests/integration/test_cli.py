@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,6 +83,20 @@ def test_invert_writes_a_trace(place: Place, tmp_path: Path, capsys: pytest.Capt
     assert len(rows) == 3 and trace.stat().st_mode & 0o777 == 0o600
     for row in rows:
         assert row["steps"] and not any(row["steps"][-1]["masked"])
+
+
+def test_invert_draws_the_first_row(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole SVG, mode 600, with the text that the table shows; --resume and other endings are refused."""
+    picture = tmp_path / "decode.svg"
+    args = ["invert", place.vectors, "-m", place.model, "--limit-rows", 2, "--json", "--tokens", "--animate", picture]
+    done = run(capsys, *args, "--strategy", "confidence", "--passes", 3)
+    assert done.code == 0, done.err
+    row = json.loads(done.out.splitlines()[0])
+    said = [element.text for element in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert set(row["tokens"]) <= set(said) and f"confidence {row['confidence']:.2f}" in " ".join(filter(None, said))
+    assert picture.stat().st_mode & 0o777 == 0o600
+    assert run(capsys, *args[:-1], tmp_path / "decode.gif").code == 2
+    assert run(capsys, *args[:6], "--out", tmp_path / "x.csv", "--resume", "--animate", picture).code == 2
 
 
 def test_a_csv_cell_cannot_be_a_formula(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--tokens", is_flag=True, help="Also write each token, its probability, and p_exact: that all are right.")
 @click.option("--alternatives", is_flag=True, help="Also write the other drafts, best first.")
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
+@click.option("--animate", metavar="FILE", help="Draw the first row's decode as an animated .svg file (mode 600).")
 @output_options
 def command(
     vectors: str,
@@ -69,6 +70,7 @@ def command(
     tokens: bool,
     alternatives: bool,
     trace: str | None,
+    animate: str | None,
     batch_size: int | None,
     as_json: bool,
     quiet: bool,
@@ -95,22 +97,24 @@ def command(
       unembed invert examples/vectors.parquet --strategy prior --out words.parquet
       unembed invert examples/vectors.parquet --limit-rows 5 --prefix "the" --length 5-12 --ban however
       unembed invert examples/vectors.parquet --limit-rows 5 --require "new york" --known "3=doctor" --json
+      unembed invert examples/vectors.parquet --limit-rows 1 --compare text --animate decode.svg
       unembed invert - --format npy --skip-bad < vectors.npy
     """
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
-    from unembed.cli.output import check_output, open_writer
+    from unembed.cli.output import check_output, draw_row, open_writer
     from unembed.cli.recovered import columns, open_sink, trace_row
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:
         raise InputError("Both --out and --json are given.", "Use one of them: --out FILE.jsonl writes JSON lines too.")
-    if resume and (out is None or compare is not None or trace is not None):
+    if resume and (out is None or compare is not None or trace is not None or animate is not None):
         raise InputError(
-            "--resume goes with --out, and without --compare and --trace.", "Name a file, and score or trace it apart."
+            "--resume goes with --out, and without --compare, --trace and --animate.",
+            "Name a file, and score, trace or draw it apart.",
         )
-    for path, kinds in ((out, None), (trace, (".jsonl",))):
+    for path, kinds in ((out, None), (trace, (".jsonl",)), (animate, (".svg",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
@@ -154,6 +158,10 @@ def command(
                 scores.add(batch.vectors, found, originals)
             if write_trace is not None:
                 write_trace([trace_row(name, part) for name, part in zip(batch.ids, found, strict=True)])
+            if animate is not None:
+                first = {**options, **_constraints(batch.head(1), known, store.name)}
+                draw_row(animate, inverter, batch.vectors[0], originals[0] if originals else None, first)
+                animate = None
             bar.advance(len(batch))
     if scores is not None:
         scores.show(as_json, quiet)
@@ -167,11 +175,15 @@ def _invert(
     """Invert a batch under what is known of its rows."""
     if not known:
         return inverter.invert(batch.vectors, **options)
-    constraints = known.of(batch, lambda part, name: _column(part, name, source))
     try:
-        return inverter.invert(batch.vectors, **options, **constraints)
+        return inverter.invert(batch.vectors, **options, **_constraints(batch, known, source))
     except InputError as error:
         raise known.located(error, batch) from error
+
+
+def _constraints(batch: VectorBatch, known: Known, source: str) -> dict[str, Any]:
+    """Return what is known of the rows of a batch, as options of `Inverter.invert`."""
+    return known.of(batch, lambda part, name: _column(part, name, source)) if known else {}
 
 
 def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None) -> Reading:

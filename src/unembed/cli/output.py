@@ -14,11 +14,14 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unembed.cli.console import plain
 from unembed.errors import InputError
-from unembed.files import atomic_path
+from unembed.files import atomic_path, atomic_write_bytes
+
+if TYPE_CHECKING:
+    from unembed.inverter import Inverter
 
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], None]
@@ -95,6 +98,15 @@ def _csv(path: Path) -> Iterator[Write]:
                 writer.writerow([_cell(row.get(name)) for name in names])
 
         yield write
+
+
+def draw_row(path: str | Path, inverter: Inverter, vector: Any, original: Any, options: dict[str, Any]) -> None:
+    """Decode one vector again and write an animation of it."""
+    from unembed.evaluation.animation import animate
+
+    decoding = {name: value for name, value in options.items() if name != "trace"}
+    svg, _ = animate(inverter, vector, None if original is None else str(original), **decoding)
+    atomic_write_bytes(path, svg.encode(), MODE)
 
 
 def _cell(value: Any) -> Any:

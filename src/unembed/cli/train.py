@@ -50,7 +50,7 @@ def command(
       unembed train recipes/default.toml --dry-run
       unembed train recipes/default.toml --out runs/mine --max-time 9m
       unembed train recipes/default.toml --out runs/mine --resume
-      unembed train recipes/default.toml --out runs/small --set model.width=256 --set optimizer.lr=3e-4
+      unembed train recipes/default.toml --out runs/small --set model.width=192 --set optimizer.lr=3e-4
     """
     from unembed.cli.console import show_json, start_logging
     from unembed.cli.signals import Stopped
