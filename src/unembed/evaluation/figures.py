@@ -1,7 +1,7 @@
 """Pictures from result files and training logs (matplotlib, Agg): PNG or SVG by the file's ending.
 
 - `training_curve`: loss and validation against texts seen, from the JSONL log.
-- `passes_curve`: quality against passes, one line a strategy.
+- `passes_curve`: quality and passes of each strategy, one row a run.
 - `calibration_plot`: confidence against what was realised.
 - `length_plot`: a metric by length, with its intervals.
 - `dynamics`: validation bound and token_accuracy of several runs (the paper's figure 2).
@@ -111,19 +111,47 @@ def _bars(metrics: Sequence[dict[str, float]]) -> tuple[list[float], list[list[f
 
 
 def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: str = "token_f1") -> None:
-    """Plot a metric against the mean passes spent a text, one line a strategy."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for r in results:
-        if r["kind"] == "strategy" and metric in r["metrics"]:
-            runs.setdefault(r["strategy"], []).append(r)
+    """Plot what each run of a strategy gets beside the passes that it spends, one row a run, the best first.
+
+    The left part has the metric with its interval, the right part the mean passes a text on a logarithmic axis. Rows
+    are named, so nothing hangs on colour; the default's is bold and filled. Strategies of about equal cost would hide
+    each other in a plain plot of one against the other.
+    """
+    runs = [r for r in results if r["kind"] == "strategy" and metric in r["metrics"]]
     if not runs:
         raise DataError(f"No run of a strategy has {metric!r}.", "Evaluate at least one strategy.")
-    figure, axes = _canvas(f"{metric} against passes", "passes a text (mean)", metric)
-    for strategy, group in sorted(runs.items()):
-        group.sort(key=lambda r: r["passes"])
-        values, bars = _bars([r["metrics"][metric] for r in group])
-        axes.errorbar([r["passes"] for r in group], values, bars, marker="o", markersize=4, capsize=2, label=strategy)
-    axes.legend()
+    runs.sort(key=lambda r: r["metrics"][metric]["value"])
+    figure, axes = _canvas("", f"{metric}, 95% interval", "")
+    figure.set_size_inches(7.2, 1.6 + 0.3 * len(runs))
+    left, right = axes, figure.add_subplot(1, 2, 2)
+    left.set_subplotspec(right.get_gridspec()[0])
+    rows = range(len(runs))
+    values, bars = _bars([r["metrics"][metric] for r in runs])
+    passes = [max(float(r["passes"]), 1.0) for r in runs]
+    for row, r in enumerate(runs):
+        colour, fill = ("#d55e00", "#d55e00") if r.get("default") else ("#0072b2", "white")
+        one = [[bars[0][row]], [bars[1][row]]]
+        left.errorbar([values[row]], [row], xerr=one, fmt="o", color=colour, mfc=fill, capsize=3, markersize=6)
+        right.plot([1, passes[row]], [row, row], color=colour, linewidth=1)
+        right.plot([passes[row]], [row], "o", color=colour, mfc=fill, markersize=6)
+        right.annotate(f"{passes[row]:.0f}", (passes[row], row), (7, -3), textcoords="offset points", fontsize="small")
+    counts = {r["data"]["n"] for r in runs if "n" in r.get("data", {})}
+    several = len(counts) > 1
+    names = [
+        r["name"] + (f", n = {r['data']['n']}" if several else "") + (" (default)" if r.get("default") else "")
+        for r in runs
+    ]
+    left.set_yticks(rows, names)
+    for label, r in zip(left.get_yticklabels(), runs, strict=True):
+        label.set_fontweight("bold" if r.get("default") else "normal")
+    right.set(xlabel="passes a text, mean", xscale="log", xlim=(1, 2.2 * max(passes)), ylim=left.get_ylim())
+    right.set_xticks([t for t in (1, 3, 10, 30, 100, 300, 1000) if t <= 2.2 * max(passes)])
+    right.get_xaxis().set_major_formatter(lambda value, place: f"{value:g}")
+    right.minorticks_off()
+    right.set_yticks(rows, [""] * len(runs))
+    right.grid(alpha=0.3)
+    if counts and not several:
+        left.set_title(f"n = {counts.pop()}", fontsize="small", loc="left")
     _save(figure, path)
 
 
