@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from unembed.cli import main
 from unembed.cli.app import group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,29 +31,6 @@ def commands(text: str) -> list[str]:
 
 
 README_COMMANDS = [line for line in commands(README) if line.startswith("unembed ")]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder like the repository's root, where commands may leave files."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("line", README_COMMANDS)
-def test_commands_of_the_readme_run(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
-    out, _ = capsys.readouterr()
-    written = [path for path in folder.iterdir() if path.name != "examples"]
-    assert out.strip() or written, "it neither prints nor writes"
-
-
-@pytest.mark.parametrize("code", blocks(README, "python"))
-def test_python_of_the_readme_runs(code: str, folder: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert re.match(r"[01]\.\d\d \S", found.stdout), found.stdout
 
 
 def test_readme_has_the_two_commands_and_a_five_line_example() -> None:
