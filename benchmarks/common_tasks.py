@@ -5,9 +5,10 @@
     python benchmarks/common_tasks.py --page     # writes the tables of docs/peers.md from that file; --check compares
 
 Ours are commands of the docs, each run here as a process of its own, and so is a lookup of nearest neighbours with
-sentence-transformers. What is said of other tools was read on their own pages, in the stored copy that is named, on
-2026-11-25: lines are counted as the page prints them (lines of a continued command each, no blank lines, no comments);
-minutes are theirs where they state some.
+sentence-transformers. Run it with OMP_NUM_THREADS=1: the table shows processor time, which other work on the machine
+stretches less than the clock's; the clock and the load stand below it. What is said of other tools was read on their
+own pages, in the stored copy that is named, on 2026-11-25: lines are counted as the page prints them (lines of a
+continued command each, no blank lines, no comments); minutes are theirs where they state some.
 """
 
 from __future__ import annotations
@@ -187,8 +188,8 @@ def minilm_folder() -> Path:
 
 
 def minutes(part: dict[str, Any] | None) -> str:
-    """Wall-clock minutes of a measured part."""
-    return "not measured" if part is None else f"{part['seconds'] / 60:.1f} min"
+    """Minutes of processor time of a measured part: with one thread, what it takes where nothing runs beside it."""
+    return "not measured" if part is None else f"{part['cpu_seconds'] / 60:.1f} min"
 
 
 def render(result: dict[str, Any]) -> str:
@@ -229,7 +230,9 @@ def render(result: dict[str, Any]) -> str:
             f"time, load {part['load']:.1f}"
         )
     found = result["machine"]
-    lines.append(f"\nMachine: {found['processor']}, {found['cores']} cores, shared with other work.\n\nTheirs:\n")
+    threads = f"{result['threads'] or 'all'} thread{'' if result['threads'] == '1' else 's'} a process"
+    lines.append(f"\nMachine: {found['processor']}, {found['cores']} cores, {threads}, shared with other work.\n")
+    lines.append("Theirs:\n")
     for peer in result["peers"]:
         lines.append(f"- [{peer['name']}]({peer['page']}) (read as {peer['copy']}):")
         for task, label in TASKS.items():
@@ -245,7 +248,7 @@ def fill(text: str, part: str) -> str:
     return f"{before}{BEGIN}\n{part}{END}{rest.split(END, 1)[1]}"
 
 
-def main() -> int:
+def main() -> None:
     """Measure, or render."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, help="training texts")
@@ -264,7 +267,9 @@ def main() -> int:
         new = fill(old, render(json.loads(args.out.read_text(encoding="utf-8"))))
         if args.page:
             PAGE.write_text(new, encoding="utf-8")
-        return int(args.check and new != old)
+        if args.check and new != old:
+            parser.exit(1, "docs/peers.md is stale: run `python benchmarks/common_tasks.py --page`.\n")
+        return
     with tempfile.TemporaryDirectory() as folder:
         ours = measure(args, Path(folder))
     kept = json.loads(args.out.read_text(encoding="utf-8"))["ours"] if args.out.exists() else {}
@@ -279,8 +284,7 @@ def main() -> int:
         "peers": PEERS,
     }
     args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

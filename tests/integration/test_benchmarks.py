@@ -214,3 +214,21 @@ def test_results_writes_every_run_and_the_page(script, home, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
     script("results", *arguments)  # the same checkpoint: nothing is measured again
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == before
+
+
+def test_the_page_of_other_tools_is_what_its_file_says(script):
+    """docs/peers.md is rendered from docs/results/common-tasks.json; every figure of ours was measured."""
+    assert script("common_tasks", "--check")[0] == 0, "run: python benchmarks/common_tasks.py --page"
+    result = json.loads((FOLDER.parent / "docs" / "results" / "common-tasks.json").read_text(encoding="utf-8"))
+    assert {"invert", "evaluate", "check", "lookup"} <= set(result["ours"])
+    assert all(part["seconds"] > 0 and part["cpu_seconds"] > 0 for part in result["ours"].values())
+    for peer in result["peers"]:
+        assert peer["page"].startswith("https://") and peer["copy"], peer["name"]
+
+
+def test_common_tasks_measures_a_command(script, tmp_path):
+    """One task on the shipped model, really run."""
+    code, _ = script("common_tasks", "--tasks", "check", "--out", tmp_path / "tasks.json")
+    result = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert code in (0, None) and result["ours"]["check"]["cpu_seconds"] > 0
+    assert result["kind"] == "common-tasks"
