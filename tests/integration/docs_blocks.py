@@ -168,6 +168,7 @@ class Standins:
         """Make one, once.
 
         `notes.txt`, `texts.txt`, `vectors.npy`, `vectors.parquet`, `export.parquet`, `export.csv`, `corpus`,
+        `held-out`,
         any `.../train` or
         `.../validation` (shards), `house` (the plugin of docs/encoders.md), `ngrams` (examples/encoder-plugin), a name
         that ends in `checkpoint` (a copy of the shipped model).
@@ -186,6 +187,7 @@ class Standins:
             "export.parquet": self._export_parquet,
             "export.csv": self._export_csv,
             "corpus": self._corpus,
+            "held-out": self._held_out,
             "house": self._house,
             "ngrams": self._ngrams,
         }
@@ -233,6 +235,10 @@ class Standins:
 
             data = zstandard.ZstdCompressor().compress("".join(lines).encode())
             (path / f"{name}.tsv.zst").write_bytes(data)
+
+    def _held_out(self, path: Path) -> None:
+        path.mkdir()
+        self._texts(path / "texts.txt", 12)
 
     def _shards(self, path: Path) -> None:
         encoder = load_encoder("minilm")

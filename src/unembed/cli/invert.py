@@ -175,8 +175,9 @@ def _invert(
     """Invert a batch under what is known of its rows."""
     if not known:
         return inverter.invert(batch.vectors, **options)
+    constraints = _constraints(batch, known, source)
     try:
-        return inverter.invert(batch.vectors, **options, **_constraints(batch, known, source))
+        return inverter.invert(batch.vectors, **options, **constraints)
     except InputError as error:
         raise known.located(error, batch) from error
 
