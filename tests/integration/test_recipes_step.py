@@ -38,7 +38,7 @@ def shrunk(path: Path, corpus: Path) -> list[str]:
     online = bool(recipe.data.texts) and not recipe.data.shards
     data = f'data.texts=["{corpus / "texts.txt"}"]' if online else f'data.shards="{corpus / "shards"}"'
     small = [f"data.encoder={ENCODER}", "data.tokenizer=encoder", data, "data.batch_size=16"]
-    small += ["data.exclude_sources=[]"]
+    small += ["data.exclude_sources=[]", 'data.prompt_name=""']
     small += [f"model.width={4 * recipe.model.heads}", "model.layers=1", "model.mlp=0", "model.init_blocks=false"]
     small += [f"model.embedding_dim={16 if recipe.model.embedding_dim else 0}", "model.adaln_rank=4"]
     small += [f"objective.shortlist_{kind}=20" for kind in ("frequent", "sampled")]

@@ -43,6 +43,7 @@ CHUNK = 1024
 @click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts a shard.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors in shards.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Arithmetic of the encoder.")
+@click.option("--prompt-name", metavar="NAME", help="One of the encoder's own prompts, put before every text.")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts a batch of the encoder.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, mps; default: the encoder's choice.")
 @output_options

@@ -245,7 +245,8 @@ def prepare(recipe: Recipe) -> Prepared:
             "The recipe names no data.shards and no data.texts.",
             "Make shards with `unembed embed TEXTS --shards FOLDER`, or name text files.",
         )
-    encoder = load_encoder(data.encoder)
+    prompt = {"prompt_name": data.prompt_name} if data.prompt_name else {}
+    encoder = load_encoder(data.encoder, **prompt)
     own = data.tokenizer == ENCODERS_OWN
     tokenizer = load_tokenizer(data.tokenizer, encoder)
     if recipe.model.backbone == "bert" and recipe.model.init_blocks and not own:

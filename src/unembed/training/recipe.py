@@ -65,6 +65,8 @@ class DataPart:
         shards: folder of cached shards (`unembed embed --shards`); empty when texts are embedded online.
         texts: text files, folders or Hugging Face datasets (hf:allenai/c4?config=en) for online embedding.
         encoder: name or folder of the encoder.
+        prompt_name: one of the encoder's own prompts by name ("document"), put before every text; empty: the one that
+            the encoder takes by default, if any.
         tokenizer: "encoder" for the encoder's own; or a folder with tokenizer.json, or vocab.json and merges.txt, or a
             name on the model hub. Shards must have been made with the same (`unembed embed --tokenizer`).
         limit: longest text in tokens.
@@ -81,6 +83,7 @@ class DataPart:
     shards: str = ""
     texts: tuple[str, ...] = ()
     encoder: str = "minilm"
+    prompt_name: str = ""
     tokenizer: str = "encoder"
     limit: int = 32
     exclude_sources: tuple[str, ...] = ()
