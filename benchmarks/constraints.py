@@ -215,7 +215,6 @@ def run(args: argparse.Namespace) -> None:
                 "share": share,
                 "known_tokens": float(np.mean([len(k) for k in scenario.known])),
                 "passes": float(np.mean([recovery.passes for recovery in found])),
-                "seconds": round(seconds, 1),
                 "satisfied": held(preds, scenario),
                 "decoded": scores(preds, scenario, inverter, args.seed),
             }

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 from constraint_helpers import WORDS, count_word, tiny_tokenizer, word_denoiser
 from decoding_helpers import some_vectors
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import CAUSAL_STRATEGIES, DecodeConfig
 from unembed.decoding.config import STRATEGIES as EVERY
 from unembed.decoding.constraints import Constraints
@@ -242,6 +245,29 @@ def test_contradictions_are_told_in_two_sentences(values: dict[str, Any], what: 
     assert what in caught.value.what
     assert caught.value.what.endswith(".") and caught.value.do.endswith(".")
     assert ". " not in caught.value.what and ". " not in caught.value.do
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    rules = rules_of(2, length=np.array([3, 5]), known={np.int64(1): "red"}, given=np.full((2, 3), -1))
+    assert rules.least.tolist() == rules.most.tolist() == [3, 5]
+    assert rules.given[:, 1].tolist() == [IDS["red"]] * 2
+
+
+def test_words_of_a_tokenizer_that_marks_spaces() -> None:
+    """Byte-level BPE: a word inside a text holds the space before it, a word at the beginning does not."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    model.train_from_iterator(["the red town is a red town"] * 3, trainer)
+    bpe = Tokenizer.from_json(model.to_str())
+    rules = Constraints(required=["red town"], banned=["is"]).compile(bpe, 1, LIMIT)
+    assert bpe.decode(rules.required[0][0]) == "red town" and rules.banned == ((" is",),)
+    i, s = bpe.encode(["i"])[0][0], bpe.encode(["s"])[0][0]
+    assert rules.lexicon.holds([i, s], rules.banned[0]) == " is"
+    assert s in rules.lexicon.completing([i, -1], 1, rules.banned[0])[0]
+    assert rules.lexicon.holds([bpe.encode(["x"])[0][0], i, s], rules.banned[0]) is None  # "xis"
 
 
 def test_rules_of_other_vectors_are_refused() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class Constraints:
                 with the row.
         """
         lexicon = lexicon or Lexicon(tokenizer.surfaces)
+        reader = _Reader(tokenizer, lexicon)
         prefixes = _each("prefix", self.prefix, rows, lambda v: isinstance(v, str))
         known = _each("known", self.known, rows, lambda v: isinstance(v, Mapping))
         required = _each("required", self.required, rows, _is_words)
@@ -76,9 +78,7 @@ class Constraints:
                 )
             given = [row + [-1] * (limit - len(row)) for row in table.tolist()]
         texts = [
-            _Text(row, tokenizer, lexicon, given[row]).read(
-                prefixes[row], known[row], required[row], banned[row], lengths[row]
-            )
+            _Text(row, reader, given[row]).read(prefixes[row], known[row], required[row], banned[row], lengths[row])
             for row in range(rows)
         ]
         return Rules(
@@ -96,9 +96,12 @@ def _is_words(value: Any) -> bool:
     return not isinstance(value, str) and isinstance(value, Sequence) and all(isinstance(v, str) for v in value)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _is_length(value: Any) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole or (isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int) for v in value))
+    return _is_whole(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value)))
 
 
 _FORMS = {
@@ -112,6 +115,8 @@ _FORMS = {
 
 def _each(name: str, value: Any, rows: int, is_one: Callable[[Any], bool]) -> list[Any]:
     """One entry for each row, None where nothing is known."""
+    if hasattr(value, "tolist"):  # an array or a tensor
+        value = value.tolist()
     if value is None or is_one(value):
         return [value] * rows
     if not isinstance(value, str) and isinstance(value, Sequence) and len(value) == rows:
@@ -123,18 +128,35 @@ def _each(name: str, value: Any, rows: int, is_one: Callable[[Any], bool]) -> li
     )
 
 
+class _Reader:
+    """Turns words into token ids, each word once."""
+
+    def __init__(self, tokenizer: Tokenizer, lexicon: Lexicon) -> None:
+        self.tokenizer, self.lexicon = tokenizer, lexicon
+        self.never = frozenset(tokenizer.banned.tolist())
+        self._read: dict[str, list[int]] = {}
+
+    def ids(self, text: str, whole: bool) -> list[int]:
+        """Token ids of a text, or of a whole word inside one; empty where the tokenizer does not know them."""
+        if whole and self.tokenizer.marks_spaces:
+            text = " " + text.strip()
+        if text not in self._read:
+            ids = self.tokenizer.encode([text])[0]
+            self._read[text] = ids if self.never.isdisjoint(ids) else []
+        return self._read[text]
+
+
 class _Text:
     """Gathers the constraints of one text and checks them against each other."""
 
-    def __init__(self, row: int, tokenizer: Tokenizer, lexicon: Lexicon, given: list[int]) -> None:
-        self.row, self.tokenizer, self.lexicon = row, tokenizer, lexicon
+    def __init__(self, row: int, reader: _Reader, given: list[int]) -> None:
+        self.row, self.reader, self.tokenizer, self.lexicon = row, reader, reader.tokenizer, reader.lexicon
         self.given, self.limit = given, len(given)
         self.closed = [False] * self.limit
         self.required: tuple[Word, ...] = ()
         self.banned: tuple[str, ...] = ()
         self.least, self.most = 1, self.limit
-        never = set(tokenizer.banned.tolist())
-        if any(token >= 0 and (token >= tokenizer.size or token in never) for token in given):
+        if any(token >= 0 and (token >= self.tokenizer.size or token in reader.never) for token in given):
             self._refuse(
                 "A given token is a special id or lies outside the vocabulary", "Give only ids of ordinary tokens."
             )
@@ -149,14 +171,15 @@ class _Text:
     ) -> _Text:
         """Take all constraints of the text, in an order in which each can be checked."""
         if length is not None:
-            self._length(*((length, length) if isinstance(length, int) else length))
+            least, most = length if isinstance(length, tuple) else (length, length)
+            self._length(int(least), int(most))
         if prefix:
             self._put(self._ids("prefix", prefix), 0, "prefix", prefix)
         for position, word in (known or {}).items():
-            if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+            if not _is_whole(position) or position < 0:
                 self._refuse(f"The position {position!r} of a known word is no position", "Count tokens from 0.")
             ids = self._ids("known", word)
-            self._put(ids, position, "known word", word)
+            self._put(ids, int(position), "known word", word)
             self._close(position + len(ids), word)
         last = max((i for i, token in enumerate(self.given) if token >= 0), default=-1)
         if last >= self.most:
@@ -177,10 +200,8 @@ class _Text:
 
     def _ids(self, kind: str, text: str) -> list[int]:
         """Token ids of a known, required or banned text."""
-        ids = self.tokenizer.encode([text])[0]
-        if kind != "prefix" and self.tokenizer.marks_spaces:
-            ids = self.tokenizer.encode([" " + text.strip()])[0]
-        if not ids or not set(ids).isdisjoint(self.tokenizer.banned.tolist()):
+        ids = self.reader.ids(text, kind != "prefix")
+        if not ids:
             self._refuse(
                 f"The {kind} text {text!r} is empty or holds characters that the tokenizer does not know",
                 "Change it or leave it out.",
