@@ -184,8 +184,14 @@ def test_given_tokens_may_be_an_array_a_tensor_or_a_list(wrap: Callable[[object]
 
 
 def test_what_is_said_goes_through_logging(
-    inverter: Inverter, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    inverter: Inverter,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    logger = logging.getLogger("unembed")
+    monkeypatch.setattr(logger, "handlers", [])  # commands that ran in this process before have added theirs
+    monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.INFO, logger="unembed"):
         inverter.invert(ROWS * 3, strategy="confidence", passes=2)
     assert any("scaled to length 1" in record.getMessage() for record in caplog.records)
