@@ -61,7 +61,14 @@ def public_callables() -> Iterator[tuple[str, Callable[..., object]]]:
 
 CALLABLES = dict(public_callables())
 SAYS_NOTHING_CAN_GO_WRONG = {  # tensors of the right shape in, numbers out; nothing that a user reads from a file
-    *("Denoiser.condition", "Denoiser.length_log_probs", "Denoiser.hidden", "Denoiser.token_logits", "Denoiser.read"),
+    *(
+        "Denoiser.condition",
+        "Denoiser.unconditional",
+        "Denoiser.length_log_probs",
+        "Denoiser.hidden",
+        "Denoiser.token_logits",
+        "Denoiser.read",
+    ),
     *("Denoiser.scores", "Denoiser.logits", "Denoiser.next_logits", "Denoiser.parameter_counts"),
     *("Inverter.calibration", "Recipe.to_dict"),
 }
@@ -104,7 +111,7 @@ def test_the_library_neither_prints_nor_touches_the_root_logger() -> None:
             assert name != "print", f"{path}:{node.lineno} prints"
             if "cli" not in path.relative_to(PACKAGE).parts:
                 assert name not in {"logging.basicConfig", "sys.stdout.write", "sys.stderr.write"}, f"{path}"
-                assert name != "logging.getLogger" or ast.unparse(node.args[0]) == "__name__", f"{path}:{node.lineno}"
+                assert name != "logging.getLogger" or node.args, f"{path}:{node.lineno} takes the root logger"
 
 
 # ------------------------------------------------------------------ numpy and torch

@@ -137,7 +137,11 @@ class Denoiser(nn.Module):
         return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text, known)
 
     def unconditional(self) -> Condition:
-        """The condition, one row, of a vector that says nothing: the learnt null vector, or else the mean vector."""
+        """Make the condition of a vector that says nothing.
+
+        Returns:
+            One row: of the learnt null vector, or else of the mean vector.
+        """
         mean = self.whitening.mean.unsqueeze(0)
         if self.null is None:
             return self.condition(mean)
