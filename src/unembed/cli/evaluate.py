@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from unembed.evaluation.sets import EvaluationSet, TrainingSample
     from unembed.inverter import Inverter
 
+_CHUNK = 256  # texts embedded between two looks at the clock
+
 
 @click.command("evaluate")
 @click.argument("data", metavar="DATA")
@@ -76,7 +78,7 @@ def command(
     default = inverter.resolve({}).strategy
     used = given(**options)
     setting = Setting(strategy or default, used, default=strategy in (None, default) and not used)
-    texts = load_set(data, inverter, count, seed, name, column)
+    texts = load_set(data, inverter, count, seed, name, column, quiet)
     sample = load_sample(train, inverter, neighbours, seed) if train is not None else None
     encoder = None if no_cosine else inverter.encoder
     nearest = sample.nearest(texts.vectors)[1] if sample is not None else None
@@ -108,7 +110,13 @@ def command(
 
 
 def load_set(
-    data: str, inverter: Inverter, count: int, seed: int, name: str | None = None, column: str | None = None
+    data: str,
+    inverter: Inverter,
+    count: int,
+    seed: int,
+    name: str | None = None,
+    column: str | None = None,
+    quiet: bool = True,
 ) -> EvaluationSet:
     """Draw `count` texts from shards, or from files of texts, which are then embedded.
 
@@ -116,6 +124,9 @@ def load_set(
         DataError: nothing there that can be used.
         EncoderMismatchError: the encoder (or the shards') is not the model's.
     """
+    import numpy as np
+
+    from unembed.cli.console import progress
     from unembed.data.sources import read_texts
     from unembed.evaluation.sets import EvaluationSet
 
@@ -127,7 +138,12 @@ def load_set(
     if not cut:
         raise DataError(f"No text of {data} can be embedded.", "Give texts in the language of the encoder.")
     stem = Path(data).name.removesuffix(".zst")
-    vectors = inverter.encoder.encode([part.text for part in cut])
+    with progress("Embedding", len(cut), quiet) as bar:
+        parts = []
+        for start in range(0, len(cut), _CHUNK):
+            parts.append(inverter.encoder.encode([part.text for part in cut[start : start + _CHUNK]]))
+            bar.advance(len(parts[-1]))
+    vectors = np.concatenate(parts)
     return EvaluationSet(name or Path(stem).stem, [part.ids for part in cut], vectors, total, seed)
 
 

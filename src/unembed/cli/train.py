@@ -61,7 +61,7 @@ def command(
     start_logging(quiet)
     resolved = Recipe.load(recipe, overrides)
     if dry_run:
-        _show_estimate(resolved, max_time, device, as_json)
+        _show_estimate(resolved, max_time, device, as_json, quiet)
         return
     if out is None:
         raise InputError("No folder is given for the run.", "Name one with --out, or use --dry-run.")
@@ -97,15 +97,23 @@ def _parameters(counts: dict[str, int]) -> str:
     return f"{counts['total']:,} in all, {without:,} without the vocabulary, {blocks:,} in blocks"
 
 
-def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_json: bool) -> None:
+def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_json: bool, quiet: bool) -> None:
     """Print what the run would cost."""
     from rich.table import Table
 
-    from unembed.cli.console import show_json, stdout_console
+    from unembed.cli.console import progress, show_json, stdout_console
     from unembed.training.estimate import estimate
     from unembed.training.loop import with_run
 
-    found = estimate(with_run(recipe, max_time=max_time) if max_time else recipe, device)
+    with progress("Measuring", 100, quiet) as bar:
+        shown = 0
+
+        def advance(share: float) -> None:
+            nonlocal shown
+            bar.advance(round(100 * share) - shown)
+            shown = round(100 * share)
+
+        found = estimate(with_run(recipe, max_time=max_time) if max_time else recipe, device, on_step=advance)
     if as_json:
         show_json(found.to_dict())
         return

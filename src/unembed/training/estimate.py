@@ -11,7 +11,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,13 @@ class _Arithmetic:
 
 
 def measure_pace(
-    recipe: Recipe, prepared: Prepared, device: torch.device, warmup: int = 6, steps: int = 0, seconds: float = 10.0
+    recipe: Recipe,
+    prepared: Prepared,
+    device: torch.device,
+    warmup: int = 6,
+    steps: int = 0,
+    seconds: float = 10.0,
+    on_step: Callable[[float], None] | None = None,
 ) -> Pace:
     """Run some steps of a recipe on a network that is thrown away.
 
@@ -115,6 +121,7 @@ def measure_pace(
         warmup: steps before the clock starts; they compile.
         steps: timed steps; 0 runs until `seconds` have passed.
         seconds: see `steps`.
+        on_step: called after each timed step with the share of the measurement that is done, 0 to 1.
     """
     keep_memory()
     precision = resolve_precision(recipe.run.precision, device)
@@ -154,6 +161,8 @@ def measure_pace(
             timed, texts, tokens = timed + 1, texts + count, tokens + arithmetic.positions
             operations += 6.0 * active * arithmetic.positions + 6.0 * arithmetic.cells * width
             took += time.perf_counter() - start
+            if on_step is not None:
+                on_step(min(1.0, timed / steps if steps else took / seconds))
             if timed == steps or (not steps and took >= seconds):
                 break
     finally:
@@ -168,7 +177,13 @@ def _counting() -> Iterator[int]:
         index += 1
 
 
-def estimate(recipe: Recipe, device: str | None = None, seconds: float = 10.0, warmup: int = 6) -> Estimate:
+def estimate(
+    recipe: Recipe,
+    device: str | None = None,
+    seconds: float = 10.0,
+    warmup: int = 6,
+    on_step: Callable[[float], None] | None = None,
+) -> Estimate:
     """Measure what a run of a recipe would cost; nothing is written.
 
     Args:
@@ -176,6 +191,7 @@ def estimate(recipe: Recipe, device: str | None = None, seconds: float = 10.0, w
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         seconds: length of the measurement after the warm-up.
         warmup: steps before it.
+        on_step: see `measure_pace`.
 
     Raises:
         RecipeError, DataError: as `prepare`.
@@ -188,7 +204,7 @@ def estimate(recipe: Recipe, device: str | None = None, seconds: float = 10.0, w
     few = dataclasses.replace(recipe.data, max_texts=min(texts, _FITTED_TEXTS)) if texts else recipe.data
     prepared = prepare(dataclasses.replace(recipe, data=few))
     counts = prepared.denoiser.parameter_counts()
-    pace = measure_pace(recipe, prepared, target, warmup=warmup, seconds=seconds)
+    pace = measure_pace(recipe, prepared, target, warmup=warmup, seconds=seconds, on_step=on_step)
     rate = pace.texts_per_second * run.processes
     box = parse_duration(run.max_time)
     per_step = pace.texts / pace.steps * run.processes * recipe.optimizer.accumulate
