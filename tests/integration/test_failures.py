@@ -135,6 +135,9 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
         reporter.validation({"step": 9, "texts": 8, "seconds": 1.0}, {"bound": 1.0})
     assert [line["step"] for line in read_log(path)] == [1, 4, 9]
     assert len(path.read_text().splitlines()) == 3
+    with Reporter(tmp_path, False, 9) as reporter:  # the run was killed between its last validation and its checkpoint
+        reporter.validation({"step": 9, "texts": 8, "seconds": 1.0}, {"bound": 2.0})
+    assert [line["step"] for line in read_log(path)] == [1, 4, 9] and read_log(path)[-1]["bound"] == 2.0
 
 
 def test_standard_output_on_a_full_disk(place: Place) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from unembed.errors import DataError
 from unembed.files import atomic_path, atomic_write_bytes
@@ -33,9 +33,8 @@ class Reporter:
     def __init__(self, out: Path, progress: bool, step: int | None) -> None:
         self.out = out
         self._path = out / "log.jsonl"
-        kept = [line for line in read_log(self._path) if line["step"] <= step] if step is not None else []
-        atomic_write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._stream = open(self._path, "a", encoding="utf-8")
+        self._earlier = [line for line in read_log(self._path) if line["step"] <= step] if step is not None else []
+        self._stream = self._begin()
         self._bar: Any = None
         self._shown = 0.0
         if progress:
@@ -45,6 +44,10 @@ class Reporter:
         self._last = time.monotonic()
         self._losses: list[float] = []
         self._texts = 0
+
+    def _begin(self) -> TextIO:
+        atomic_write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
+        return open(self._path, "a", encoding="utf-8")
 
     def __enter__(self) -> Reporter:
         """Return self."""
@@ -94,7 +97,12 @@ class Reporter:
             self._last, self._losses, self._texts = now, [], 0
 
     def validation(self, facts: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Write a validation."""
+        """Write a validation; one of the same step, behind which the run was killed before it ended, goes."""
+        again = [line for line in self._earlier if (line["kind"], line["step"]) == ("validation", facts["step"])]
+        if again:
+            self._earlier = [line for line in self._earlier if line not in again]
+            self._stream.close()
+            self._stream = self._begin()
         rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()}
         kept = {"step": facts["step"], "texts": facts["texts"], "seconds": round(facts["seconds"], 2)}
         self._write({"kind": "validation", **kept, **rounded})
