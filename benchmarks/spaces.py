@@ -127,8 +127,9 @@ def page(value: dict[str, Any]) -> str:
         [
             "## Three spaces",
             "",
-            "The same network, recipe and texts in each space. Made by `benchmarks/spaces.py` from",
-            "`docs/results/spaces.json`; no number here is typed.",
+            "The same network, recipe, texts and number of steps in each space. Made by `benchmarks/spaces.py` from",
+            "`docs/results/spaces.json`; no number here is typed. Vectors of LSA hold no order: what counts there is",
+            "`token_f1`, and the order that comes back is the network's guess.",
             "",
             table(["space", "dimensions", "texts there", "texts seen", "steps", "minutes"], trained),
             f"{data['name']}, n = {data['n']} of {data['of']} texts (seed {data['seed']}), no queries, 95% bootstrap "
