@@ -114,7 +114,7 @@ def test_spaces_are_measured_once_and_fill_the_page(home: Path, script: Callable
         assert space["training"]["texts"] == 100 and space["training"]["texts_seen"] == 90  # "mail" is left out
         assert all({"token_f1", "exact_match", "cosine"} <= set(run["metrics"]) for run in space["runs"])
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert text.count("baseline: closed-form") == 2 and "| cut | random pairs of texts |" in text
     stamp = json.dumps(value)
     script("spaces", *arguments)  # the same checkpoints: nothing is measured again
