@@ -31,7 +31,6 @@ SKIPPED = {
     "index.md": 2,
     "quickstart.md": 1,
     "encoders.md": 2,
-    "data.md": 1,
     "training.md": 1,
     "cli.md": 1,
 }
