@@ -28,7 +28,7 @@ from race_contestants import CONTESTANTS, Contestant
 
 from unembed.files import write_json
 from unembed.machine import describe
-from unembed.training.recipe import parse_duration
+from unembed.training.recipe_parts import parse_duration
 
 HERE = Path(__file__).resolve().parent
 METRICS = ("token_f1", "token_accuracy", "exact_match", "bleu", "rouge_l", "length_error")

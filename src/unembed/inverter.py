@@ -4,16 +4,14 @@
     for recovery in inverter.invert(vectors):
         print(recovery.confidence, recovery.text)
 
-Contents: `Recovery`, `Inverter`.
+Contents: `Inverter`; what it returns is a `recovery.Recovery`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.data.tokenization import Tokenizer
-from unembed.decoding.confidence import Calibration, calibration_for, features_of
+from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
 from unembed.decoding.inputs import vector_rows
@@ -29,13 +27,16 @@ from unembed.decoding.lexicon import Lexicon
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.rules import Rules
-from unembed.decoding.trace import Draft, Step, Trace
+from unembed.decoding.trace import Draft, Step
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
 from unembed.model.checkpoint import Checkpoint, load_checkpoint
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
+from unembed.recovery import Recovery, recoveries
+
+__all__ = ["Inverter", "Recovery"]
 
 if TYPE_CHECKING:
     import torch
@@ -44,47 +45,6 @@ if TYPE_CHECKING:
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
 _CONSTRAINTS = tuple(field.name for field in dataclasses.fields(Constraints))
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """One recovered text.
-
-    Attributes:
-        text: for display ("don't", "check-out").
-        confidence: the token_f1 that is expected on texts like the validation texts; without a calibration for the
-            strategy the mean of `token_confidence`, and `p_exact` is None.
-        p_exact: probability that every token is right, calibrated; None without a calibration.
-        token_ids: ids without special tokens.
-        tokens: the same as vocabulary entries ("##ing").
-        token_confidence: probability of each token when it was committed (for the strategy prior, that it occurs
-            anywhere in the text); 1 for given tokens.
-        length: number of tokens.
-        passes: denoiser passes spent on this text, those of its alternatives included.
-        queries: texts sent to the encoder for this text; 0 here, refinement needs them.
-        score: what the draft was chosen by.
-        alternatives: the other drafts, best first, without repetition; they have no alternatives of their own.
-        trace: the steps of the decode, where asked for.
-        original: the text that was embedded (`invert_strings`), else None.
-        given: which tokens were known beforehand (given tokens, prefix, known words).
-        forced: which tokens belong to required words.
-    """
-
-    text: str
-    confidence: float
-    p_exact: float | None
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    token_confidence: tuple[float, ...]
-    length: int
-    passes: int
-    queries: int = 0
-    score: float = 0.0
-    alternatives: tuple[Recovery, ...] = ()
-    trace: Trace | None = None
-    original: str | None = None
-    given: tuple[bool, ...] = ()
-    forced: tuple[bool, ...] = ()
 
 
 class Inverter:
@@ -367,39 +327,7 @@ class Inverter:
             )
 
     def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
-        calibration = self.calibration(config.strategy)
-        confidence = np.array([_mean(draft.token_confidence) for draft in drafts])
-        p_exact: list[float | None] = [None] * len(drafts)
-        if calibration is not None and drafts:
-            confidence, exact = calibration.apply(features_of(drafts))
-            p_exact = exact.tolist()
-        return [self._recovery(draft, float(confidence[i]), p_exact[i]) for i, draft in enumerate(drafts)]
-
-    def _recovery(self, draft: Draft, confidence: float, p_exact: float | None) -> Recovery:
-        others: dict[tuple[int, ...], Draft] = {}
-        for other in draft.alternatives:
-            if other.ids != draft.ids:
-                others.setdefault(other.ids, other)
-        return Recovery(
-            text=self.tokenizer.detokenize(draft.ids),
-            confidence=confidence,
-            p_exact=p_exact,
-            token_ids=draft.ids,
-            tokens=tuple(self.tokenizer.tokens(draft.ids)),
-            token_confidence=draft.token_confidence,
-            length=draft.length,
-            passes=draft.spent,
-            score=draft.score,
-            alternatives=tuple(self._recovery(other, _mean(other.token_confidence), None) for other in others.values()),
-            trace=draft.trace,
-            given=draft.given,
-            forced=draft.forced,
-        )
-
-
-def _mean(probabilities: tuple[float, ...]) -> float:
-    """The mean; 1 for an empty text."""
-    return math.fsum(probabilities) / len(probabilities) if probabilities else 1.0
+        return recoveries(drafts, self.tokenizer, self.calibration(config.strategy))
 
 
 def _device(name: str | None) -> str:

@@ -20,7 +20,8 @@ from unembed.model.denoiser import GIVEN, MASK, Denoiser, DenoiserConfig
 from unembed.model.paper import PaperBlock, PaperConditioner
 from unembed.model.time import TimeModulation, time_of
 from unembed.training.objective import prepare_masked
-from unembed.training.recipe import SCHEDULE_NAMES, Recipe
+from unembed.training.recipe import Recipe
+from unembed.training.recipe_parts import SCHEDULE_NAMES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper.toml"
 V, D, LIMIT = 60, 16, 8

@@ -5,7 +5,6 @@
 - `calibration_plot`: confidence against what was realised.
 - `length_plot`: a metric by length, with its intervals.
 - `dynamics`: validation bound and token_accuracy of several runs (the paper's figure 2).
-=======
 - `known_plot`: a metric against the share of the text that was known.
 """
 

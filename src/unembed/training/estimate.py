@@ -24,7 +24,8 @@ from unembed.training.ema import Ema
 from unembed.training.memory import keep_memory, resolve_precision
 from unembed.training.optimizer import make_optimizer
 from unembed.training.prepare import Prepared, prepare
-from unembed.training.recipe import Recipe, parse_duration
+from unembed.training.recipe import Recipe
+from unembed.training.recipe_parts import parse_duration
 from unembed.training.shortlist import Shortlist
 
 _FITTED_TEXTS = 20_000

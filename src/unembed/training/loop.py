@@ -31,7 +31,8 @@ from unembed.training.ema import Ema
 from unembed.training.memory import keep_memory, resolve_precision
 from unembed.training.optimizer import learning_rate, make_optimizer
 from unembed.training.prepare import Prepared, prepare
-from unembed.training.recipe import Recipe, parse_duration
+from unembed.training.recipe import Recipe
+from unembed.training.recipe_parts import parse_duration
 from unembed.training.report import Reporter
 from unembed.training.shortlist import Shortlist
 from unembed.training.state import load_state, save_state
