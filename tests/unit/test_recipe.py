@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from unembed.errors import RecipeError
-from unembed.training.recipe import Recipe, parse_duration
+from unembed.training.recipe import Recipe
+from unembed.training.recipe_parts import parse_duration
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
