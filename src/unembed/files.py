@@ -66,8 +66,12 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def remove_parts(folder: str | Path, name: str = "*") -> None:
-    """Remove what writers of `folder/name` left behind that were killed; no other writer may be at work there."""
-    for part in Path(folder).glob(f".{name}.*.part"):
+    """Remove what writers of `folder/name` left behind that were killed; no other writer may be at work there.
+
+    With the name "*" the folder must be one of ours: temporary files of safetensors (.tmp and six characters) go too.
+    """
+    patterns = [f".{name}.*.part", *([".tmp??????"] if name == "*" else [])]
+    for part in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
         part.unlink(missing_ok=True)
 
 

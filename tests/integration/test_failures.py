@@ -293,6 +293,10 @@ def test_a_state_that_is_cut(place: Place, tmp_path: Path, capsys: pytest.Captur
     train += ["--set", "run.steps=2"]
     fails(capsys, [*train, "--resume"], "no training state", "Leave out --resume")
     assert run(capsys, *train).code == 0
+    for name in (".state.safetensors.abc.part", ".tmpAb3dE6", "checkpoint/.tmpAb3dE6"):  # what a SIGKILL leaves behind
+        (tmp_path / "r" / name).write_text("")
+    assert run(capsys, *train, "--resume").code == 0
+    assert not [name for name in names(tmp_path / "r") if Path(name).name.startswith(".")]
     state = tmp_path / "r" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     fails(capsys, [*train, "--resume"], "training state", "begin a new run")
