@@ -4,6 +4,7 @@
 - `passes_curve`: quality and passes of each strategy, one row a run.
 - `calibration_plot`: confidence against what was realised.
 - `length_plot`: a metric by length, with its intervals.
+- `frontier`: quality against passes, a line a strategy (log axis), the default marked.
 - `dynamics`: validation bound and token_accuracy of several runs (the paper's figure 2).
 - `known_plot`: a metric against the share of the text that was known.
 """
@@ -234,4 +235,39 @@ def known_plot(result: dict[str, Any], path: str | Path, metric: str = "token_f1
                 shares, values, bars, fmt=f"o{style}", markersize=4, capsize=2, color=f"C{number}", label=label
             )
     axes.legend()
+    _save(figure, path)
+
+
+def frontier(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "token_f1") -> None:
+    """Plot a metric against the passes spent on a text, one line a strategy, with 95% intervals.
+
+    Args:
+        rows: runs {strategy, passes, default, metrics}, as `benchmarks/passes.py` keeps them.
+        path: PNG or SVG.
+        metric: its name.
+    """
+    figure, axes = _canvas(f"{metric} against passes", "passes a text (log scale)", metric)
+    figure.set_size_inches(7.6, 5.2)
+    marks = "osD^vP*Xhp"
+    strategies = list(dict.fromkeys(row["strategy"] for row in rows if row["passes"] > 0))
+    for i, strategy in enumerate(strategies):
+        own = [row for row in rows if row["strategy"] == strategy and not row["default"]]
+        own.sort(key=lambda row: row["passes"])
+        if own:
+            values, bars = _bars([row["metrics"][metric] for row in own])
+            axes.errorbar(
+                [row["passes"] for row in own], values, bars, marker=marks[i % len(marks)], markersize=5, capsize=2,
+                linewidth=1, label=strategy, color=f"C{i}",
+            )  # fmt: skip
+    for row in rows:
+        if row["passes"] == 0:
+            axes.axhline(
+                row["metrics"][metric]["value"], color="0.6", linestyle=":", label=f"{row['strategy']} (no pass)"
+            )
+        if row["default"]:
+            values, bars = _bars([row["metrics"][metric]])
+            axes.errorbar([row["passes"]], values, bars, marker="*", markersize=15, color="black", label="the default")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.legend(fontsize="small", ncols=2, loc="lower right")
     _save(figure, path)

@@ -1,0 +1,104 @@
+"""Quality against passes: every parallel strategy at 1 to 32 passes, the causal ones beside, one length tried.
+
+    python benchmarks/passes.py --test data/test --out docs/results/passes.json --figure docs/results/passes-curve.svg
+
+Runs that the file holds for the same checkpoint and texts are kept, so that it can be stopped and started. --page puts
+the table into docs/strategies.md between its markers and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unembed.data.shards import ShardDataset
+from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES
+from unembed.evaluation import figures
+from unembed.evaluation.harness import Setting, evaluate
+from unembed.evaluation.sets import EvaluationSet
+from unembed.evaluation.tables import cell, table
+from unembed.files import atomic_write_bytes, read_json, write_json
+from unembed.inverter import Inverter
+
+PASSES = (1, 2, 4, 8, 16, 32)
+BEGIN, END = "<!-- passes -->", "<!-- /passes -->"
+KEPT = ("strategy", "options", "lengths", "passes", "queries", "seconds", "data", "seed", "bootstrap", "metrics")
+SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu")
+
+
+def settings(inverter: Inverter) -> list[Setting]:
+    """Parallel strategies at each number of passes, left to right with beams, the checkpoint's default."""
+    found = [
+        Setting(name, {"passes": passes, "lengths": 1}, f"{name}, {passes} passes")
+        for name in STRATEGIES
+        if name not in CAUSAL_STRATEGIES and name != "prior"
+        for passes in PASSES
+    ]
+    found.append(Setting("prior", {}, "prior"))
+    if inverter.denoiser.config.causal:
+        found += [Setting("left-to-right", {"beam": beam}, f"left-to-right, beam {beam}") for beam in (1, 2, 4, 8)]
+        found += [
+            Setting(
+                "draft-correct", {"beam": beam, "keep": 1, "passes": passes}, f"draft-correct, beam {beam}, {passes}"
+            )
+            for beam, passes in ((1, 2), (1, 4), (4, 4), (8, 4))
+        ]
+    return [*found, Setting(inverter.resolve({}).strategy, {}, "default", default=True)]
+
+
+def page(rows: list[dict[str, Any]], path: Path) -> None:
+    """Fill the table of the page."""
+    head, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    body = [
+        [f"`{row['name']}`", f"{row['passes']:.1f}", *(cell(name, row["metrics"].get(name)) for name in SHOWN)]
+        for row in sorted(rows, key=lambda row: (row["strategy"], row["passes"]))
+    ]
+    first = rows[0]
+    said = f"n = {first['data']['n']} of {first['data']['name']}, seed {first['seed']}, 95% bootstrap intervals.\n\n"
+    text = said + table(["run", "passes a text", *SHOWN], body)
+    atomic_write_bytes(path, f"{head}{BEGIN}\n{text}{END}{tail}".encode())
+
+
+def main() -> None:
+    """Measure what is missing, then draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--test", help="shards")
+    parser.add_argument("--name", default="english-test")
+    parser.add_argument("-n", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--out", default="docs/results/passes.json")
+    parser.add_argument("--figure", default="docs/results/passes-curve.svg")
+    parser.add_argument("--page", metavar="FILE", help="fill the table of this page; measure nothing")
+    args = parser.parse_args()
+    out = Path(args.out)
+    rows: list[dict[str, Any]] = read_json(out) if out.exists() else []
+    if not args.page:
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        inverter = Inverter.from_pretrained(args.model, precision=args.precision)
+        data = EvaluationSet.from_rows(args.name, ShardDataset(args.test), args.n, args.seed)
+        stamp = {"checkpoint": inverter.sha256, "n": len(data), "seed": args.seed, "precision": args.precision}
+        rows = [row for row in rows if row["stamp"] == stamp]
+        for setting in settings(inverter):
+            if any(row["name"] == setting.label for row in rows):
+                continue
+            result = evaluate(inverter, data, setting, seed=args.seed, batch_size=args.batch)
+            part = {key: result[key] for key in KEPT}
+            rows.append({"name": setting.label, "default": setting.default, "stamp": stamp, **part})
+            write_json(out, rows)
+            print(f"{setting.label}: token_f1 {result['metrics']['token_f1']['value']:.3f}, {result['seconds']:.0f} s")
+    figures.frontier(rows, args.figure)
+    if args.page:
+        page(rows, Path(args.page))
+
+
+if __name__ == "__main__":
+    main()
