@@ -29,7 +29,7 @@ def save_encoder(texts: list[str], folder: Path, vocabulary: int, width: int, se
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     backend = tokenizers.BertWordPieceTokenizer(lowercase=True, strip_accents=False)
-    backend.train_from_iterator(texts, vocab_size=vocabulary, show_progress=False)
+    backend.train_from_iterator(texts, vocab_size=vocabulary, limit_alphabet=6000, show_progress=False)
     backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer = BertTokenizerFast(tokenizer_object=backend._tokenizer, model_max_length=64)
     torch.manual_seed(seed)

@@ -178,8 +178,8 @@ def _languages(values: Mapping[str, Any]) -> list[str]:
         parts.append(table(["language", "text", "recovered text", "cosine", "token_f1"], rows, left=3))
     if not names:
         parts.append(
-            "Not measured: no multilingual encoder is at hand here. The command makes these tables when one is given:\n"
-            "\n    unembed reproduce TEXTS --multilingual NAME=CHECKPOINT --languages FILE.tsv\n"
+            "Not measured: no multilingual encoder is at hand here. The command makes these tables when one is given: "
+            "`--multilingual NAME=CHECKPOINT --languages FILE.tsv`.\n"
         )
     return parts
 
