@@ -1,0 +1,1 @@
+"""Drafts improved with the encoder in the loop: queries are spent, and counted."""

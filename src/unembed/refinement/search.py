@@ -1,0 +1,270 @@
+"""Best-first search over drafts, guided by the denoiser and the difference prior, judged by the encoder.
+
+Contents: `SearchConfig`, `Asked`, `Refined`, `refine`.
+
+Any time: what a budget of k queries finds is the best draft among the first k, so one run is a whole curve. All texts go
+together, so that the encoder and the denoiser work on full batches:
+
+    1. ask the drafts that decoding left, best first;
+    2. expand the nearest draft that has not been expanded: moves of all kinds, each with its expected cosine;
+    3. ask the most promising proposals of all drafts so far; go on with 2 until the budget ends or the vector is met.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unembed.errors import InputError
+from unembed.model.denoiser import Denoiser
+from unembed.model.precision import autocast
+from unembed.refinement.asking import Asker
+from unembed.refinement.budget import Budget
+from unembed.refinement.difference import DifferencePrior
+from unembed.refinement.moves import PLAIN, Mover, Proposal, Surrogate
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How the search goes about it.
+
+    Attributes:
+        first: drafts of the decode that are asked before anything is expanded.
+        ask: queries a round.
+        beam: drafts that are expanded a round.
+        most: proposals kept of an expansion.
+        top: tokens considered for a masked position.
+        tolerance: a cosine of at least 1 - tolerance is the text itself: the search ends.
+        moves: whether drafts are changed at all; without, only the drafts of the decode are compared (best-of).
+    """
+
+    first: int = 8
+    ask: int = 8
+    beam: int = 1
+    most: int = 64
+    top: int = 6
+    tolerance: float = 1e-5
+    moves: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for name in ("first", "ask", "beam", "most", "top"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}.", "Use a whole number of at least 1.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A draft whose vector is known.
+
+    Attributes:
+        ids: its tokens, as the encoder sees them.
+        text: what was sent.
+        cosine: to the target.
+        queries: queries spent on the text when it was found.
+        move: how it was made: "draft", or the last move.
+        features, parent: of the proposal and the cosine of the draft it came from; for fitting the surrogate.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    cosine: float
+    queries: int
+    move: str
+    features: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    parent: float = 0.0
+
+
+@dataclass
+class Refined:
+    """What became of one text.
+
+    Attributes:
+        asked: every draft that was asked, in order.
+        passes: denoiser passes of the search, those of the drafts left out.
+        queries: texts sent for it.
+        met: whether the target's vector was met, up to the tolerance.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    passes: int = 0
+    queries: int = 0
+    met: bool = False
+
+    def best(self, queries: int | None = None) -> Asked | None:
+        """The nearest draft among those of the first `queries` queries; None where nothing was asked."""
+        known = [a for a in self.asked if queries is None or a.queries <= queries]
+        return max(known, key=lambda a: a.cosine) if known else None
+
+
+class _Search:
+    """The state of one text."""
+
+    def __init__(self, drafts: Sequence[tuple[int, ...]], config: SearchConfig) -> None:
+        self.result = Refined()
+        self.heap: list[tuple[float, int, Proposal, float]] = []
+        self.seen: set[tuple[int, ...]] = set()
+        self.expanded: set[tuple[int, ...]] = set()
+        self.vectors: dict[tuple[int, ...], np.ndarray] = {}
+        self._count = 0
+        for rank, ids in enumerate(drafts[: config.first]):
+            self.push(Proposal(tuple(ids), "draft", (0.0, 0.0, 0.0), 10.0 - rank), 0.0)
+
+    def push(self, proposal: Proposal, parent: float) -> None:
+        """Add a proposal; the queue goes by the expected cosine."""
+        self._count += 1
+        heapq.heappush(self.heap, (-(parent + proposal.gain), self._count, proposal, parent))
+
+    def best_open(self, count: int) -> list[Asked]:
+        """The nearest drafts that have not been expanded."""
+        open_drafts = [a for a in self.result.asked if a.ids not in self.expanded and a.ids]
+        return heapq.nlargest(count, open_drafts, key=lambda a: a.cosine)
+
+
+def refine(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    drafts: Sequence[Sequence[tuple[int, ...]]],
+    asker: Asker,
+    budget: Budget,
+    config: SearchConfig | None = None,
+    surrogate: Surrogate = PLAIN,
+    report: Callable[[int, float, float], None] | None = None,
+) -> list[Refined]:
+    """Search for the texts of T vectors at once.
+
+    Args:
+        denoiser: the network.
+        vectors: (T, d) targets.
+        drafts: of each text, best first, as token ids.
+        asker: sends the queries.
+        budget: of each text.
+        config: options.
+        surrogate: ranks proposals.
+        report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
+
+    Returns:
+        One result a text; stopped early (Ctrl-C is not caught here) nothing is returned.
+
+    Raises:
+        InputError: the checkpoint lacks what the search needs.
+        EncoderError: see `Asker.ask`.
+    """
+    config = config or SearchConfig()
+    began = time.monotonic()
+    target = torch.nn.functional.normalize(vectors.float(), dim=1)
+    searches = [_Search(part, config) for part in drafts]
+    mover = prior = None
+    if config.moves and budget.queries:
+        with torch.inference_mode(), autocast(denoiser):
+            prior = DifferencePrior(denoiser)
+            condition = denoiser.condition(vectors.float())
+            mover = Mover(denoiser, condition, denoiser.length_log_probs(vectors.float()), surrogate, config.top)
+    while True:
+        open_texts = [
+            i
+            for i, s in enumerate(searches)
+            if not s.result.met
+            and s.result.queries < budget.queries
+            and (budget.passes is None or s.result.passes < budget.passes)
+        ]
+        if not open_texts or (budget.seconds is not None and time.monotonic() - began > budget.seconds):
+            break
+        asked = _ask(searches, open_texts, target, asker, budget, config)
+        if report is not None:
+            best = [s.result.best() for s in searches]
+            cosines = [a.cosine for a in best if a is not None]
+            met = sum(s.result.met for s in searches)
+            report(max(s.result.queries for s in searches), float(np.mean(cosines or [0.0])), met)
+        if mover is None or prior is None:
+            if not asked:
+                break
+            continue
+        grown = _expand(searches, open_texts, target, mover, prior, budget, config)
+        if not asked and not grown:
+            break
+    return [s.result for s in searches]
+
+
+def _ask(
+    searches: list[_Search],
+    texts: list[int],
+    target: Tensor,
+    asker: Asker,
+    budget: Budget,
+    config: SearchConfig,
+) -> int:
+    """Ask the most promising proposals of each text; return how many drafts were new."""
+    batch: list[tuple[int, str, tuple[int, ...], Proposal, float]] = []
+    for i in texts:
+        search = searches[i]
+        room = min(config.ask if search.result.asked else config.first, budget.queries - search.result.queries)
+        taken: list[tuple[Proposal, float]] = []
+        while search.heap and len(taken) < room:
+            _, _, proposal, parent = heapq.heappop(search.heap)
+            if proposal.ids not in search.seen:
+                search.seen.add(proposal.ids)
+                taken.append((proposal, parent))
+        settled = asker.settle([proposal.ids for proposal, _ in taken])
+        for (proposal, parent), (text, ids) in zip(taken, settled, strict=True):
+            if ids and (ids == proposal.ids or ids not in search.seen) and text:
+                search.seen.add(ids)
+                batch.append((i, text, ids, proposal, parent))
+    if not batch:
+        return 0
+    fresh = [not asker.knows(text) for _, text, _, _, _ in batch]
+    vectors = asker.ask([text for _, text, _, _, _ in batch])
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.maximum(norms, 1e-12)
+    counted: set[str] = set()
+    for (i, text, ids, proposal, parent), new, vector in zip(batch, fresh, vectors, strict=True):
+        search = searches[i]
+        if new and text not in counted:
+            search.result.queries += 1
+            counted.add(text)
+        cosine = float(vector @ target[i].numpy())
+        search.result.asked.append(
+            Asked(ids, text, cosine, search.result.queries, proposal.move, proposal.features, parent)
+        )
+        search.vectors[ids] = vector
+        search.result.met = search.result.met or cosine >= 1.0 - config.tolerance
+    return len(batch)
+
+
+def _expand(
+    searches: list[_Search],
+    texts: list[int],
+    target: Tensor,
+    mover: Mover,
+    prior: DifferencePrior,
+    budget: Budget,
+    config: SearchConfig,
+) -> int:
+    """Expand the nearest drafts of each text that goes on; return how many proposals came."""
+    chosen: list[tuple[int, Asked]] = []
+    for i in texts:
+        search = searches[i]
+        if not search.result.met and search.result.queries < budget.queries:
+            chosen += [(i, asked) for asked in search.best_open(config.beam)]
+    if not chosen:
+        return 0
+    with torch.inference_mode():
+        own = torch.from_numpy(np.stack([searches[i].vectors[a.ids] for i, a in chosen]))
+        difference = prior(target[[i for i, _ in chosen]], own)
+    found, passes = mover([a.ids for _, a in chosen], [i for i, _ in chosen], difference, config.most)
+    count = 0
+    for (i, asked), proposals, spent in zip(chosen, found, passes, strict=True):
+        search = searches[i]
+        search.expanded.add(asked.ids)
+        search.result.passes += spent
+        for proposal in proposals:
+            if proposal.ids not in search.seen:
+                search.push(proposal, asked.cosine)
+                count += 1
+    return count
