@@ -20,8 +20,9 @@ from unembed.model.conditioning import Condition
 from unembed.model.denoiser import GIVEN, MASK, Denoiser
 from unembed.model.precision import autocast
 from unembed.refinement.difference import Difference
+from unembed.refinement.reorder import orderings
 
-MOVES = ("replace", "insert", "delete", "swap", "pair")
+MOVES = ("replace", "insert", "delete", "swap", "pair", "reorder")
 _ROWS = 256  # rows whose logits are held at once
 _CANVASES = 512
 
@@ -61,8 +62,16 @@ class Surrogate:
         return w[0] + w[1] * change.clamp(-self.clip, self.clip) + w[2] * whitened + w[3] * plain
 
 
-PLAIN = Surrogate({move: (-0.01, 0.004, 0.0002, 0.2) for move in MOVES})
-"""A first guess, before anything was fitted."""
+PLAIN = Surrogate(
+    {
+        "replace": (-0.025, 0.0005, 0.0006, 0.05),
+        "insert": (-0.013, 0.002, 0.001, 0.1),
+        "delete": (-0.04, 0.004, 0.0, 0.3),
+        "swap": (-0.01, 0.0025, 0.0, 0.0),
+        "pair": (-0.035, 0.001, 0.0001, 0.2),
+        "reorder": (-0.005, 0.001, 0.0, 0.0),
+    }
+)
 
 
 @dataclass
@@ -103,6 +112,7 @@ class Mover:
         self.denoiser, self.condition, self.surrogate, self.top = denoiser, condition, surrogate, top
         self.lengths = length_log_probs
         self.limit = denoiser.config.limit
+        self._ordered: set[tuple[int, tuple[int, ...]]] = set()
 
     def __call__(
         self, drafts: Sequence[tuple[int, ...]], texts: Sequence[int], difference: Difference, most: int
@@ -137,7 +147,28 @@ class Mover:
         passes = [0] * len(drafts)
         for owner in canvases.owner:
             passes[owner] += 1
+        if self.denoiser.config.causal:
+            self._reorder(drafts, texts, found, passes)
         return [_best(part, most) for part in found], passes
+
+    def _reorder(
+        self, drafts: Sequence[tuple[int, ...]], texts: Sequence[int], found: list[list[Proposal]], passes: list[int]
+    ) -> None:
+        """Other orders of the same tokens, once for each bag of words of a text."""
+        new = []
+        for i, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
+            bag = (text, tuple(sorted(draft)))
+            if len(draft) > 1 and bag not in self._ordered:
+                self._ordered.add(bag)
+                new.append(i)
+        rows = torch.tensor([texts[i] for i in new], dtype=torch.long, device=self.denoiser.banned.device)
+        orders, spent = orderings(self.denoiser, self.condition.select(rows), [drafts[i] for i in new])
+        for i, part, cost in zip(new, orders, spent, strict=True):
+            passes[i] += cost
+            best = part[0][1] if part else 0.0
+            for ids, log in part:
+                if ids != drafts[i]:
+                    found[i].append(self._proposal(ids, "reorder", (log - best, 0.0, 0.0)))
 
     def _read(
         self,
