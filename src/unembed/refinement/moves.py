@@ -192,7 +192,7 @@ class Mover:
         uneven = None if bool((lengths == n).all()) else lengths
         states = torch.where(masked, MASK, GIVEN)
         reading = self.denoiser.read(ids, states, self.condition.select(text), uneven, masked)
-        place = {}
+        place: dict[tuple[int, int], tuple[list[int], list[float], dict[int, float]]] = {}
         for row in range(0, len(reading), _ROWS):
             part = slice(row, row + _ROWS)
             scores = torch.log_softmax(self.denoiser.scores(reading, part), dim=-1)

@@ -2,8 +2,8 @@
 
 Contents: `SearchConfig`, `Asked`, `Refined`, `refine`.
 
-Any time: what a budget of k queries finds is the best draft among the first k, so one run is a whole curve. All texts go
-together, so that the encoder and the denoiser work on full batches:
+Any time: what a budget of k queries finds is the best draft among the first k, so one run is a whole curve. All texts
+go together, so that the encoder and the denoiser work on full batches:
 
     1. ask the drafts that decoding left, best first;
     2. expand the nearest draft that has not been expanded: moves of all kinds, each with its expected cosine;
