@@ -1,6 +1,6 @@
 """The difference prior: what target minus draft says about missing and wrong tokens (design, decision 14).
 
-Contents: `Difference`, `differences`.
+Contents: `Difference`, `DifferencePrior`.
 
 The class means m_w of the token prior live in whitened space. If a draft lacks the token w, the target's vector lies
 from the draft's in the direction of m_w; if it holds a wrong one, in the opposite direction. Two products are kept,
