@@ -141,6 +141,7 @@ def test_memory(script, home):
     assert code == 1 and one_line(out)["flat"] is False
 
 
+@pytest.mark.slow
 def test_a_stream_of_vectors_is_read_whole_and_in_order_in_bounded_memory(script, tmp_path):
     """Strategy prior over 20,000 rows by the command line: benchmarks/stream_prior.py in short.
 
