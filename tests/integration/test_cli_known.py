@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(place: Path, capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, Any]]:
-    code = main(["invert", str(place / "v.parquet"), "-m", str(place / "model"), "--json", "-q", *args])
+    code = main(["invert", str(place / "v.parquet"), "-m", str(place / "model"), "--json", "--tokens", "-q", *args])
     out, err = capsys.readouterr()
     assert code == 0, err
     return [json.loads(line) for line in out.splitlines()]

@@ -209,3 +209,17 @@ def test_what_does_not_go_together_is_refused() -> None:
         Recipe.load(RECIPE, ["objective.masking=count"])
     with pytest.raises(RecipeError, match="exponential"):
         Recipe.load(RECIPE, ["objective.schedule=log"])
+
+
+def test_time_conditioning_decodes_in_bfloat16() -> None:
+    """The map of the time keeps its own arithmetic where the other matrices were lowered."""
+    from unembed.model.time import TimeModulation
+
+    time = TimeModulation(2, 4, 8)
+    torch.nn.init.normal_(time.map.weight)
+    t = torch.tensor([0.0, 0.25, 1.0])
+    before = time(t)
+    time.map.to(torch.bfloat16)
+    after = time(t)
+    assert after.dtype == torch.float32
+    torch.testing.assert_close(before, after, atol=0.05, rtol=0.02)

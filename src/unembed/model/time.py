@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unembed.diffusion.schedule import Schedule
 
@@ -35,8 +36,8 @@ class TimeModulation(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Map times t (B,) in [0, 1] to what is added to the modulation, (B, layers, parts, width)."""
         with torch.autocast(t.device.type, enabled=False):
-            out: Tensor = self.map(t.float().unsqueeze(1)).view(len(t), *self.shape)
-            return out
+            weight, bias = self.map.weight.float(), self.map.bias.float()  # bf16 in a network that only decodes
+            return F.linear(t.float().unsqueeze(1), weight, bias).view(len(t), *self.shape)
 
 
 def time_of(masked: Tensor, lengths: Tensor | None, schedule: Schedule) -> Tensor:
