@@ -11,6 +11,7 @@ sample behind the first tenth of the rows less the largest within it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -84,6 +85,15 @@ def resident_mib(pid: int) -> tuple[float, float] | None:
     return (int(values["VmRSS"]) / 1024, int(values["RssAnon"]) / 1024) if "VmRSS" in values else None
 
 
+def finished_bytes(out: Path) -> int:
+    """Bytes of the chunks of finished rows, which grow beside the file until it is put together."""
+    sizes = 0
+    for path in Path(f"{out}.partial").glob("chunk-*"):
+        with contextlib.suppress(OSError):  # the folder goes when the file is whole
+            sizes += path.stat().st_size
+    return sizes
+
+
 def stream(source: Path, out: Path, count: int, model: str, batch: int, every: float = 0.1) -> dict[str, Any]:
     """Run the command line over a file and watch it."""
     command = [sys.executable, "-m", "unembed", "invert", str(source), "--model", model, "--strategy", "prior"]
@@ -91,16 +101,16 @@ def stream(source: Path, out: Path, count: int, model: str, batch: int, every: f
     process = subprocess.Popen([*command, "--batch-size", str(batch), "--out", str(out), "--quiet"])
     while process.poll() is None:
         seen = resident_mib(process.pid)
-        written = sum(p.stat().st_size for p in out.parent.glob(f"*{out.name}*") if p.is_file())
+        written = finished_bytes(out)
         if seen is not None:
             samples.append((written, *seen))
         time.sleep(every)
     seconds, cpu = time.perf_counter() - began, cpu_seconds() - used
     if process.returncode:
         raise SystemExit(f"{source} ended with exit code {process.returncode}.")
-    total = out.stat().st_size
+    total = max(written for written, _, _ in samples) or 1
     curve = [(min(count, round(count * written / total)), rss, own) for written, rss, own in samples]
-    early = [rss for rows, rss, _ in curve if rows <= count // 10]
+    early = [rss for rows, rss, _ in curve if rows <= count // 10] or [curve[0][1]]
     late = [rss for rows, rss, _ in curve if rows > count // 10] or early[-1:]
     shown = curve[:: max(1, len(curve) // 40)]
     return {

@@ -275,7 +275,7 @@ def _read_parquet(path: Path, column: str | int | None, source_column: str | int
 
     with _unpacked(path) as plain:
         try:
-            with pq.ParquetFile(plain, memory_map=True) as file:
+            with pq.ParquetFile(plain, memory_map=True, pre_buffer=False) as file:
                 strings = [f.name for f in file.schema_arrow if _is_string(f.type)]
                 if column is None:
                     if "text" not in strings and len(strings) != 1:

@@ -85,7 +85,7 @@ def _open(source: Input) -> Any:
     """Open the file with a small buffer."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(source.path, buffer_size=_BUFFER)
+    return pq.ParquetFile(source.path, buffer_size=_BUFFER, pre_buffer=False)  # buffered row groups are kept to the end
 
 
 def _checked(batches: Iterator[Any]) -> Iterator[Any]:
