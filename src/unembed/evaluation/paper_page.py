@@ -74,7 +74,7 @@ def _differs(model: Mapping[str, Any]) -> str:
     hours = "unknown hours" if model.get("seconds") is None else f"{model['seconds'] / 3600:.2f} h"
     texts = "unknown texts" if model.get("texts_seen") is None else f"{model['texts_seen']:,} texts"
     return (
-        f"{model['encoder']}; {config['layers']} x {config['width']}, {config['backbone']}, "
+        f"{model['encoder'].rsplit('/', 1)[-1]}; {config['layers']} x {config['width']}, {config['backbone']}, "
         f"vocabulary {model['vocabulary']:,}; {texts}, {hours} of training"
     )
 
