@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--multilingual", "multilingual", multiple=True, metavar="NAME=PATH", help="Models for tables 7 to 9.")
 @click.option("--languages", metavar="FILE", help="Texts for them: language, then source, then text (.tsv).")
+@click.option("--note", "notes", multiple=True, metavar="TEXT", help="A sentence for the page; may be repeated.")
 @click.option("-n", "count", type=click.IntRange(1), default=300, show_default=True, help="Texts, drawn with the seed.")
 @click.option("--per-language", type=click.IntRange(1), default=50, show_default=True, help="Texts of each language.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of texts, decoding and intervals.")
@@ -52,6 +53,7 @@ def command(
     recipes: tuple[str, ...],
     multilingual: tuple[str, ...],
     languages: str | None,
+    notes: tuple[str, ...],
     count: int,
     per_language: int,
     seed: int,
@@ -106,6 +108,8 @@ def command(
         _languages(run, name, path, str(languages), per_language, seed, device, precision)
     run.values["recipes"] = {Path(path).name: values for path, values in resolved.items()}
     run.values["recipes"][first.name] = dict(first.recipe)
+    if notes:
+        run.values["notes"] = list(notes)
     for name, path in named["--log"].items():
         run.values.setdefault("logs", {})[name] = paper_page.read_curve(path)
     run.save()

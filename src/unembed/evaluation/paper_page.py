@@ -216,6 +216,7 @@ def _head(values: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"- **{name}**: {_differs(model)}." for name, model in values["models"].items()]
     lines.append(f"- the paper: 8 x 768 and 78M parameters; {paper.COST['training']} on one A100.\n")
+    lines += [f"{text}\n" for text in values.get("notes", [])]
     return lines
 
 
