@@ -100,7 +100,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standins]
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(estimate.estimate, "__defaults__", (None, 0.2, 1))  # a dry run measures for ten seconds
+    monkeypatch.setattr(estimate.estimate, "__defaults__", (None, 0.2, 1, None))  # a dry run measures for ten seconds
     yield Standins(folder, site)
     for name in ("my_package", "unembed_ngrams"):
         sys.modules.pop(name, None)
