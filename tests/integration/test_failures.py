@@ -401,6 +401,6 @@ def test_colours_only_on_a_terminal(place: Place, tmp_path: Path) -> None:
 
 def test_a_progress_bar_with_the_time_left_appears_after_two_seconds(tmp_path: Path) -> None:
     texts = tmp_path / "many.txt"
-    texts.write_text("the old house near the tree\n" * 60_000)
+    texts.write_text("the old house near the tree\n" * 400_000)
     shown = on_a_terminal("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
-    assert "Embedding" in shown and "/60000" in shown and "0:0" in shown
+    assert "Embedding" in shown and "/400000" in shown and "0:0" in shown
