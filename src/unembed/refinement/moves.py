@@ -1,93 +1,43 @@
-"""One step away from a draft: which tokens to replace, insert, delete, swap, or predict anew together.
+"""One step away from a draft: which tokens to replace, insert, delete, exchange, move, or predict anew together.
 
-Contents: `MOVES`, `Proposal`, `Surrogate`, `Mover`.
+Contents: `MoverConfig`, `Mover`.
 
-Every move is read off masked canvases: one position masked (replace, delete), one mask more than the draft has
-(insert), two neighbours masked (swap, pair). The denoiser scores them all in a few batched passes; the difference prior
-adds what the encoder's answer to the draft says. `Surrogate` turns both into an expected change of the cosine, so that
-only the most promising proposals of all kinds cost a query.
+The denoiser reads masked canvases of a draft (`slots.py`), the difference prior adds what the encoder's answer to the
+draft says, and a student encoder, where the checkpoint has one, forecasts each proposal's vector. `Surrogate` turns all
+of it into an expected change of the cosine, so that only the most promising proposals of all kinds cost a query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from unembed.model.conditioning import Condition
-from unembed.model.denoiser import GIVEN, MASK, Denoiser
+from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
-from unembed.refinement.difference import Difference
+from unembed.refinement.forecast import Forecaster
 from unembed.refinement.reorder import orderings
-
-MOVES = ("replace", "insert", "delete", "swap", "pair", "reorder")
-_ROWS = 256  # rows whose logits are held at once
-_CANVASES = 512
+from unembed.refinement.slots import Expansion, Slot, read_slots
+from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A draft that has not been asked yet.
+class MoverConfig:
+    """What is proposed.
 
     Attributes:
-        ids: its tokens.
-        move: how it differs from the draft it came from.
-        features: change of log-likelihood (nats, clipped), change of the difference prior in both metrics.
-        gain: expected change of the cosine.
+        moves: names out of `MOVES`.
+        top: tokens considered for a masked position.
+        pair_top: tokens considered for each of two neighbours that are masked together.
+        look: proposals of a draft that the student sees.
+        most: proposals of a draft that are kept.
     """
 
-    ids: tuple[int, ...]
-    move: str
-    features: tuple[float, float, float]
-    gain: float
-
-
-@dataclass(frozen=True)
-class Surrogate:
-    """Linear guess of the change of the cosine that a proposal brings.
-
-    Attributes:
-        weights: move -> (constant, weight of the log-likelihood, of the whitened, of the plain difference).
-        clip: log-likelihood changes are cut to this many nats.
-    """
-
-    weights: dict[str, tuple[float, float, float, float]]
-    clip: float = 8.0
-
-    def gain(self, move: str, change: Tensor, whitened: Tensor, plain: Tensor) -> Tensor:
-        """Expected change of the cosine; all arguments of one shape."""
-        w = self.weights[move]
-        return w[0] + w[1] * change.clamp(-self.clip, self.clip) + w[2] * whitened + w[3] * plain
-
-
-PLAIN = Surrogate(
-    {
-        "replace": (-0.025, 0.0005, 0.0006, 0.05),
-        "insert": (-0.013, 0.002, 0.001, 0.1),
-        "delete": (-0.04, 0.004, 0.0, 0.3),
-        "swap": (-0.01, 0.0025, 0.0, 0.0),
-        "pair": (-0.035, 0.001, 0.0001, 0.2),
-        "reorder": (-0.005, 0.001, 0.0, 0.0),
-    }
-)
-
-
-@dataclass
-class _Canvases:
-    """Masked canvases of several drafts, and what each is for."""
-
-    ids: list[list[int]]
-    masks: list[tuple[int, ...]]
-    owner: list[int]
-    kind: list[str]
-
-    def add(self, ids: list[int], masks: tuple[int, ...], owner: int, kind: str) -> None:
-        self.ids.append(ids)
-        self.masks.append(masks)
-        self.owner.append(owner)
-        self.kind.append(kind)
+    moves: tuple[str, ...] = MOVES
+    top: int = 6
+    pair_top: int = 2
+    look: int = 256
+    most: int = 64
 
 
 class Mover:
@@ -95,260 +45,155 @@ class Mover:
 
     Args:
         denoiser: the network; its logits see the target vector through the condition.
-        condition: of the T texts.
-        length_log_probs: (T, limit) log p(n | vector).
+        forecaster: looks at proposals before they are asked; None where the checkpoint has no student.
         surrogate: ranks the proposals.
-        top: tokens considered for each masked position.
+        config: what is proposed.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        condition: Condition,
-        length_log_probs: Tensor,
+        forecaster: Forecaster | None = None,
         surrogate: Surrogate = PLAIN,
-        top: int = 6,
+        config: MoverConfig | None = None,
     ) -> None:
-        self.denoiser, self.condition, self.surrogate, self.top = denoiser, condition, surrogate, top
-        self.lengths = length_log_probs
-        self.limit = denoiser.config.limit
+        self.denoiser, self.forecaster, self.surrogate = denoiser, forecaster, surrogate
+        self.config = config or MoverConfig()
         self._ordered: set[tuple[int, tuple[int, ...]]] = set()
 
-    def __call__(
-        self, drafts: Sequence[tuple[int, ...]], texts: Sequence[int], difference: Difference, most: int
-    ) -> tuple[list[list[Proposal]], list[int]]:
-        """Propose at most `most` moves for each draft, best first.
+    def __call__(self, expansion: Expansion, vectors: torch.Tensor) -> tuple[list[list[Proposal]], list[int]]:
+        """Propose moves for each draft.
 
         Args:
-            drafts: D drafts.
-            texts: for each the row of the condition.
-            difference: of the D drafts.
-            most: proposals of a draft.
+            expansion: D drafts.
+            vectors: (D, d) what the encoder answered to them, unit length.
 
         Returns:
-            The proposals of each draft, and the passes that each took.
+            The proposals of each draft, best first; and the passes that each took.
         """
-        canvases = _Canvases([], [], [], [])
-        mask = self.denoiser.config.mask_id
-        for owner, draft in enumerate(drafts):
-            ids, n = list(draft), len(draft)
-            for i in range(n):
-                canvases.add([*ids[:i], mask, *ids[i + 1 :]], (i,), owner, "replace")
-            if n < self.limit:
-                for i in range(n + 1):
-                    canvases.add([*ids[:i], mask, *ids[i:]], (i,), owner, "insert")
-            for i in range(n - 1):
-                canvases.add([*ids[:i], mask, mask, *ids[i + 2 :]], (i, i + 1), owner, "pair")
-        found: list[list[Proposal]] = [[] for _ in drafts]
-        order = sorted(range(len(canvases.ids)), key=lambda k: len(canvases.ids[k]))
+        found: list[dict[tuple[int, ...], Proposal]] = [{} for _ in expansion.drafts]
         with torch.inference_mode(), autocast(self.denoiser):
-            for start in range(0, len(order), _CANVASES):
-                self._read(canvases, order[start : start + _CANVASES], drafts, texts, difference, found)
-        passes = [0] * len(drafts)
-        for owner in canvases.owner:
-            passes[owner] += 1
-        if self.denoiser.config.causal:
-            self._reorder(drafts, texts, found, passes)
-        return [_best(part, most) for part in found], passes
+            slots, passes = read_slots(self.denoiser, expansion, self.surrogate, self.config.top)
+        neighbours: dict[tuple[int, int], Slot] = {}
+        for slot in slots:
+            if slot.kind == "pair":
+                if slot.column == slot.start:
+                    neighbours[(slot.draft, slot.start)] = slot
+            else:
+                self._single(expansion, slot, found[slot.draft])
+        for slot in slots:
+            if slot.kind == "pair" and slot.column == slot.start + 1:
+                self._pair(expansion, neighbours[(slot.draft, slot.start)], slot, found[slot.draft])
+        if self.denoiser.config.causal and "reorder" in self.config.moves:
+            self._reorder(expansion, found, passes)
+        if self.forecaster is not None:
+            for draft, known in zip(expansion.drafts, found, strict=True):
+                self._structural(draft, known)
+            found = self._forecast(expansion, vectors, found)
+        return [_best(part, self.config.most) for part in found], passes
 
-    def _reorder(
-        self, drafts: Sequence[tuple[int, ...]], texts: Sequence[int], found: list[list[Proposal]], passes: list[int]
-    ) -> None:
-        """Other orders of the same tokens, once for each bag of words of a text."""
-        new = []
-        for i, (draft, text) in enumerate(zip(drafts, texts, strict=True)):
-            bag = (text, tuple(sorted(draft)))
-            if len(draft) > 1 and bag not in self._ordered:
-                self._ordered.add(bag)
-                new.append(i)
-        rows = torch.tensor([texts[i] for i in new], dtype=torch.long, device=self.denoiser.banned.device)
-        orders, spent = orderings(self.denoiser, self.condition.select(rows), [drafts[i] for i in new])
-        for i, part, cost in zip(new, orders, spent, strict=True):
-            passes[i] += cost
-            best = part[0][1] if part else 0.0
-            for ids, log in part:
-                if ids != drafts[i]:
-                    found[i].append(self._proposal(ids, "reorder", (log - best, 0.0, 0.0)))
+    # ------------------------------------------------------------------ one kind after the other
 
-    def _read(
-        self,
-        canvases: _Canvases,
-        chosen: list[int],
-        drafts: Sequence[tuple[int, ...]],
-        texts: Sequence[int],
-        difference: Difference,
-        found: list[list[Proposal]],
-    ) -> None:
-        device = self.denoiser.banned.device
-        n = len(canvases.ids[chosen[-1]])
-        pad = self.denoiser.config.pad_id
-        ids = torch.tensor([canvases.ids[k] + [pad] * (n - len(canvases.ids[k])) for k in chosen], device=device)
-        lengths = torch.tensor([len(canvases.ids[k]) for k in chosen], device=device)
-        masked = torch.zeros_like(ids, dtype=torch.bool)
-        for row, k in enumerate(chosen):
-            masked[row, list(canvases.masks[k])] = True
-        owner = torch.tensor([canvases.owner[k] for k in chosen], device=device)
-        text = torch.tensor([texts[canvases.owner[k]] for k in chosen], device=device)
-        uneven = None if bool((lengths == n).all()) else lengths
-        states = torch.where(masked, MASK, GIVEN)
-        reading = self.denoiser.read(ids, states, self.condition.select(text), uneven, masked)
-        place: dict[tuple[int, int], tuple[list[int], list[float], dict[int, float]]] = {}
-        for row in range(0, len(reading), _ROWS):
-            part = slice(row, row + _ROWS)
-            scores = torch.log_softmax(self.denoiser.scores(reading, part), dim=-1)
-            self._pick(scores, reading.owner[part].tolist(), reading.column[part].tolist(), chosen, canvases, drafts,
-                       texts, owner, difference, found, place)  # fmt: skip
-        self._pairs(place, canvases, drafts, difference, found)
+    def _add(self, known: dict[tuple[int, ...], Proposal], ids: tuple[int, ...], move: str, features: Features) -> None:
+        """Add a proposal; of two ways to the same draft the more promising stays."""
+        if move in self.config.moves:
+            proposal = Proposal(ids, move, features, self.surrogate.gain(move, features))
+            if ids not in known or known[ids].gain < proposal.gain:
+                known[ids] = proposal
 
-    def _pick(
-        self,
-        scores: Tensor,
-        rows: list[int],
-        columns: list[int],
-        chosen: list[int],
-        canvases: _Canvases,
-        drafts: Sequence[tuple[int, ...]],
-        texts: Sequence[int],
-        owner: Tensor,
-        difference: Difference,
-        found: list[list[Proposal]],
-        place: dict[tuple[int, int], tuple[list[int], list[float], dict[int, float]]],
-    ) -> None:
-        """Turn log-probabilities (R, V) of masked positions into proposals."""
-        who = owner[torch.tensor(rows, device=owner.device)]
-        kinds = [canvases.kind[chosen[row]] for row in rows]
-        white, plain = difference.whitened, difference.plain
-        clip = self.surrogate.clip
-        gains = torch.empty_like(scores)
-        for kind in set(kinds):
-            at = torch.tensor([i for i, k in enumerate(kinds) if k == kind], device=scores.device)
-            move = "replace" if kind == "pair" else kind
-            _, a, b, c = self.surrogate.weights[move]
-            bases = self._bases(kind, [rows[i] for i in at.tolist()], [columns[i] for i in at.tolist()], chosen,
-                                canvases, drafts, texts, scores[at])  # fmt: skip
-            change = (scores[at] - bases.unsqueeze(1)).clamp(-clip, clip)
-            gains[at] = a * change + b * white[who[at]] + c * plain[who[at]]
-            gains[at] = gains[at].masked_fill(~scores[at].isfinite(), -torch.inf)
-        top = gains.topk(self.top, dim=1).indices
-        values = scores.gather(1, top)
-        tops, logs = top.tolist(), values.tolist()
-        for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            k = chosen[row]
-            draft_index = canvases.owner[k]
-            draft = drafts[draft_index]
-            kind = canvases.kind[k]
-            if kind == "pair":
-                first = canvases.masks[k][0]
-                both = draft[first : first + 2]
-                known = {token: float(scores[i, token]) for token in both}
-                place[(k, column)] = (tops[i], logs[i], known)
-                continue
-            self._single(draft, draft_index, kind, column, scores[i], tops[i], logs[i], texts, difference, found)
-
-    def _bases(
-        self,
-        kind: str,
-        rows: list[int],
-        columns: list[int],
-        chosen: list[int],
-        canvases: _Canvases,
-        drafts: Sequence[tuple[int, ...]],
-        texts: Sequence[int],
-        scores: Tensor,
-    ) -> Tensor:
-        """(R,) log-probability of what stands there now; for insertions what the longer text costs."""
-        if kind == "insert":
-            costs = []
-            for row in rows:
-                owner = canvases.owner[chosen[row]]
-                n = len(drafts[owner])
-                costs.append(self._length_change(texts[owner], n, n + 1))
-            return -torch.tensor(costs, device=scores.device)
-        own = [drafts[canvases.owner[chosen[row]]][column] for row, column in zip(rows, columns, strict=True)]
-        return scores.gather(1, torch.tensor(own, device=scores.device).unsqueeze(1)).squeeze(1).clamp_min(-30.0)
-
-    def _length_change(self, text: int, old: int, new: int) -> float:
-        return float(self.lengths[text, new - 1] - self.lengths[text, old - 1])
-
-    def _single(
-        self,
-        draft: tuple[int, ...],
-        index: int,
-        kind: str,
-        column: int,
-        scores: Tensor,
-        tokens: list[int],
-        logs: list[float],
-        texts: Sequence[int],
-        difference: Difference,
-        found: list[list[Proposal]],
-    ) -> None:
-        white, plain = difference.whitened[index], difference.plain[index]
-        n = len(draft)
-        if kind == "insert":
-            longer = self._length_change(texts[index], n, n + 1)
-            for token, log in zip(tokens, logs, strict=True):
-                features = (log + longer, float(white[token]), float(plain[token]))
-                found[index].append(self._proposal((*draft[:column], token, *draft[column:]), "insert", features))
+    def _single(self, expansion: Expansion, slot: Slot, known: dict[tuple[int, ...], Proposal]) -> None:
+        draft, at = expansion.drafts[slot.draft], slot.column
+        white, plain = expansion.difference.whitened[slot.draft], expansion.difference.plain[slot.draft]
+        if slot.kind == "insert":
+            longer = expansion.length_change(slot.draft, 1)
+            for token, log in zip(slot.tokens, slot.logs, strict=True):
+                features = (log + longer, float(white[token]), float(plain[token]), 0.0)
+                self._add(known, (*draft[:at], token, *draft[at:]), "insert", features)
             return
-        old = draft[column]
-        own = max(float(scores[old]), -30.0)
-        own_white, own_plain = float(white[old]), float(plain[old])
-        for token, log in zip(tokens, logs, strict=True):
-            if token == old:
-                continue
-            features = (log - own, float(white[token]) - own_white, float(plain[token]) - own_plain)
-            found[index].append(self._proposal((*draft[:column], token, *draft[column + 1 :]), "replace", features))
-        if n > 1:
-            shorter = self._length_change(texts[index], n, n - 1)
-            features = (shorter - own, -own_white, -own_plain)
-            found[index].append(self._proposal((*draft[:column], *draft[column + 1 :]), "delete", features))
+        old = draft[at]
+        own, own_white, own_plain = slot.own[old], float(white[old]), float(plain[old])
+        for token, log in zip(slot.tokens, slot.logs, strict=True):
+            if token != old:
+                features = (log - own, float(white[token]) - own_white, float(plain[token]) - own_plain, 0.0)
+                self._add(known, (*draft[:at], token, *draft[at + 1 :]), "replace", features)
+        if len(draft) > 1:
+            features = (expansion.length_change(slot.draft, -1) - own, -own_white, -own_plain, 0.0)
+            self._add(known, (*draft[:at], *draft[at + 1 :]), "delete", features)
 
-    def _pairs(
-        self,
-        place: dict[tuple[int, int], tuple[list[int], list[float], dict[int, float]]],
-        canvases: _Canvases,
-        drafts: Sequence[tuple[int, ...]],
-        difference: Difference,
-        found: list[list[Proposal]],
-    ) -> None:
-        """Two neighbours that were masked together: exchanged, or each replaced by one of its best tokens."""
-        for (k, column), (tokens, logs, known) in place.items():
-            first = canvases.masks[k][0]
-            if column != first or (k, first + 1) not in place:
-                continue
-            owner = canvases.owner[k]
-            draft = drafts[owner]
-            other_tokens, other_logs, other_known = place[(k, first + 1)]
-            a, b = draft[first], draft[first + 1]
-            own = max(known[a] + other_known[b], -60.0)
-            if a != b:
-                swapped = (*draft[:first], b, a, *draft[first + 2 :])
-                found[owner].append(self._proposal(swapped, "swap", (known[b] + other_known[a] - own, 0.0, 0.0)))
-            white, plain = difference.whitened[owner], difference.plain[owner]
-            for token, log in zip(tokens[:2], logs[:2], strict=True):
-                for other, other_log in zip(other_tokens[:2], other_logs[:2], strict=True):
-                    if token == a or other == b:
-                        continue
+    def _pair(self, expansion: Expansion, first: Slot, second: Slot, known: dict[tuple[int, ...], Proposal]) -> None:
+        """Two neighbours that were masked together: swapped, or each replaced by one of its best tokens."""
+        draft, at = expansion.drafts[first.draft], first.start
+        a, b = draft[at], draft[at + 1]
+        own = first.own[a] + second.own[b]
+        head, tail = draft[:at], draft[at + 2 :]
+        if a != b:
+            self._add(known, (*head, b, a, *tail), "swap", (first.own[b] + second.own[a] - own, 0.0, 0.0, 0.0))
+        white, plain = expansion.difference.whitened[first.draft], expansion.difference.plain[first.draft]
+        top = self.config.pair_top
+        for token, log in zip(first.tokens[:top], first.logs[:top], strict=True):
+            for other, other_log in zip(second.tokens[:top], second.logs[:top], strict=True):
+                if token != a and other != b:
                     features = (
                         log + other_log - own,
                         float(white[token] + white[other] - white[a] - white[b]),
                         float(plain[token] + plain[other] - plain[a] - plain[b]),
+                        0.0,
                     )
-                    ids = (*draft[:first], token, other, *draft[first + 2 :])
-                    found[owner].append(self._proposal(ids, "pair", features))
+                    self._add(known, (*head, token, other, *tail), "pair", features)
 
-    def _proposal(self, ids: tuple[int, ...], move: str, features: tuple[float, float, float]) -> Proposal:
-        constant, a, b, c = self.surrogate.weights[move]
-        clip = self.surrogate.clip
-        change = min(max(features[0], -clip), clip)
-        return Proposal(ids, move, features, constant + a * change + b * features[1] + c * features[2])
+    def _reorder(self, expansion: Expansion, found: list[dict[tuple[int, ...], Proposal]], passes: list[int]) -> None:
+        """Other orders of the same tokens, once for each bag of words of a text."""
+        new = []
+        for i, (draft, text) in enumerate(zip(expansion.drafts, expansion.texts, strict=True)):
+            bag = (text, tuple(sorted(draft)))
+            if len(draft) > 1 and bag not in self._ordered:
+                self._ordered.add(bag)
+                new.append(i)
+        rows = torch.tensor([expansion.texts[i] for i in new], dtype=torch.long, device=self.denoiser.banned.device)
+        orders, spent = orderings(self.denoiser, expansion.condition.select(rows), [expansion.drafts[i] for i in new])
+        for i, part, cost in zip(new, orders, spent, strict=True):
+            passes[i] += cost
+            best = part[0][1] if part else 0.0
+            for ids, log in part:
+                if ids != expansion.drafts[i]:
+                    self._add(found[i], ids, "reorder", (log - best, 0.0, 0.0, 0.0))
+
+    def _structural(self, draft: tuple[int, ...], known: dict[tuple[int, ...], Proposal]) -> None:
+        """Any two tokens exchanged, any token or two neighbours moved; only the student can rank these."""
+        n = len(draft)
+        for i in range(n):
+            for j in range(i + 1, n):
+                if draft[i] != draft[j]:
+                    ids = (*draft[:i], draft[j], *draft[i + 1 : j], draft[i], *draft[j + 1 :])
+                    self._add(known, ids, "exchange", NOTHING)
+        for size in (1, 2):
+            for i in range(n - size + 1):
+                rest, part = (*draft[:i], *draft[i + size :]), draft[i : i + size]
+                for j in range(len(rest) + 1):
+                    ids = (*rest[:j], *part, *rest[j:])
+                    if ids != draft:
+                        self._add(known, ids, "shift", NOTHING)
+
+    def _forecast(
+        self, expansion: Expansion, vectors: torch.Tensor, found: list[dict[tuple[int, ...], Proposal]]
+    ) -> list[dict[tuple[int, ...], Proposal]]:
+        """Let the student see the most promising proposals of each draft; the others are dropped."""
+        assert self.forecaster is not None
+        seen = [_best(part, self.config.look) for part in found]
+        changes = self.forecaster.changes(
+            expansion.drafts, expansion.texts, vectors, [[p.ids for p in part] for part in seen]
+        )
+        out: list[dict[tuple[int, ...], Proposal]] = []
+        for part, change in zip(seen, changes, strict=True):
+            known = {}
+            for proposal, value in zip(part, change, strict=True):
+                features = (*proposal.features[:3], value)
+                known[proposal.ids] = replace(
+                    proposal, features=features, gain=self.surrogate.gain(proposal.move, features)
+                )
+            out.append(known)
+        return out
 
 
-def _best(proposals: list[Proposal], most: int) -> list[Proposal]:
-    """The best proposals, each text once."""
-    best: dict[tuple[int, ...], Proposal] = {}
-    for proposal in proposals:
-        if proposal.ids not in best or best[proposal.ids].gain < proposal.gain:
-            best[proposal.ids] = proposal
-    return sorted(best.values(), key=lambda p: -p.gain)[:most]
+def _best(proposals: dict[tuple[int, ...], Proposal], most: int) -> list[Proposal]:
+    return sorted(proposals.values(), key=lambda p: -p.gain)[:most]

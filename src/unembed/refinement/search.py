@@ -22,12 +22,17 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError
+from unembed.model.conditioning import Condition
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
+from unembed.model.student import StudentEncoder
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.difference import DifferencePrior
-from unembed.refinement.moves import PLAIN, Mover, Proposal, Surrogate
+from unembed.refinement.forecast import Forecaster
+from unembed.refinement.moves import Mover, MoverConfig
+from unembed.refinement.slots import Expansion
+from unembed.refinement.surrogate import FORECAST, MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,10 @@ class SearchConfig:
         beam: drafts that are expanded a round.
         most: proposals kept of an expansion.
         top: tokens considered for a masked position.
+        look: proposals of an expansion that the student sees.
         tolerance: a cosine of at least 1 - tolerance is the text itself: the search ends.
-        moves: whether drafts are changed at all; without, only the drafts of the decode are compared (best-of).
+        moves: how drafts are changed, names out of `surrogate.MOVES`; without any, only the drafts of the decode are
+            compared (best-of).
     """
 
     first: int = 8
@@ -49,14 +56,18 @@ class SearchConfig:
     beam: int = 1
     most: int = 64
     top: int = 6
+    look: int = 256
     tolerance: float = 1e-5
-    moves: bool = True
+    moves: tuple[str, ...] = MOVES
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for name in ("first", "ask", "beam", "most", "top"):
+        for name in ("first", "ask", "beam", "most", "top", "look"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}.", "Use a whole number of at least 1.")
+        for move in self.moves:
+            if move not in MOVES:
+                raise InputError(f"There is no move {move!r}.", f"Moves: {', '.join(MOVES)}.")
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Asked:
     cosine: float
     queries: int
     move: str
-    features: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    features: Features = NOTHING
     parent: float = 0.0
 
 
@@ -114,7 +125,7 @@ class _Search:
         self.vectors: dict[tuple[int, ...], np.ndarray] = {}
         self._count = 0
         for rank, ids in enumerate(drafts[: config.first]):
-            self.push(Proposal(tuple(ids), "draft", (0.0, 0.0, 0.0), 10.0 - rank), 0.0)
+            self.push(Proposal(tuple(ids), "draft", NOTHING, 10.0 - rank), 0.0)
 
     def push(self, proposal: Proposal, parent: float) -> None:
         """Add a proposal; the queue goes by the expected cosine."""
@@ -134,8 +145,9 @@ def refine(
     asker: Asker,
     budget: Budget,
     config: SearchConfig | None = None,
-    surrogate: Surrogate = PLAIN,
+    surrogate: Surrogate | None = None,
     report: Callable[[int, float, float], None] | None = None,
+    student: StudentEncoder | None = None,
 ) -> list[Refined]:
     """Search for the texts of T vectors at once.
 
@@ -146,7 +158,8 @@ def refine(
         asker: sends the queries.
         budget: of each text.
         config: options.
-        surrogate: ranks proposals.
+        surrogate: ranks proposals; None takes the one that was fitted for what the checkpoint has.
+        student: looks at proposals before they are asked, without a query; None where there is none.
         report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
 
     Returns:
@@ -160,12 +173,20 @@ def refine(
     began = time.monotonic()
     target = torch.nn.functional.normalize(vectors.float(), dim=1)
     searches = [_Search(part, config) for part in drafts]
-    mover = prior = None
+    grower = None
     if config.moves and budget.queries:
         with torch.inference_mode(), autocast(denoiser):
-            prior = DifferencePrior(denoiser)
             condition = denoiser.condition(vectors.float())
-            mover = Mover(denoiser, condition, denoiser.length_log_probs(vectors.float()), surrogate, config.top)
+            lengths = denoiser.length_log_probs(vectors.float())
+        forecaster = None
+        if student is not None:
+            lowered = denoiser.embedding.weight.dtype
+            forecaster = Forecaster(student, denoiser.embedding.weight, target, lowered)
+        if surrogate is None:
+            surrogate = PLAIN if forecaster is None else FORECAST
+        chosen = MoverConfig(config.moves, top=config.top, look=config.look, most=config.most)
+        mover = Mover(denoiser, forecaster, surrogate, chosen)
+        grower = _Grower(mover, DifferencePrior(denoiser), condition, lengths, target)
     while True:
         open_texts = [
             i
@@ -182,11 +203,7 @@ def refine(
             cosines = [a.cosine for a in best if a is not None]
             met = sum(s.result.met for s in searches)
             report(max(s.result.queries for s in searches), float(np.mean(cosines or [0.0])), met)
-        if mover is None or prior is None:
-            if not asked:
-                break
-            continue
-        grown = _expand(searches, open_texts, target, mover, prior, budget, config)
+        grown = grower(searches, open_texts, budget, config) if grower is not None else 0
         if not asked and not grown:
             break
     return [s.result for s in searches]
@@ -237,34 +254,38 @@ def _ask(
     return len(batch)
 
 
-def _expand(
-    searches: list[_Search],
-    texts: list[int],
-    target: Tensor,
-    mover: Mover,
-    prior: DifferencePrior,
-    budget: Budget,
-    config: SearchConfig,
-) -> int:
-    """Expand the nearest drafts of each text that goes on; return how many proposals came."""
-    chosen: list[tuple[int, Asked]] = []
-    for i in texts:
-        search = searches[i]
-        if not search.result.met and search.result.queries < budget.queries:
-            chosen += [(i, asked) for asked in search.best_open(config.beam)]
-    if not chosen:
-        return 0
-    with torch.inference_mode():
-        own = torch.from_numpy(np.stack([searches[i].vectors[a.ids] for i, a in chosen]))
-        difference = prior(target[[i for i, _ in chosen]], own)
-    found, passes = mover([a.ids for _, a in chosen], [i for i, _ in chosen], difference, config.most)
-    count = 0
-    for (i, asked), proposals, spent in zip(chosen, found, passes, strict=True):
-        search = searches[i]
-        search.expanded.add(asked.ids)
-        search.result.passes += spent
-        for proposal in proposals:
-            if proposal.ids not in search.seen:
-                search.push(proposal, asked.cosine)
-                count += 1
-    return count
+@dataclass(frozen=True)
+class _Grower:
+    """Expands the nearest drafts of each text."""
+
+    mover: Mover
+    prior: DifferencePrior
+    condition: Condition
+    length_log_probs: Tensor
+    target: Tensor
+
+    def __call__(self, searches: list[_Search], texts: list[int], budget: Budget, config: SearchConfig) -> int:
+        """Expand the nearest drafts of each text that goes on; return how many proposals came."""
+        chosen: list[tuple[int, Asked]] = []
+        for i in texts:
+            search = searches[i]
+            if not search.result.met and search.result.queries < budget.queries:
+                chosen += [(i, asked) for asked in search.best_open(config.beam)]
+        if not chosen:
+            return 0
+        rows = [i for i, _ in chosen]
+        with torch.inference_mode():
+            own = torch.from_numpy(np.stack([searches[i].vectors[a.ids] for i, a in chosen]))
+            difference = self.prior(self.target[rows], own)
+        expansion = Expansion([a.ids for _, a in chosen], rows, difference, self.condition, self.length_log_probs)
+        found, passes = self.mover(expansion, own)
+        count = 0
+        for (i, asked), proposals, spent in zip(chosen, found, passes, strict=True):
+            search = searches[i]
+            search.expanded.add(asked.ids)
+            search.result.passes += spent
+            for proposal in proposals:
+                if proposal.ids not in search.seen:
+                    search.push(proposal, asked.cosine)
+                    count += 1
+        return count
