@@ -29,6 +29,7 @@ class MoverConfig:
         moves: names out of `MOVES`.
         top: tokens considered for a masked position.
         pair_top: tokens considered for each of two neighbours that are masked together.
+        far: places that a token is moved, at most.
         look: proposals of a draft that the student sees.
         most: proposals of a draft that are kept.
     """
@@ -36,7 +37,8 @@ class MoverConfig:
     moves: tuple[str, ...] = MOVES
     top: int = 6
     pair_top: int = 2
-    look: int = 256
+    far: int = 3
+    look: int = 192
     most: int = 64
 
 
@@ -159,17 +161,17 @@ class Mover:
                     self._add(found[i], ids, "reorder", (log - best, 0.0, 0.0, 0.0))
 
     def _structural(self, draft: tuple[int, ...], known: dict[tuple[int, ...], Proposal]) -> None:
-        """Any two tokens exchanged, any token or two neighbours moved; only the student can rank these."""
-        n = len(draft)
+        """Two tokens exchanged, one or two neighbours moved, over a few places; only the student can rank these."""
+        n, far = len(draft), self.config.far
         for i in range(n):
-            for j in range(i + 1, n):
+            for j in range(i + 2, min(i + far + 1, n)):
                 if draft[i] != draft[j]:
                     ids = (*draft[:i], draft[j], *draft[i + 1 : j], draft[i], *draft[j + 1 :])
                     self._add(known, ids, "exchange", NOTHING)
         for size in (1, 2):
             for i in range(n - size + 1):
                 rest, part = (*draft[:i], *draft[i + size :]), draft[i : i + size]
-                for j in range(len(rest) + 1):
+                for j in range(max(0, i - far), min(len(rest), i + far) + 1):
                     ids = (*rest[:j], *part, *rest[j:])
                     if ids != draft:
                         self._add(known, ids, "shift", NOTHING)

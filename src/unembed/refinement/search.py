@@ -5,9 +5,10 @@ Contents: `SearchConfig`, `Asked`, `Refined`, `refine`.
 Any time: what a budget of k queries finds is the best draft among the first k, so one run is a whole curve. All texts
 go together, so that the encoder and the denoiser work on full batches:
 
-    1. ask the drafts that decoding left, best first;
+    1. ask the best of the drafts that decoding left; the others wait in the queue with their expected cosine;
     2. expand the nearest draft that has not been expanded: moves of all kinds, each with its expected cosine;
-    3. ask the most promising proposals of all drafts so far; go on with 2 until the budget ends or the vector is met.
+    3. ask the most promising of the queue; go on with 2 until the budget ends or the vector is met. Rounds are short
+       at first and longer later, so that a small budget is spent with care and a large one in few expansions.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class SearchConfig:
 
     Attributes:
         first: drafts of the decode that are asked before anything is expanded.
-        ask: queries a round.
+        ask: most queries a round; a round has 1 + spent / 4 of them up to this.
         beam: drafts that are expanded a round.
         most: proposals kept of an expansion.
         top: tokens considered for a masked position.
@@ -51,12 +52,12 @@ class SearchConfig:
             compared (best-of).
     """
 
-    first: int = 8
-    ask: int = 8
+    first: int = 2
+    ask: int = 16
     beam: int = 1
     most: int = 64
     top: int = 6
-    look: int = 256
+    look: int = 192
     tolerance: float = 1e-5
     moves: tuple[str, ...] = MOVES
 
@@ -124,8 +125,15 @@ class _Search:
         self.expanded: set[tuple[int, ...]] = set()
         self.vectors: dict[tuple[int, ...], np.ndarray] = {}
         self._count = 0
+        self.waiting = [tuple(ids) for ids in drafts[config.first :]]
         for rank, ids in enumerate(drafts[: config.first]):
             self.push(Proposal(tuple(ids), "draft", NOTHING, 10.0 - rank), 0.0)
+
+    def room(self, config: SearchConfig, budget: Budget) -> int:
+        """Queries of the next round."""
+        spent = self.result.queries
+        wanted = min(config.ask, 1 + spent // 4) if self.result.asked else config.first
+        return min(wanted, budget.queries - spent)
 
     def push(self, proposal: Proposal, parent: float) -> None:
         """Add a proposal; the queue goes by the expected cosine."""
@@ -198,6 +206,7 @@ def refine(
         if not open_texts or (budget.seconds is not None and time.monotonic() - began > budget.seconds):
             break
         asked = _ask(searches, open_texts, target, asker, budget, config)
+        _release(searches, open_texts, grower)
         if report is not None:
             best = [s.result.best() for s in searches]
             cosines = [a.cosine for a in best if a is not None]
@@ -207,6 +216,21 @@ def refine(
         if not asked and not grown:
             break
     return [s.result for s in searches]
+
+
+def _release(searches: list[_Search], texts: list[int], grower: _Grower | None) -> None:
+    """Put the drafts that wait into the queue, once a first draft was asked and the others can be compared with it."""
+    chosen = [i for i in texts if searches[i].waiting and searches[i].result.asked]
+    nearest = [max(searches[i].result.asked, key=lambda a: a.cosine) for i in chosen]
+    waiting = [searches[i].waiting for i in chosen]
+    changes = [[-0.01 - 0.003 * rank for rank in range(len(part))] for part in waiting]
+    if grower is not None and grower.mover.forecaster is not None and chosen:
+        own = torch.from_numpy(np.stack([searches[i].vectors[a.ids] for i, a in zip(chosen, nearest, strict=True)]))
+        changes = grower.mover.forecaster.changes([a.ids for a in nearest], chosen, own, waiting)
+    for i, asked, part, change in zip(chosen, nearest, waiting, changes, strict=True):
+        for ids, gain in zip(part, change, strict=True):
+            searches[i].push(Proposal(ids, "draft", (0.0, 0.0, 0.0, gain), gain), asked.cosine)
+        searches[i].waiting = []
 
 
 def _ask(
@@ -221,7 +245,7 @@ def _ask(
     batch: list[tuple[int, str, tuple[int, ...], Proposal, float]] = []
     for i in texts:
         search = searches[i]
-        room = min(config.ask if search.result.asked else config.first, budget.queries - search.result.queries)
+        room = search.room(config, budget)
         taken: list[tuple[Proposal, float]] = []
         while search.heap and len(taken) < room:
             _, _, proposal, parent = heapq.heappop(search.heap)
