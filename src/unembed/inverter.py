@@ -31,6 +31,7 @@ from unembed.decoding.trace import Draft, Step
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
 from unembed.model.checkpoint import Checkpoint, load_checkpoint
+from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
@@ -72,6 +73,7 @@ class Inverter:
         self.identity = EncoderIdentity.from_dict(checkpoint.identity)
         self.calibrations = checkpoint.calibration
         self.position_prior = checkpoint.position_prior
+        self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
@@ -112,6 +114,11 @@ class Inverter:
     def device(self) -> torch.device:
         """Where the network runs."""
         return self.denoiser.banned.device
+
+    @property
+    def corrector(self) -> Corrector | None:
+        """The corrector that lies beside the checkpoint's weights, read at first use; None where there is none."""
+        return self._checkpoint.corrector
 
     @cached_property
     def encoder(self) -> Encoder:

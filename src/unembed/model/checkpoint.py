@@ -1,18 +1,22 @@
 """A checkpoint is a directory: config, tokenizer, encoder identity, recipe, calibration and safetensors shards.
 
-Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`.
+Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`,
+`weights_digest`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" every
 matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17); the
 whitening matrix stays in float32, because it blows small components up.
-A position prior for the strategy `prior` may lie beside them (`position_file.py`).
+A position prior for the strategy `prior` may lie beside them (`position_file.py`), and a corrector
+(`corrector_file.py`), which config.json does not name.
 config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from torch import Tensor
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.model.autoregressive import build_denoiser
+from unembed.model.corrector import Corrector
+from unembed.model.corrector_file import CORRECTOR_FILE, read_corrector
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.model.position_prior import PositionPrior
@@ -48,6 +54,7 @@ class Checkpoint:
         notes: free facts (steps, texts seen, licence).
         sha256: digest of config.json, which names every other file's digest.
         position_prior: what the strategy `prior` reads places from beside the network's own parts, or None.
+        weights: digest of the weights alone, "" where they come from elsewhere.
     """
 
     path: Path
@@ -59,6 +66,23 @@ class Checkpoint:
     notes: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
     position_prior: PositionPrior | None = None
+    weights: str = ""
+
+    @cached_property
+    def corrector(self) -> Corrector | None:
+        """The corrector that lies beside the weights, read at first use; None where there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to other weights.
+        """
+        path = self.path / CORRECTOR_FILE
+        return read_corrector(path, self.denoiser, self.weights) if path.is_file() else None
+
+
+def weights_digest(config: dict[str, Any]) -> str:
+    """Digest of the weights that a config.json names: what a corrector belongs to."""
+    files = sorted(item for item in config.get("files", {}).items() if item[0].startswith("model-"))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _encode(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -286,6 +310,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             notes=config.get("notes", {}),
             sha256=sha256_file(path / "config.json"),
             position_prior=places,
+            weights=weights_digest(config),
         )
     except (SafetensorError, RuntimeError, KeyError, ValueError, DataError, json.JSONDecodeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

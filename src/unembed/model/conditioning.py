@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unembed.model.draft_memory import DraftMemory
+
 
 @dataclass
 class Condition:
@@ -29,6 +31,7 @@ class Condition:
         text: (B,) the row of `evidence` of each row.
         known: (B, 1) 1 where the vector is known and 0 where it was dropped and the closed-form priors say nothing;
             None where all are known.
+        draft: what a corrector made of a draft of each text, read before each block; None where there is no draft.
     """
 
     whitened: Tensor
@@ -41,6 +44,7 @@ class Condition:
     evidence: Tensor | None
     text: Tensor
     known: Tensor | None = None
+    draft: DraftMemory | None = None
 
     def __len__(self) -> int:
         """Return the number of vectors B."""
@@ -49,8 +53,10 @@ class Condition:
     def select(self, index: Tensor) -> Condition:
         """Return the rows named by `index` (R,), in that order; rows may repeat."""
         known = None if self.known is None else self.known[index]
-        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("evidence", "known")}
-        return Condition(evidence=self.evidence, known=known, **rows)
+        draft = None if self.draft is None else self.draft.select(index)
+        apart = ("evidence", "known", "draft")
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in apart}
+        return Condition(evidence=self.evidence, known=known, draft=draft, **rows)
 
     def heed(self, scores: Tensor, owner: Tensor | None = None) -> Tensor:
         """Scores of a prior, zero where the vector is not known; their rows are those of the condition or `owner`'s."""

@@ -91,6 +91,8 @@ class Denoiser(DenoiserParts):
             t = time_of(states == MASK, None if causal else lengths, self.schedule) if time is None else time
             modulation = modulation + self.time(t)
         for i, block in enumerate(self._stack):
+            if condition.draft is not None:
+                x = condition.draft.read(i, x)
             past = block.attention.memory(memory) if m else None
             x, _ = block(x, modulation[:, i], past, mask)
         return modulate(F.layer_norm(x, (self.config.width,)), condition.final[:, 0], condition.final[:, 1])
@@ -255,6 +257,8 @@ class Denoiser(DenoiserParts):
         if self.time is not None:
             modulation = modulation + self.time(torch.zeros(len(last), device=last.device))  # nothing is masked
         for i, block in enumerate(self.blocks):
+            if state.condition.draft is not None:
+                x = state.condition.draft.read(i, x)
             x, kv = block(x, modulation[:, i], state.past[i])
             past.append(kv)
         final = state.condition.final

@@ -32,6 +32,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = hidden.dtype
         low = weight.to(dtype)
+        learns = weight.requires_grad  # a third of the products, for nothing where the matrix is frozen
         rows, columns = len(hidden), len(weight)
         device = hidden.device
         losses = torch.empty(rows, device=device)
@@ -63,7 +64,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_gate[i, part] = torch.linalg.vecdot(logits, extra)
             slope = logits.to(dtype)
             torch.mm(slope, low, out=grad_hidden[part])
-            grad_weight += torch.mm(slope.T, hidden[part])
+            if learns:
+                grad_weight += torch.mm(slope.T, hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_gate)
         ctx.mark_non_differentiable(losses)
         return (losses * row_weights).sum(), losses
@@ -74,7 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         g = grads[0]
         return (
             grad_hidden * g.to(grad_hidden.dtype),
-            grad_weight * g,
+            grad_weight * g if ctx.needs_input_grad[1] else None,
             grad_bias * g,
             None,
             None,

@@ -10,6 +10,7 @@ the input is the text moved by one and the end token is a target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -210,6 +211,7 @@ def rows_loss(
     columns: Columns,
     texts: Tensor | None = None,
     table: Tensor | None = None,
+    more: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the cross-entropy of the scored rows.
 
@@ -221,6 +223,7 @@ def rows_loss(
         texts: (B, n) true tokens of training texts, which are taken out of the token prior's class means
             (leave-one-out); None for held-out texts.
         table: (K, E) embeddings of `columns.tokens`, gathered once a step; every shown token is among them.
+        more: further evidence of each text: a factor (B,) of the token prior's gate, which learns, and scores (B, K).
 
     Returns:
         The differentiable sum of weight x cross-entropy, and the cross-entropies (R,).
@@ -249,7 +252,9 @@ def rows_loss(
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
         scores = condition.heed(scores)
         used = columns.place[rows.visible(config.eos_id)] if config.prior_once else None
-        gates.append((denoiser.token_gate(picked).squeeze(1), scores, rows.owner, used))
+        gate = denoiser.token_gate(picked).squeeze(1)
+        gates.append((gate, scores, rows.owner, used))
+        gates += [(gate * factor[rows.owner], further, rows.owner, used) for factor, further in more]
     if denoiser.position_prior is not None and not rows.causal:
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.position_prior.log_odds(
