@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from unembed.data.shards import ShardDataset
+from unembed.encoders.protocol import Encoder
 from unembed.encoders.registry import load_encoder
 from unembed.files import make_folder
 from unembed.inverter import Inverter
@@ -46,6 +47,11 @@ def training_rows(inverter: Inverter, dataset: ShardDataset, excluded: list[str]
     return np.random.default_rng(seed).permutation(rows)
 
 
+def encoder_of(inverter: Inverter, precision: str) -> Encoder:
+    """The checkpoint's encoder; "" for its own precision."""
+    return load_encoder(inverter.identity.name, precision=precision) if precision else inverter.encoder
+
+
 def make_pairs(args: argparse.Namespace) -> None:
     """Write pairs, own drafts and mistakes in turn."""
     inverter = Inverter.from_pretrained(args.model, device="cpu", precision="auto")
@@ -61,7 +67,7 @@ def make_pairs(args: argparse.Namespace) -> None:
     weights = counts**0.7 * allowed
     pool = rng.choice(len(counts), size=200_000, p=weights / weights.sum())
     similar = similar_tokens(prior.means(), prior.counts * torch.from_numpy(allowed))
-    encoder = load_encoder(inverter.identity.name, precision=args.precision)
+    encoder = encoder_of(inverter, args.precision)
     maker = PairMaker(
         inverter.denoiser, inverter.tokenizer, encoder, dataset, Corruption(similar, pool, inverter.limit)
     )
@@ -87,7 +93,7 @@ def make_corrected(args: argparse.Namespace) -> None:
     """Write what a corrector makes of own drafts that are there."""
     inverter = Inverter.from_pretrained(args.model, device="cpu", precision="auto")
     dataset = ShardDataset(args.shards)
-    encoder = load_encoder(inverter.identity.name, precision=args.precision)
+    encoder = encoder_of(inverter, args.precision)
     corrector = read_corrector(args.corrector, inverter.denoiser)
     nothing = np.zeros((0, 0), dtype=np.int64)
     maker = PairMaker(inverter.denoiser, inverter.tokenizer, encoder, dataset, Corruption(nothing, nothing, 0))
@@ -140,14 +146,14 @@ def main() -> None:
     pairs = commands.add_parser("pairs", help="write drafts and embed them")
     pairs.add_argument("--own", type=int, default=60_000, help="the denoiser's own drafts")
     pairs.add_argument("--mistakes", type=int, default=140_000, help="true texts with mistakes")
-    pairs.add_argument("--precision", default="bf16", help="of the encoder")
+    pairs.add_argument("--precision", default="bf16", help="of the encoder; empty for its own")
     pairs.add_argument("--rows", type=int, nargs=2, default=(0, 1 << 40), help="rows of the shards, from and to")
     pairs.set_defaults(run=make_pairs)
     corrected = commands.add_parser("corrected", help="write what a corrector makes of own drafts, and embed that")
     corrected.add_argument("--pairs", required=True, help="folder that `pairs` wrote")
     corrected.add_argument("--corrector", required=True, help="its file")
     corrected.add_argument("--corrected", type=int, default=20_000, help="drafts")
-    corrected.add_argument("--precision", default="bf16", help="of the encoder")
+    corrected.add_argument("--precision", default="bf16", help="of the encoder; empty for its own")
     corrected.set_defaults(run=make_corrected)
     training = commands.add_parser("train", help="train beside the frozen checkpoint")
     training.add_argument("--pairs", required=True, help="folder of pairs")

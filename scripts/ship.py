@@ -2,7 +2,8 @@
 
     python scripts/ship.py --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
 
-With --positions a position prior for the strategy prior is fitted on those training shards and stored beside the
+With --corrector a corrector that benchmarks/train_corrector.py trained is put beside the weights in --out and nothing
+else is done; the checksum that results name stays. With --positions a position prior for the strategy prior is fitted on those training shards and stored beside the
 weights; with --positions-only it is added to the model in --out and nothing else is done (its config.json, and so the
 checksum that results name, becomes another). The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
 those named by --strategies. The card's tables come from docs/results/*.json (run it again with --card-only).
@@ -29,6 +30,7 @@ from unembed.files import atomic_write_bytes, read_json, sha256_file
 from unembed.inverter import Inverter
 from unembed.model.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
 from unembed.model.closed_form import fit_position_prior
+from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.model.position_prior import PositionPrior
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +107,16 @@ def ship(args: argparse.Namespace) -> None:
     check_size(args.out)
 
 
+def add_corrector(folder: Path, file: str) -> None:
+    """Put a corrector beside the weights that it was trained beside."""
+    checkpoint = load_checkpoint(folder)
+    corrector = read_corrector(file, checkpoint.denoiser, checkpoint.weights)
+    atomic_write_bytes(folder / CORRECTOR_FILE, Path(file).read_bytes())
+    parameters = sum(p.numel() for p in corrector.parameters())
+    _log.info("%s: a corrector of %d parameters", folder, parameters)
+    check_size(folder)
+
+
 def _attribution() -> str:
     with open(ROOT / "docs" / "sources.tsv", encoding="utf-8", newline="") as stream:
         rows = [r for r in csv.DictReader(stream, delimiter="\t") if r["language"] == "en"]
@@ -128,6 +140,13 @@ def card(folder: Path) -> str:
     ]
     size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix != ".md") / 2**20
     parameters = notes["parameters"]
+    corrector = ""
+    if (folder / CORRECTOR_FILE).is_file():
+        facts = corrector_notes(folder / CORRECTOR_FILE)
+        corrector = (
+            f"| corrector | `{CORRECTOR_FILE}`, {(folder / CORRECTOR_FILE).stat().st_size / 2**20:.1f} MiB: "
+            f"{facts['texts']:,} pairs seen in {facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes |\n"
+        )
     return f"""# unembed-minilm
 
 Recovers text from vectors of **all-MiniLM-L6-v2** ({identity["dimension"]} dimensions): English, lower case, texts of up to
@@ -143,7 +162,7 @@ Recovers text from vectors of **all-MiniLM-L6-v2** ({identity["dimension"]} dime
 | default decode | `{json.dumps(notes["decode"])}` |
 | confidence | calibrated on {notes["calibration_texts"]:,} validation texts |
 | licence of the weights | {notes["weights_licence"]} (the strictest of the sources below asks for sharing alike) |
-
+{corrector}
 ## Results
 
 95% bootstrap intervals; the settings, bins by length and all other strategies are in `docs/results.md`.
@@ -186,6 +205,7 @@ def main() -> None:
     parser.add_argument("--positions", help="training shards: fit a position prior for the strategy prior")
     parser.add_argument("--position-texts", type=int, default=200_000, help="the first so many of them")
     parser.add_argument("--positions-only", action="store_true", help="add it to the model in --out, no more")
+    parser.add_argument("--corrector", help="a corrector's file: put it beside the model in --out, no more")
     parser.add_argument("--card-only", action="store_true")
     args = parser.parse_args()
     if args.positions_only and not args.positions:
@@ -193,7 +213,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.positions_only:
+    if args.corrector:
+        add_corrector(Path(args.out), args.corrector)
+    elif args.positions_only:
         places = fit_places(load_checkpoint(args.out), args.positions, args.position_texts)
         add_position_prior(args.out, places)
         check_size(args.out)

@@ -285,13 +285,13 @@ def test_a_handful_of_pairs_is_learnt_beside_a_frozen_base(home, tmp_path: Path)
         seen = encoder.encode([tokenizer.decode(draft[:n].tolist())])[0]
         assert np.allclose(seen, vector.astype(np.float32), atol=1e-3)
     torch.manual_seed(1)
-    corrector = Corrector(base, CorrectorConfig(layers=1, heads=2, mlp=64, read_heads=2, read_width=16, rank=8))
+    corrector = Corrector(base, CorrectorConfig(layers=1, heads=2, mlp=64, read_heads=4, read_width=16, rank=8))
     run = CorrectorRun(
-        steps=120, batch_size=16, lr=6e-3, warmup=10, frequent=40, sampled=20, held=0, causal_share=0.9,
+        steps=200, batch_size=16, lr=1e-2, warmup=10, frequent=40, sampled=20, held=0, causal_share=0.9,
         precision="fp32", ema=0.9,
     )  # fmt: skip
     result = train_corrector(corrector, dataset, pairs, run, tmp_path / "run")
-    assert result["steps"] == 120
+    assert result["steps"] == 200
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert not base.training and all(p.grad is None for p in base.parameters())
     trained = read_corrector(tmp_path / "run" / CORRECTOR_FILE, base)

@@ -85,4 +85,5 @@ class DraftMemory:
 
     def read(self, block: int, x: Tensor) -> Tensor:
         """Add to x (B, n, width) what block number `block` gets from the draft."""
-        return x + self.readers[block](x, self.keys[block], self.values[block], self.inside)
+        read: Tensor = self.readers[block](x, self.keys[block], self.values[block], self.inside)
+        return x + read

@@ -277,7 +277,8 @@ def train_corrector(
     feed = iter(PairFeed(dataset, learnt, run.batch_size, run.seed))
     optimizer = make_optimizer(corrector, run.optimizer)
     ema = Ema(corrector, run.ema)
-    state, figures = _State(), {}
+    state = _State()
+    figures: dict[str, Any] = {}
     began = last_check = last_save = last_report = time.monotonic()
 
     def keep() -> None:
