@@ -39,7 +39,10 @@ stderr say what is wrong and what to do. {INTERRUPTED} follows Ctrl-C, {PIPE_CLO
 {_MARK}
 """
 # Examples that tests/integration/test_docs_run.py does not run, and why.
-_SKIPPED = {"unembed reproduce": "it needs models of several encoders, tests/integration/test_reproduce.py has some"}
+_SKIPPED = {
+    "unembed reproduce": "it needs models of several encoders, tests/integration/test_reproduce.py has some",
+    "unembed serve": "it serves until it is stopped, tests/integration/test_serve.py starts and stops it",
+}
 
 
 def build() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
 from unembed.decoding.inputs import vector_rows
 from unembed.decoding.lexicon import Lexicon
-from unembed.decoding.loop import decode, stream
+from unembed.decoding.loop import decode, passes, stream
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft, Step
@@ -279,6 +279,38 @@ class Inverter:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
         rules = self._rules(constraints, 1)
         return stream(self.denoiser, torch.from_numpy(rows[0]), config, rules=rules, priors=self._priors(config))
+
+    def passes(
+        self, vectors: Any, *, trace: bool = False, top: int = 0, **options: Any
+    ) -> Generator[list[Step], None, list[Recovery]]:
+        """Decode like `invert`, all vectors in one batch, and hand control back after each pass.
+
+        Several decodes can so take turns, and one that nobody waits for can be closed.
+
+        Args:
+            vectors, options: as `invert`; checked at once.
+            trace: yield steps, and keep them in each `Recovery.trace`.
+            top: with `trace`, how many of the likeliest tokens of each position `Step.alternatives` holds.
+
+        Returns:
+            A generator over the steps of each pass, nothing unless `trace`; its value is one recovery for each row.
+
+        Raises:
+            InputError: as `invert`.
+        """
+        import torch
+
+        constraints, config = self._split(options)
+        rows = self._rows(vectors)
+        rules, priors = self._rules(constraints, len(rows)), self._priors(config)
+        batch = torch.from_numpy(rows)
+        steps = passes(self.denoiser, batch, config, rules=rules, priors=priors, trace=trace, top=top)
+
+        def drive() -> Generator[list[Step], None, list[Recovery]]:
+            drafts = yield from steps
+            return self._recoveries(drafts, config)
+
+        return drive()
 
     def _priors(self, config: DecodeConfig) -> PriorReader | None:
         return self.priors if config.strategy == "prior" else None

@@ -81,7 +81,10 @@ def test_every_requirement_is_pinned_once() -> None:
     names = [normal(pin.split("==")[0]) for pin in pins]
     assert len(names) == len(set(names)), "a package that is pinned twice"
     project = PROJECT["project"]
-    needed = [*project["dependencies"], *(r for extra in ("train", "eval", "docs", "dev") for r in extras(extra))]
+    needed = [
+        *project["dependencies"],
+        *(r for extra in ("train", "eval", "docs", "serve", "dev") for r in extras(extra)),
+    ]
     missing = {normal(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in needed} - set(names)
     assert not missing
 

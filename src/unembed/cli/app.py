@@ -30,6 +30,7 @@ COMMANDS = {
     "invert": "Recover texts from a file of vectors.",
     "models": "List, show and verify checkpoints.",
     "reproduce": "Run the paper's tables and write them beside its figures.",
+    "serve": "Serve a page that shows denoising live, and an API, on this machine.",
     "train": "Train a model from a recipe.",
 }
 INTERRUPTED, PIPE_CLOSED, USER_ERROR = 130, 141, 2

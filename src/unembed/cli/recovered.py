@@ -111,4 +111,7 @@ def trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
     import dataclasses
 
     steps = recovery.trace.steps if recovery.trace is not None else ()
-    return {"id": name, "text": recovery.text, "steps": [dataclasses.asdict(step) for step in steps]}
+    rows = [dataclasses.asdict(step) for step in steps]
+    for row in rows:
+        del row["alternatives"]  # not asked for
+    return {"id": name, "text": recovery.text, "steps": rows}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.rules import Rules, Word
-from unembed.decoding.trace import Step
+from unembed.decoding.trace import Step, alternatives
 from unembed.errors import InputError
 from unembed.model.denoiser import Denoiser
 
@@ -126,8 +126,16 @@ class Canvas:
         ended = self.ids == self.end_id
         return self.inside & (ended.long().cumsum(1) - ended.long() == 0)
 
-    def record(self, index: Tensor, chosen: Tensor, remasked: Tensor) -> list[Step]:
-        """Add the pass just made over the drafts `index` (A,) to the history; chosen and remasked are (A, n) bool."""
+    def record(
+        self, index: Tensor, chosen: Tensor, remasked: Tensor, best: tuple[Tensor, Tensor] | None = None
+    ) -> list[Step]:
+        """Add the pass just made over the drafts `index` (A,) to the history.
+
+        Args:
+            index: (A,).
+            chosen, remasked: (A, n) bool.
+            best: tokens and probabilities (A, n, K) of the likeliest tokens, where they are to be kept.
+        """
         out = []
         probability = self.log_prob.exp().masked_fill(self.masked, 0.0)
         for i, draft in enumerate(index.tolist()):
@@ -141,6 +149,7 @@ class Canvas:
                 chosen=tuple(chosen[i].nonzero().flatten().tolist()),
                 remasked=tuple(remasked[i].nonzero().flatten().tolist()),
                 pass_count=int(self.passes[draft]),
+                alternatives=() if best is None else alternatives(best[0][i, :n], best[1][i, :n]),
             )
             self.history[draft].append(step)
             out.append(step)

@@ -19,9 +19,9 @@ from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.coverage import Guide
 from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import choose_tokens, guided
+from unembed.decoding.proposals import choose_tokens, guided, likeliest
 from unembed.decoding.rules import Rules, no_text
-from unembed.decoding.trace import Step
+from unembed.decoding.trace import Step, alternatives
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
 
@@ -44,7 +44,8 @@ class _Beams:
     """K hypotheses of each of R texts (or samples of texts).
 
     `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `evidence`, `length`, `ended` are (R, K). `total` orders
-    the beams and is -inf for slots that hold nothing; `evidence` is the log-probability of known tokens.
+    the beams and is -inf for slots that hold nothing; `evidence` is the log-probability of known tokens. `best` holds
+    the likeliest tokens of each position and their probabilities, (R, K, limit, T) each, where they are kept.
     """
 
     tokens: Tensor
@@ -54,9 +55,10 @@ class _Beams:
     evidence: Tensor
     length: Tensor
     ended: Tensor
+    best: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def start(cls, rows: int, beam: int, limit: int, pad: int, device: torch.device) -> _Beams:
+    def start(cls, rows: int, beam: int, limit: int, pad: int, device: torch.device, top: int = 0) -> _Beams:
         total = torch.full((rows, beam), -torch.inf, device=device)
         total[:, 0] = 0
         return cls(
@@ -67,7 +69,20 @@ class _Beams:
             evidence=torch.zeros(rows, beam, device=device),
             length=torch.zeros(rows, beam, dtype=torch.long, device=device),
             ended=total.isinf(),
+            best=(
+                torch.zeros(rows, beam, limit, top, dtype=torch.long, device=device),
+                torch.zeros(rows, beam, limit, top, device=device),
+            )
+            if top
+            else None,
         )
+
+    def remember(self, alive: Tensor, parent: Tensor, position: int, best: tuple[Tensor, Tensor]) -> None:
+        """Keep what was likeliest at `position` for the hypotheses `alive` (A,) before they moved: (A, T) each."""
+        assert self.best is not None
+        for kept, found in zip(self.best, best, strict=True):
+            kept.flatten(0, 1)[alive, position] = found
+            kept.copy_(kept.gather(1, parent[..., None, None].expand_as(kept)))
 
     def advance(self, alive: Tensor, options: _Options, eos: int, position: int) -> Tensor:
         """Extend the live hypotheses `alive` (A,), flat indices, by C options each; keep the K best of each text.
@@ -115,6 +130,7 @@ def draft_left_to_right(
     seeds: list[bytes],
     rules: Rules | None,
     traced: bool,
+    top: int = 0,
 ) -> Generator[list[Step], None, Canvas]:
     """Draft token by token until the end token or the limit.
 
@@ -126,9 +142,10 @@ def draft_left_to_right(
         seeds: digests of the vectors.
         rules: constraints of the B texts, or None.
         traced: record steps.
+        top: how many of the likeliest tokens of each position the steps keep.
 
     Yields:
-        The steps of each pass where `traced` (with a beam of more than 1, at the end).
+        The steps of each pass where `traced` (with a beam of more than 1, at the end), else nothing.
 
     Returns:
         A canvas without masks: samples (or beam) drafts for each text.
@@ -142,7 +159,7 @@ def draft_left_to_right(
     rows = len(text)
     noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
     guide = None if rules is None else Guide(rules, c.vocab_size, c.eos_id, device)
-    beams = _Beams.start(rows, beam, limit, c.pad_id, device)
+    beams = _Beams.start(rows, beam, limit, c.pad_id, device, min(top, c.vocab_size))
     states = [denoiser.start_causal(condition.select(text))]
     if config.guidance != 1:
         states.append(denoiser.start_causal(denoiser.unconditional().select(torch.zeros_like(text))))
@@ -159,6 +176,7 @@ def draft_left_to_right(
         spent.index_add_(0, text[owner], torch.full_like(owner, config.cost))
         if position == 0:
             logits[:, c.eos_id] = -torch.inf
+        best = None if beams.best is None else likeliest(logits, beams.best[0].shape[-1])
         gumbel = None
         if config.temperature > 0:
             gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
@@ -168,8 +186,9 @@ def draft_left_to_right(
             hypotheses = beams.tokens.flatten(0, 1)[alive]
             options = _guided_options(guide, logits, hypotheses, text[owner], position, beam, config, gumbel)
         parent = beams.advance(alive, options, c.eos_id, position)
-        if traced and beam == 1:
-            yield _grow(beams, owner, position, config, c, history)
+        if best is not None:
+            beams.remember(alive, parent, position, best)
+        yield _grow(beams, owner, position, config, c, history) if traced and beam == 1 else []
         alive, states = _survivors(beams, parent, alive, states)
         if not len(alive):
             break
@@ -182,8 +201,10 @@ def draft_left_to_right(
         canvas.history = history
     elif traced:
         canvas.history = [[] for _ in range(len(canvas))]
+        real = beams.total.isfinite()
+        kept = None if beams.best is None else (beams.best[0][real], beams.best[1][real])
         for position in range(limit + 1):
-            yield _replay(canvas, position, config, c)
+            yield _replay(canvas, position, config, c, kept)
     return canvas
 
 
@@ -238,7 +259,14 @@ def _survivors(
 
 
 def _step(
-    tokens: Tensor, log_prob: Tensor, length: int, position: int, number: int, denoiser: DenoiserConfig, cost: int
+    tokens: Tensor,
+    log_prob: Tensor,
+    length: int,
+    position: int,
+    number: int,
+    denoiser: DenoiserConfig,
+    cost: int,
+    best: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
     """Describe the pass that decided `position` of a hypothesis of `length` tokens so far.
 
@@ -250,6 +278,10 @@ def _step(
         rest = denoiser.canvas_length - n
         ids, confidences = ids + [denoiser.eos_id] * rest, confidences + [1.0] * rest
         chosen += range(n, denoiser.canvas_length)
+    likely: tuple[tuple[tuple[int, float], ...], ...] = ()
+    if best is not None:
+        likely = alternatives(*(part[:n].masked_fill(_before(position, part[:n]), 0) for part in best))
+        likely += ((),) * (len(ids) - n)
     return Step(
         draft=number,
         index=position,
@@ -259,7 +291,13 @@ def _step(
         chosen=tuple(chosen),
         remasked=(),
         pass_count=(position + 1) * cost,
+        alternatives=likely,
     )
+
+
+def _before(position: int, rows: Tensor) -> Tensor:
+    """(n, 1) bool: which positions of rows (n, T) were decided before."""
+    return (torch.arange(len(rows), device=rows.device) < position).unsqueeze(1)
 
 
 def _grow(
@@ -274,20 +312,29 @@ def _grow(
     out = []
     for row in rows.tolist():
         tokens, log_prob, n = beams.tokens[row, 0], beams.log_prob[row, 0], int(beams.length[row, 0])
-        step = _step(tokens, log_prob, n, position, row % config.samples, denoiser, config.cost)
+        best = None if beams.best is None else (beams.best[0][row, 0], beams.best[1][row, 0])
+        step = _step(tokens, log_prob, n, position, row % config.samples, denoiser, config.cost, best)
         history[row].append(step)
         out.append(step)
     return out
 
 
-def _replay(canvas: Canvas, position: int, config: DecodeConfig, denoiser: DenoiserConfig) -> list[Step]:
+def _replay(
+    canvas: Canvas,
+    position: int,
+    config: DecodeConfig,
+    denoiser: DenoiserConfig,
+    kept: tuple[Tensor, Tensor] | None = None,
+) -> list[Step]:
     """Steps of the finished hypotheses as if each had been the only one."""
     out = []
     written = (canvas.written() & (canvas.ids != canvas.end_id)).sum(1).tolist()
     for i, n in enumerate(written):
         if position * config.cost >= int(canvas.passes[i]):
             continue
-        step = _step(canvas.ids[i], canvas.log_prob[i], n, position, int(canvas.number[i]), denoiser, config.cost)
+        best = None if kept is None else (kept[0][i], kept[1][i])
+        number = int(canvas.number[i])
+        step = _step(canvas.ids[i], canvas.log_prob[i], n, position, number, denoiser, config.cost, best)
         canvas.history[i].append(step)
         out.append(step)
     return out

@@ -1,6 +1,6 @@
-"""The one decode loop, and the two ways into it: `decode` for drafts, `stream` for their steps as they happen.
+"""The one decode loop, and the ways into it: `decode` for drafts, `stream` and `passes` for their steps as they happen.
 
-Contents: `run`, `decode`, `stream`.
+Contents: `run`, `decode`, `stream`, `passes`.
 
 A pass is: reopen (re-masking rule), ask the denoiser for all masked positions, commit (selection rule), let finished
 drafts leave (stop rule). The last pass commits everything, so every strategy ends without a mask for any number of
@@ -104,7 +104,7 @@ def run(
                 parts = (chosen, tokens, log_prob, proposals.words, needed)
                 chosen, tokens, log_prob = enforcer.settle(canvas, drafts, *parts, left)
             fresh[drafts] = canvas.commit(drafts, chosen, tokens, log_prob)
-            yield canvas.record(drafts, fresh[drafts], reopened[here]) if traced else []
+            yield canvas.record(drafts, fresh[drafts], reopened[here], proposals.best) if traced else []
         active = active[~strategy.stop(replace(view, masked=canvas.masked[active]))]
 
 
@@ -115,6 +115,7 @@ def _decode(
     rules: Rules | None,
     known_lengths: Tensor | None,
     traced: bool,
+    top: int = 0,
 ) -> Generator[list[Step], None, list[Draft]]:
     strategy = get_strategy(config.strategy)
     _check_backbone(denoiser, config)
@@ -127,7 +128,7 @@ def _decode(
     condition = denoiser.condition(vectors)
     seeds = vector_seeds(vectors, config.seed)
     if strategy.causal_draft:
-        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced)
+        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced, top)
         if config.strategy == "draft-correct" and config.keep:
             canvas = canvas.select(keep_best(canvas, config))
         keys = [(0, number) for number in canvas.number.tolist()]
@@ -135,7 +136,7 @@ def _decode(
         canvas, keys = open_canvases(denoiser, vectors, config, rules, known_lengths)
     noise = Noise([(seeds[t], *key) for t, key in zip(canvas.text.tolist(), keys, strict=True)], device)
     enforcer = None if rules is None else Enforcer(rules, denoiser.config.vocab_size, device)
-    proposer = Proposer(denoiser, condition, config, noise, enforcer)
+    proposer = Proposer(denoiser, condition, config, noise, enforcer, top)
     every = torch.arange(len(canvas), device=device)
     if config.strategy == "draft-correct":
         canvas.log_prob = torch.where(canvas.unknown, proposer.judge(canvas, every), canvas.log_prob)
@@ -199,6 +200,7 @@ def _drive(
     known_lengths: Tensor | None,
     traced: bool,
     priors: PriorReader | None = None,
+    top: int = 0,
 ) -> Generator[list[Step], None, list[Draft]]:
     dimension = denoiser.config.vector_dim
     if vectors.dim() != 2 or vectors.shape[1] != dimension:
@@ -216,7 +218,7 @@ def _drive(
         return drafts
     training = denoiser.training
     denoiser.eval()
-    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced)
+    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top)
     try:
         while True:
             with torch.inference_mode(), autocast(denoiser):
@@ -301,6 +303,31 @@ def stream(
         except StopIteration as stop:
             yield _final(stop.value[0])
             return
+
+
+def passes(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig,
+    *,
+    rules: Rules | None = None,
+    priors: PriorReader | None = None,
+    trace: bool = False,
+    top: int = 0,
+) -> Generator[list[Step], None, list[Draft]]:
+    """Decode like `decode`, and give the caller control back after each pass, so that decodes can take turns.
+
+    Args:
+        denoiser, vectors, config, rules, priors, trace: as `decode`.
+        top: with `trace`, how many of the likeliest tokens of each predicted position `Step.alternatives` keeps.
+
+    Yields:
+        The steps of the pass, nothing unless `trace`.
+
+    Returns:
+        The drafts.
+    """
+    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top if trace else 0))
 
 
 def _rules(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:

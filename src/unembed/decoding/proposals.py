@@ -1,6 +1,6 @@
 """One pass of the denoiser over many drafts, reduced at once to what the rules need.
 
-Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `guided`.
+Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `likeliest`, `guided`.
 
 Logits are (rows, V), by far the largest tensors of a decode. Drafts are sorted by length and go through the blocks in
 chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy a row
@@ -36,12 +36,14 @@ class Proposals:
         log_prob: (A, n) float32, at temperature 1.
         entropy: (A, n) float32 nats, zeros unless asked for.
         words: (A, n, U) log-probabilities of the tokens that were asked for, or None.
+        best: tokens (A, n, K) and probabilities (A, n, K) of the K likeliest, 0 where not predicted, or None.
     """
 
     tokens: Tensor
     log_prob: Tensor
     entropy: Tensor
     words: Tensor | None = None
+    best: tuple[Tensor, Tensor] | None = None
 
 
 def choose_tokens(
@@ -72,6 +74,12 @@ def choose_tokens(
     return token, chosen - total.log(), total.log() - mean
 
 
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of logits (R, V), best first, and their probabilities: (R, count) each."""
+    values, tokens = logits.topk(count, dim=-1)
+    return tokens, (values - logits.logsumexp(-1, keepdim=True)).exp()
+
+
 def guided(logits: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance u + s (c - u) (2207.12598); banned tokens stay at -inf. All (R, V)."""
     return torch.where(logits.isfinite(), unconditional + scale * (logits - unconditional), logits)
@@ -86,6 +94,7 @@ class Proposer:
         config: temperature and guidance.
         noise: random numbers of the drafts.
         enforcer: forbids tokens, where the texts have constraints.
+        top: how many of the likeliest tokens of each position are kept for traces.
     """
 
     def __init__(
@@ -95,9 +104,10 @@ class Proposer:
         config: DecodeConfig,
         noise: Noise,
         enforcer: Enforcer | None = None,
+        top: int = 0,
     ) -> None:
         self.denoiser, self.condition, self.config, self.noise = denoiser, condition, config, noise
-        self.enforcer = enforcer
+        self.enforcer, self.top = enforcer, min(top, denoiser.config.vocab_size)
         if config.guidance != 1:
             self.unconditional = denoiser.unconditional()
 
@@ -117,6 +127,10 @@ class Proposer:
         log_prob = torch.zeros_like(tokens, dtype=torch.float32)
         spread = torch.zeros_like(log_prob)
         words = None if needed is None else torch.full((*tokens.shape, len(needed)), -torch.inf, device=tokens.device)
+        best = None
+        if self.top:
+            blank = torch.zeros(*tokens.shape, self.top, device=tokens.device)
+            best = torch.zeros_like(blank, dtype=torch.long), blank
         for chunk in self._chunks(canvas.lengths[index], canvas.masked[index].sum(1)):
             drafts = index[chunk]
             rows = canvas.masked[drafts]
@@ -127,6 +141,8 @@ class Proposer:
                 logits = self._scores(canvas, drafts, readings, part)
                 if words is not None and needed is not None:
                     words[at[part], column[part]] = logits[:, needed] - logits.logsumexp(-1, keepdim=True)
+                if best is not None:
+                    best[0][at[part], column[part]], best[1][at[part], column[part]] = likeliest(logits, self.top)
                 gumbel = None
                 if self.config.temperature > 0:
                     who, counts = owner[part].unique_consecutive(return_counts=True)
@@ -138,7 +154,7 @@ class Proposer:
         canvas.count(index, self.config.cost)
         if self.enforcer is not None and bool(log_prob.isnan().any()):
             raise no_text(int(canvas.text[index[log_prob.isnan().any(1).nonzero()[0]]]))
-        return Proposals(tokens, log_prob, spread, words)
+        return Proposals(tokens, log_prob, spread, words, best)
 
     def judge(self, canvas: Canvas, index: Tensor, groups: int = 2) -> Tensor:
         """Log-probability of each unknown token when every `groups`-th position is masked: (A, n), 0 elsewhere.

@@ -1,11 +1,16 @@
 """What a decode leaves behind: steps, their trace, and drafts.
 
-Contents: `Step`, `Trace`, `Draft`. Plain tuples of Python numbers: they outlive the tensors and turn into JSON as is.
+Contents: `Step`, `Trace`, `Draft`, `alternatives`. Plain tuples of Python numbers: they outlive the tensors and turn
+into JSON as is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Step:
         remasked: positions reopened at the beginning of this step.
         pass_count: denoiser passes of this draft so far.
         final: True for the last step of a stream: the draft that was chosen, as a whole.
+        alternatives: for each position the likeliest tokens of this pass with their probabilities at temperature 1,
+            best first; empty where the pass did not predict the position, and altogether where not asked for.
     """
 
     draft: int
@@ -36,6 +43,7 @@ class Step:
     remasked: tuple[int, ...]
     pass_count: int
     final: bool = False
+    alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,3 +91,9 @@ class Draft:
     trace: Trace | None = field(default=None, compare=False)
     given: tuple[bool, ...] = ()
     forced: tuple[bool, ...] = ()
+
+
+def alternatives(tokens: Tensor, probabilities: Tensor) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """Pairs of token and probability of each position for `Step.alternatives`; tensors (n, K), 0 is left out."""
+    rows = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    return tuple(tuple((i, p) for i, p in zip(ids, shares, strict=True) if p > 0) for ids, shares in rows)

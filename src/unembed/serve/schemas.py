@@ -1,0 +1,194 @@
+"""What requests and answers hold: the models behind the OpenAPI document.
+
+Contents: `EmbedRequest`, `InvertRequest`, `Options`, `Transform`, and the answers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=8192)]
+Text = Annotated[str, Field(max_length=20_000)]
+
+MOST = 64
+"""Texts or vectors of a request."""
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class EmbedRequest(_Request):
+    """Texts to be embedded with the model's encoder."""
+
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST)]
+
+    model_config = ConfigDict(json_schema_extra={"example": {"texts": ["the invoice was paid in march"]}})
+
+
+class Options(_Request):
+    """How to decode; what is left out has the model's default."""
+
+    strategy: str | None = Field(None, max_length=40, description="A name from /v1/models.")
+    passes: int | None = Field(None, ge=1, le=128, description="Passes of the network, at most.")
+    temperature: Number | None = Field(None, ge=0, le=100, description="0 takes the likeliest tokens.")
+    samples: int | None = Field(None, ge=1, le=16, description="Drafts a length; needs a temperature.")
+    lengths: int | None = Field(None, ge=1, le=16, description="Likely lengths that are decoded.")
+    guidance: Number | None = Field(None, ge=0, le=100, description="Weight of the vector against none; 1 is off.")
+    remask: Number | None = Field(None, ge=0, le=1, description="Of euler-remask and remdm.")
+    remask_rule: str | None = Field(None, max_length=40)
+    remask_rate: Number | None = Field(None, ge=0, le=1, description="Of two-stage and draft-correct.")
+    entropy_bound: Number | None = Field(None, ge=0, le=1e9, description="Of adaptive, nats.")
+    beam: int | None = Field(None, ge=1, le=16, description="Hypotheses of left-to-right and draft-correct.")
+    keep: int | None = Field(None, ge=0, le=64, description="Of draft-correct: drafts that are corrected, 0 for all.")
+    seed: int | None = Field(None, ge=0, le=2**53 - 1, description="Of everything random.")
+    choose: str | None = Field(None, max_length=40)
+    score: str | None = Field(None, max_length=40)
+    length_weight: Number | None = Field(None, ge=0, le=1e9)
+    length_power: Number | None = Field(None, ge=0, le=1)
+    schedule: str | None = Field(None, max_length=40)
+
+
+class Transform(_Request):
+    """What is done to each vector first: cut, then noise, then rounding."""
+
+    dimensions: int | None = Field(None, ge=1, le=8192, description="Components kept; the others become 0.")
+    noise: Number = Field(0.0, ge=0, le=10, description="Deviation on each component, relative to the vector's norm.")
+    bits: int = Field(32, ge=1, le=32, description="Of each component; 1 keeps signs, 32 leaves the vector.")
+    seed: int = Field(0, ge=0, le=2**53 - 1)
+
+
+class InvertRequest(_Request):
+    """Vectors, or texts that are embedded first."""
+
+    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST)] | None = None
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST)] | None = None
+    options: Options = Field(default_factory=lambda: Options.model_validate({}))
+    queries: int = Field(0, ge=0, le=10_000, description="Texts that may be sent to the encoder for each vector.")
+    tokens: bool = Field(False, description="Also each token with its confidence.")
+    alternatives: bool = Field(False, description="Also the other drafts, best first.")
+    trace: bool = Field(False, description="Also the steps of the decode.")
+    transform: Transform = Field(default_factory=lambda: Transform.model_validate({}))
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"texts": ["the invoice was paid in march"], "options": {"strategy": "adaptive"}, "tokens": True}
+        }
+    )
+
+
+class Health(BaseModel):
+    """The server runs."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Strategy(BaseModel):
+    """A way to decode."""
+
+    name: str
+    description: str
+    random: bool
+
+
+class Model(BaseModel):
+    """A model that the server has."""
+
+    name: str
+    sha256: str
+    encoder: dict[str, Any]
+    dimension: int
+    limit: int
+    strategies: list[Strategy]
+    defaults: dict[str, Any]
+    refinements: list[str]
+    queries: bool
+
+
+class Models(BaseModel):
+    """What the server has."""
+
+    models: list[Model]
+    limits: dict[str, Any]
+    version: str
+
+
+class Embedded(BaseModel):
+    """A text and its vector."""
+
+    text: str
+    tokens: list[str]
+    truncated: bool
+    vector: list[float]
+
+
+class Embeddings(BaseModel):
+    """Texts and their vectors, and the cosine that two random texts have."""
+
+    model: str
+    encoder: str
+    results: list[Embedded]
+    floor: float
+    floor_source: str
+
+
+class Alternative(BaseModel):
+    """Another token for a position."""
+
+    text: str
+    probability: float
+
+
+class Token(BaseModel):
+    """A token of a recovered text."""
+
+    text: str
+    id: int
+    confidence: float
+    alternatives: list[Alternative] = []
+
+
+class OtherDraft(BaseModel):
+    """Another draft of a text."""
+
+    text: str
+    confidence: float
+    score: float
+
+
+class Recovered(BaseModel):
+    """A recovered text."""
+
+    text: str
+    confidence: float
+    p_exact: float | None
+    tokens: list[Token] = []
+    length: int
+    passes: int
+    queries: int
+    cosine: float | None
+    alternatives: list[OtherDraft] = []
+    trace: list[dict[str, Any]] = []
+
+
+class Inversion(BaseModel):
+    """Recovered texts, in the order of the request."""
+
+    results: list[Recovered]
+    seconds: float
+
+
+class ErrorBody(BaseModel):
+    """What is wrong, and what to do."""
+
+    message: str
+    hint: str
+
+
+class Failure(BaseModel):
+    """An answer that is no result."""
+
+    error: ErrorBody
