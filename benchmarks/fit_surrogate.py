@@ -24,6 +24,7 @@ from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.model.precision import autocast
+from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import read_student, write_student
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
@@ -59,7 +60,7 @@ def explore(inverter: Inverter, student: Any, data: EvaluationSet, each: int, se
     forecaster = None
     if student is not None:
         forecaster = Forecaster(student, denoiser.embedding.weight, target, denoiser.embedding.weight.dtype)
-    mover = Mover(denoiser, forecaster, config=MoverConfig(look=100_000, most=100_000))
+    mover = Mover(denoiser, forecaster, config=MoverConfig(look=1000, most=1000))
     rows: list[dict[str, Any]] = []
     for start in range(0, len(parents), 32):
         part = slice(start, start + 32)
@@ -132,7 +133,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store the weights in the checkpoint's student file")
     args = parser.parse_args()
     inverter = Inverter.from_pretrained(args.model, device="cpu", precision="auto")
-    file = read_student(inverter.path, inverter.sha256)
+    folder = find_checkpoint(args.model)
+    file = read_student(folder, inverter.sha256)
     data = EvaluationSet.from_rows("english-validation", ShardDataset(args.data), args.n, args.seed)
     began = time.perf_counter()
     rows = explore(inverter, None if file is None else file.student, data, args.each, args.seed)
@@ -152,7 +154,7 @@ def main() -> None:
     print(result["held_out"])
     if args.write and file is not None:
         file.surrogate = fit(rows, PLAIN.clip)
-        write_student(inverter.path, file, inverter.sha256)
+        write_student(folder, file, inverter.sha256)
 
 
 if __name__ == "__main__":

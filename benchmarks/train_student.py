@@ -1,7 +1,7 @@
-"""Trains the student encoder that refinement forecasts with, beside a checkpoint, and stores it in the checkpoint's folder.
+"""Trains the student encoder that refinement forecasts with, beside a checkpoint.
 
     python benchmarks/train_corrector.py pairs --shards shards/train --out shards/drafts
-    python benchmarks/train_student.py --shards shards/train --pairs shards/drafts --out runs/student --max-time 24m --write
+    python benchmarks/train_student.py --shards shards/train --pairs shards/drafts --out runs/student --write
 
 Nothing but pairs of text and vector is used, and the checkpoint's token table: no weight of the encoder.
 """
@@ -19,6 +19,7 @@ import torch
 
 from unembed.data.shards import ShardDataset
 from unembed.inverter import Inverter
+from unembed.model.shipped import find_checkpoint
 from unembed.model.student import StudentConfig, StudentEncoder
 from unembed.model.student_file import StudentFile, write_student
 from unembed.training.draft_pairs import Pairs
@@ -69,8 +70,14 @@ def main() -> None:
     run = StudentRun(seconds=parse_duration(args.max_time), lr=args.lr, seed=args.seed)
     validation = ShardDataset(args.validation) if args.validation else None
     result = train_student(student, inverter.denoiser, dataset, pairs, run, args.out, validation, fresh)
-    notes = {"texts": len(dataset), "pairs": len(pairs), "run": asdict(run), "result": result, "licence": "CC BY-SA 4.0"}
-    folder = inverter.path if args.write else Path(args.out)
+    notes = {
+        "texts": len(dataset),
+        "pairs": len(pairs),
+        "run": asdict(run),
+        "result": result,
+        "licence": "CC BY-SA 4.0",
+    }
+    folder = find_checkpoint(args.model) if args.write else Path(args.out)
     write_student(folder, StudentFile(student.eval(), {}, notes), inverter.sha256)
     print(result)
 

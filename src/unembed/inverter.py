@@ -35,6 +35,7 @@ from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
+from unembed.model.student_file import StudentFile, read_student
 from unembed.recovery import Recovery, recoveries
 
 __all__ = ["Inverter", "Recovery"]
@@ -114,6 +115,11 @@ class Inverter:
     def device(self) -> torch.device:
         """Where the network runs."""
         return self.denoiser.banned.device
+
+    @cached_property
+    def student(self) -> StudentFile | None:
+        """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
+        return read_student(self._checkpoint.path, self.sha256, self.device)
 
     @property
     def corrector(self) -> Corrector | None:

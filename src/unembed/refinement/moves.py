@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
+from unembed.refinement.corrector import corrections
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots
@@ -29,6 +31,7 @@ class MoverConfig:
         moves: names out of `MOVES`.
         top: tokens considered for a masked position.
         pair_top: tokens considered for each of two neighbours that are masked together.
+        corrections: texts that the corrector writes.
         far: places that a token is moved, at most.
         look: proposals of a draft that the student sees.
         most: proposals of a draft that are kept.
@@ -37,6 +40,7 @@ class MoverConfig:
     moves: tuple[str, ...] = MOVES
     top: int = 6
     pair_top: int = 2
+    corrections: int = 6
     far: int = 3
     look: int = 192
     most: int = 64
@@ -50,6 +54,7 @@ class Mover:
         forecaster: looks at proposals before they are asked; None where the checkpoint has no student.
         surrogate: ranks the proposals.
         config: what is proposed.
+        corrector: writes whole texts anew; None where the checkpoint has none.
     """
 
     def __init__(
@@ -58,8 +63,9 @@ class Mover:
         forecaster: Forecaster | None = None,
         surrogate: Surrogate = PLAIN,
         config: MoverConfig | None = None,
+        corrector: Corrector | None = None,
     ) -> None:
-        self.denoiser, self.forecaster, self.surrogate = denoiser, forecaster, surrogate
+        self.denoiser, self.forecaster, self.surrogate, self.corrector = denoiser, forecaster, surrogate, corrector
         self.config = config or MoverConfig()
         self._ordered: set[tuple[int, tuple[int, ...]]] = set()
 
@@ -88,6 +94,8 @@ class Mover:
                 self._pair(expansion, neighbours[(slot.draft, slot.start)], slot, found[slot.draft])
         if self.denoiser.config.causal and "reorder" in self.config.moves:
             self._reorder(expansion, found, passes)
+        if self.corrector is not None and "correct" in self.config.moves:
+            self._correct(self.corrector, expansion, vectors, found, passes)
         if self.forecaster is not None:
             for draft, known in zip(expansion.drafts, found, strict=True):
                 self._structural(draft, known)
@@ -159,6 +167,24 @@ class Mover:
             for ids, log in part:
                 if ids != expansion.drafts[i]:
                     self._add(found[i], ids, "reorder", (log - best, 0.0, 0.0, 0.0))
+
+    def _correct(
+        self,
+        corrector: Corrector,
+        expansion: Expansion,
+        vectors: torch.Tensor,
+        found: list[dict[tuple[int, ...], Proposal]],
+        passes: list[int],
+    ) -> None:
+        """The whole text written anew by the denoiser that sees the draft."""
+        rows = torch.tensor(list(expansion.texts), dtype=torch.long, device=self.denoiser.banned.device)
+        chosen = expansion.condition.select(rows)
+        texts, spent = corrections(corrector, self.denoiser, chosen, expansion.drafts, vectors, self.config.corrections)
+        for i, (part, cost) in enumerate(zip(texts, spent, strict=True)):
+            passes[i] += cost
+            for ids, log in part:
+                if ids and ids != expansion.drafts[i]:
+                    self._add(found[i], ids, "correct", (log - part[0][1], 0.0, 0.0, 0.0))
 
     def _structural(self, draft: tuple[int, ...], known: dict[tuple[int, ...], Proposal]) -> None:
         """Two tokens exchanged, one or two neighbours moved, over a few places; only the student can rank these."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unembed.errors import InputError
 from unembed.model.conditioning import Condition
+from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
 from unembed.model.student import StudentEncoder
@@ -156,6 +157,7 @@ def refine(
     surrogate: Surrogate | None = None,
     report: Callable[[int, float, float], None] | None = None,
     student: StudentEncoder | None = None,
+    corrector: Corrector | None = None,
 ) -> list[Refined]:
     """Search for the texts of T vectors at once.
 
@@ -168,6 +170,7 @@ def refine(
         config: options.
         surrogate: ranks proposals; None takes the one that was fitted for what the checkpoint has.
         student: looks at proposals before they are asked, without a query; None where there is none.
+        corrector: writes whole texts anew; None where there is none.
         report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
 
     Returns:
@@ -193,7 +196,7 @@ def refine(
         if surrogate is None:
             surrogate = PLAIN if forecaster is None else FORECAST
         chosen = MoverConfig(config.moves, top=config.top, look=config.look, most=config.most)
-        mover = Mover(denoiser, forecaster, surrogate, chosen)
+        mover = Mover(denoiser, forecaster, surrogate, chosen, corrector)
         grower = _Grower(mover, DifferencePrior(denoiser), condition, lengths, target)
     while True:
         open_texts = [

@@ -2,9 +2,9 @@
 
 Contents: `StudentRun`, `train_student`.
 
-A text alone teaches where its vector lies; a pair of a text and a draft of it teaches what a few changed words do to the
-vector, which is what forecasts are made of. Batches of texts have one length, batches of pairs are padded. The learning
-rate follows the clock and is zero when the time is over.
+A text alone teaches where its vector lies; a pair of a text and a draft of it teaches what a few changed words do to
+the vector, which is what forecasts are made of. Batches of texts have one length, batches of pairs are padded. The
+learning rate follows the clock and is zero when the time is over.
 """
 
 from __future__ import annotations
