@@ -32,7 +32,7 @@ FLOORS = {
     "inverter": 5,
     "evaluation": 6,
     "attacks": 6,
-    "serve": 6,
+    "serve": 7,
     "audit": 7,
     "cli": 8,
 }

@@ -314,7 +314,8 @@ def _wrap(text: str) -> list[str]:
     lines, line = [], ""
     for word in _clean(text).split():
         while _columns(word) > room:
-            keep = next(n for n in range(len(word), 0, -1) if _columns(word[:n]) <= room - _columns(line) - bool(line))
+            free = room - _columns(line) - 1 if line else room
+            keep = next((n for n in range(min(len(word), free), 0, -1) if _columns(word[:n]) <= free), 0)
             line, word = f"{line} {word[:keep]}".strip(), word[keep:]
             lines.append(line)
             line = ""

@@ -16,7 +16,7 @@ export function setToken(value) {
   sessionStorage.setItem("unembed-token", token);
 }
 
-const KINDS = { 401: "token", 403: "token", 429: "busy", 503: "busy" };
+const KINDS = { 401: "token", 429: "busy", 503: "busy" };
 
 async function failure(response) {
   let body = {};

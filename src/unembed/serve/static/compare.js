@@ -131,7 +131,7 @@ export class Compare {
     };
     side.begin = (source, controls) => {
       const settings = { ...controls.settings, ...side.value() };
-      const run = new Run(source, { options: optionsOf(settings), queries: settings.queries, model: settings.model });
+      const run = new Run(source, { options: optionsOf(settings), queries: settings.queries });
       view.node.hidden = false;
       result.replaceChildren();
       view.begin(run);

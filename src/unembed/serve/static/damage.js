@@ -10,6 +10,7 @@ import { number, t } from "./strings.js";
 import { Strip } from "./strip.js";
 
 const WAIT = 120; // milliseconds after the last move
+const MOST_NOISE = 1.5; // length of the noise over that of the vector
 const BITS = [32, 16, 8, 6, 5, 4, 3, 2, 1];
 
 /** The section of sliders, with the text that is still recovered. Its element is `node`. */
@@ -30,7 +31,7 @@ export class Damage {
       action(value);
       ask();
     };
-    this.noise = slider(t("damage.noise"), { least: 0, most: 1, step: 0.02, digits: 2 }, 0, {
+    this.noise = slider(t("damage.noise"), { least: 0, most: MOST_NOISE, step: 0.02 }, 0, {
       say: (v) => (v ? t("damage.noise.value", { n: number(v) }) : "0"),
       act: change("noise", (v) => (this.#noise = v)),
     });
@@ -57,18 +58,26 @@ export class Damage {
     );
   }
 
-  /** The damage as the API takes it, or null where there is none. */
-  get transform() {
+  /** The damage in the sliders' own units, without what is off; for a link. */
+  get chosen() {
     const wanted = {};
     if (this.#noise > 0) wanted.noise = this.#noise;
     if (this.#bits > 0) wanted.bits = BITS[this.#bits];
     if (this.#kept < this.dimension) wanted.dimensions = this.#kept;
-    return Object.keys(wanted).length ? { ...wanted, seed: 0 } : null;
+    return wanted;
+  }
+
+  /** The damage as the API takes it, or null where there is none. The API's noise is that of each component. */
+  get transform() {
+    const wanted = this.chosen;
+    if (!Object.keys(wanted).length) return null;
+    if (wanted.noise) wanted.noise /= Math.sqrt(wanted.dimensions ?? this.dimension);
+    return { ...wanted, seed: 0 };
   }
 
   /** Take a damage over from a link. */
   apply({ noise, bits, dimensions }) {
-    if (noise >= 0 && noise <= 1) this.#noise = noise;
+    if (noise >= 0 && noise <= MOST_NOISE) this.#noise = noise;
     if (BITS.includes(bits)) this.#bits = BITS.indexOf(bits);
     if (dimensions >= 1 && dimensions <= this.dimension) this.#kept = dimensions;
     this.#paint();
@@ -102,7 +111,7 @@ export class Damage {
       this.#result(this.#base.recovered, null);
       return;
     }
-    const run = new Run(this.#base.source, { ...this.#base.request, transform, alternatives: false });
+    const run = new Run(this.#base.source, { options: this.#base.options, transform });
     this.#run = run;
     this.node.classList.add("is-working");
     try {

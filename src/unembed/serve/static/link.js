@@ -4,9 +4,9 @@
 const NUMBERS = ["passes", "temperature", "guidance", "queries", "seed", "noise", "bits", "dimensions"];
 
 /** The address of this page with settings, damage, the other side of the comparison and, if given, the text. */
-export function linkTo(settings, transform, other, text = null) {
+export function linkTo(settings, damage, other, text = null) {
   const parts = new URLSearchParams();
-  for (const [name, value] of Object.entries({ ...settings, ...(transform ?? {}), seed: settings.seed })) {
+  for (const [name, value] of Object.entries({ ...settings, ...damage })) {
     parts.set(name, String(value));
   }
   for (const [name, value] of Object.entries(other ?? {})) parts.set(`b-${name}`, String(value));

@@ -78,7 +78,7 @@ async function go() {
   if (!controls || !source) return;
   run?.stop();
   const { settings } = controls;
-  const mine = new Run(source, { options: optionsOf(settings), queries: settings.queries, model: settings.model });
+  const mine = new Run(source, { options: optionsOf(settings), queries: settings.queries });
   run = mine;
   $("trouble").replaceChildren();
   $("cut").hidden = true;
@@ -174,7 +174,7 @@ function listen() {
 
 async function copyLink() {
   const text = $("with-text").checked && source?.text !== undefined ? source.text : null;
-  const link = linkTo(controls.settings, damage.transform, compare.other, text);
+  const link = linkTo(controls.settings, damage.chosen, compare.other, text);
   history.replaceState(null, "", new URL(link).hash);
   try {
     await navigator.clipboard.writeText(link);

@@ -145,6 +145,7 @@ export class Player {
     this.toggle.title = t(name);
     this.scrub.max = Math.max(0, this.#length - 1);
     this.scrub.value = this.#at;
+    this.scrub.style.setProperty("--filled", this.#length > 1 ? this.#at / (this.#length - 1) : 0);
     const values = { step: this.#length ? this.#at + 1 : 0, n: this.#length };
     this.step.textContent = `${values.step} / ${values.n}`;
     const caption = this.#length ? this.#describe(this.#at) : "";

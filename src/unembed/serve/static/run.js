@@ -9,15 +9,12 @@ export class Run {
 
   /**
    * @param source {text} or {vector, label}
-   * @param options, queries, transform as POST /v1/invert/stream takes them
-   * @param model name of the model
+   * @param request {options, queries, transform} as POST /v1/invert/stream takes them
    */
-  constructor(source, { options, queries = 0, transform = null, model = null, alternatives = true }) {
+  constructor(source, { options, queries = 0, transform = null }) {
     Object.assign(this, { source, options, queries, transform, model });
-    this.request = { options, model }; // to ask again, about a damaged vector
     const given = source.text !== undefined ? { texts: [source.text] } : { vectors: [source.vector] };
-    this.body = { ...given, options, queries, tokens: true, alternatives };
-    if (model) this.body.model = model;
+    this.body = { ...given, options, queries, tokens: true };
     if (transform) this.body.transform = transform;
     Object.assign(this, { vector: null, original: null, tokens: null, truncated: false, done: null, busy: false });
     this.drafts = new Map();
@@ -68,7 +65,8 @@ export class Run {
     } else if (name === "refine") {
       this.refinements.push(data);
     } else if (name === "done") {
-      this.done = data;
+      const { result, ...more } = data;
+      this.done = { ...result, ...more };
       this.shown = data.draft ?? this.#winner() ?? this.shown;
     }
     changed(name, this);
