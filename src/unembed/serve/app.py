@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
@@ -28,6 +29,7 @@ from unembed.metrics.cosine import row_cosine
 from unembed.serve import schemas, transforms
 from unembed.serve.answers import Answer, EventStream, Gone, unless_gone
 from unembed.serve.batching import Busy, Engine, drafts_of
+from unembed.serve.drawing import PostedTrace, picture
 from unembed.serve.guard import Guard, failure
 from unembed.serve.limits import Limits, Rates, Refused, read_body
 from unembed.serve.results import aligned, canvas_of, recovered
@@ -176,6 +178,7 @@ class Service:
         tokenizer = self.inverter.tokenizer
         vectors, parts, config = await self.targets(body)
         original = parts[0] if parts else None
+        whole = tokenizer.encode(body.texts)[0] if body.texts else ()
         yield (
             "start",
             {
@@ -183,6 +186,7 @@ class Service:
                 "vector": vectors[0].tolist(),
                 "original": original.text if original else None,
                 "tokens": tokenizer.tokens(original.ids) if original else None,
+                "truncated": bool(original) and len(whole) > len(original.ids),
             },
         )
         found: Any = None
@@ -263,7 +267,7 @@ def create_app(
         status: {"model": schemas.Failure} for status in (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
     }
 
-    def takes(model: type[schemas.EmbedRequest | schemas.InvertRequest]) -> dict[str, Any]:
+    def takes(model: type[BaseModel]) -> dict[str, Any]:
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
         return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
@@ -320,6 +324,18 @@ def create_app(
             kept = stack.pop_all()
         return EventStream(_told(events, first), limits.request_seconds, kept)
 
+    @app.post(
+        "/v1/trace.svg",
+        response_class=Response,
+        responses={**failures, 200: {"content": {"image/svg+xml": {"schema": {"type": "string"}}}}},
+        openapi_extra=takes(PostedTrace),
+        summary="The steps of a stream as an animated picture",
+    )
+    async def trace(request: Request) -> Response:
+        body = await read_body(request, PostedTrace, limits)
+        with engine.place():
+            return Response(await asyncio.to_thread(picture, body), media_type="image/svg+xml")
+
     _describe(app)
     if STATIC.is_dir():
         app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
@@ -351,7 +367,7 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = made()
             parts = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (schemas.EmbedRequest, schemas.InvertRequest):
+            for model in (schemas.EmbedRequest, schemas.InvertRequest, PostedTrace):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 parts.update(schema.pop("$defs", {}))
                 parts[model.__name__] = schema
