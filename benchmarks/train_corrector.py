@@ -1,6 +1,6 @@
 """Make the pairs that a corrector learns from, and train it beside a frozen checkpoint.
 
-    python benchmarks/train_corrector.py pairs --shards shards/train --out shards/drafts --own 60000 --mistakes 140000
+    python benchmarks/train_corrector.py pairs --shards shards/train --out shards/drafts
     python benchmarks/train_corrector.py train --shards shards/train --pairs shards/drafts --out runs/corrector
 
 Both can be cut and go on: `pairs` keeps the parts that are there, `train` writes `corrector.safetensors` every few
@@ -71,13 +71,19 @@ def make_pairs(args: argparse.Namespace) -> None:
     maker = PairMaker(
         inverter.denoiser, inverter.tokenizer, encoder, dataset, Corruption(similar, pool, inverter.limit)
     )
-    own = [("own", part) for part in np.array_split(rows[: args.own], max(1, args.own // _PART))]
-    rest = rows[args.own : args.own + args.mistakes]
-    mistakes = [("mistakes", part) for part in np.array_split(rest, max(1, args.mistakes // _PART))]
-    plan = []
-    while own or mistakes:  # in turn, so that a cut run has both
-        for side, share in ((own, 1), (mistakes, max(1, round(args.mistakes / max(args.own, 1))))):
-            plan += [side.pop(0) for _ in range(min(share, len(side)))]
+    sides, first = [], 0
+    for kind in ("own", "filled", "mistakes"):
+        count = getattr(args, kind)
+        mine = rows[first : first + count]
+        sides.append([(kind, part) for part in np.array_split(mine, max(1, count // _PART)) if len(part)])
+        first += count
+    longest = max(len(side) for side in sides)
+    plan = [  # in turn, so that a cut run has all
+        side[k]
+        for turn in range(longest)
+        for side in sides
+        for k in range(turn * len(side) // longest, (turn + 1) * len(side) // longest)
+    ]
     began = time.monotonic()
     done = 0
 
@@ -121,6 +127,7 @@ def train(args: argparse.Namespace) -> None:
     run = CorrectorRun(
         seconds=parse_duration(args.max_time), steps=args.steps, batch_size=args.batch, lr=args.lr, seed=args.seed,
         held=args.held, validate_every=args.validate_every,
+        shares={name: float(value) for name, _, value in (item.partition("=") for item in args.shares)},
     )  # fmt: skip
     lower_precision(base, resolve_precision(run.precision, torch.device("cpu")))
     pairs = Pairs.load(args.pairs)
@@ -145,7 +152,8 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     pairs = commands.add_parser("pairs", help="write drafts and embed them")
     pairs.add_argument("--own", type=int, default=60_000, help="the denoiser's own drafts")
-    pairs.add_argument("--mistakes", type=int, default=140_000, help="true texts with mistakes")
+    pairs.add_argument("--filled", type=int, default=60_000, help="true texts, some positions filled by the denoiser")
+    pairs.add_argument("--mistakes", type=int, default=60_000, help="true texts with mistakes")
     pairs.add_argument("--precision", default="bf16", help="of the encoder; empty for its own")
     pairs.add_argument("--rows", type=int, nargs=2, default=(0, 1 << 40), help="rows of the shards, from and to")
     pairs.set_defaults(run=make_pairs)
@@ -163,6 +171,7 @@ def main() -> None:
     training.add_argument("--lr", type=float, default=1e-3)
     training.add_argument("--held", type=int, default=256, help="pairs held out for the log")
     training.add_argument("--validate-every", type=float, default=600.0, help="seconds")
+    training.add_argument("--shares", nargs="*", default=[], help="of kinds among the pairs: greedy=0.2 filled=0.3")
     training.add_argument("--init-from", help="a corrector's file to start from")
     training.set_defaults(run=train)
     for command in (pairs, corrected, training):

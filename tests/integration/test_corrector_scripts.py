@@ -60,8 +60,8 @@ def test_pairs_training_and_measurement(
     save_checkpoint(model, base, tokenizer.to_json(), encoder.identity.to_dict(), {})
     shared = ("--model", model, "--shards", tmp_path / "shards")
 
-    run(monkeypatch, "train_corrector", "pairs", *shared, "--own", 20, "--mistakes", 30, "--precision", "",
-        "--out", tmp_path / "pairs")  # fmt: skip
+    run(monkeypatch, "train_corrector", "pairs", *shared, "--own", 16, "--filled", 16, "--mistakes", 18,
+        "--precision", "", "--out", tmp_path / "pairs")  # fmt: skip
     pairs = Pairs.load(tmp_path / "pairs")
     assert 40 <= len(pairs) <= 50 and {KINDS[k] for k in pairs.kinds} == set(KINDS) - {"corrected"}
     names = dataset.source_names
@@ -69,7 +69,7 @@ def test_pairs_training_and_measurement(
 
     out = tmp_path / "run"
     run(monkeypatch, "train_corrector", "train", *shared, "--pairs", tmp_path / "pairs", "--out", out,
-        "--steps", 4, "--batch", 8, "--held", 10)  # fmt: skip
+        "--steps", 4, "--batch", 8, "--held", 10, "--shares", "filled=0.5", "greedy=0.5")  # fmt: skip
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert "base/all" in lines[0] and "held/all" in lines[-1] and lines[-1]["step"] == 4
     (model / "corrector.safetensors").write_bytes((out / "corrector.safetensors").read_bytes())

@@ -22,7 +22,7 @@ from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
 from unembed.refinement.corrector import corrections
-from unembed.training.corrector import CorrectorRun, train_corrector
+from unembed.training.corrector import CorrectorRun, PairFeed, train_corrector
 from unembed.training.corruption import Corruption, similar_tokens
 from unembed.training.draft_pairs import KINDS, PairMaker, Pairs
 
@@ -322,3 +322,32 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     (tmp_path / "0000-own.npz").write_bytes(b"PK no archive")
     with pytest.raises(DataError, match="is damaged"):
         Pairs.load(tmp_path)
+
+
+def test_filled_texts_keep_their_length_and_most_differ(home) -> None:
+    encoder, tokenizer, dataset, base = home
+    maker = PairMaker(base, tokenizer, encoder, dataset, Corruption(np.zeros((0, 0)), np.zeros(0), LIMIT))
+    rows = np.arange(40)
+    drafts, kinds = maker.filled(rows, seed=0)
+    assert {KINDS[k] for k in kinds} == {"filled"} and maker.filled(rows, seed=0)[0] == drafts
+    ids, lengths, _ = dataset.gather(rows)
+    texts = [row[:n].tolist() for row, n in zip(ids, lengths, strict=True)]
+    assert [len(draft) for draft in drafts] == [len(text) for text in texts]
+    wrong = [sum(a != b for a, b in zip(draft, text, strict=True)) for draft, text in zip(drafts, texts, strict=True)]
+    assert np.mean(np.array(wrong) > 0) > 0.6 and np.mean(wrong) < 4
+    assert not {token for draft in drafts for token in draft} & set(tokenizer.banned.tolist())
+
+
+def test_an_epoch_holds_each_kind_by_its_share(home) -> None:
+    _, _, dataset, _ = home
+    kinds = np.array([KINDS.index("greedy")] * 10 + [KINDS.index("mistakes")] * 40 + [KINDS.index("begun")] * 10)
+    count = len(kinds)
+    pairs = Pairs(np.arange(count), np.ones((count, 2), int), np.ones(count, int), np.zeros((count, 24)), kinds)
+    feed = PairFeed(dataset, pairs, 8, seed=0, shares={"greedy": 0.25, "mistakes": 0.75})
+    for epoch in range(3):
+        taken = np.concatenate(feed.batches(epoch))
+        assert len(set(taken.tolist())) == len(taken) == 40
+        assert np.bincount(kinds[taken]).tolist() == [10, 0, 0, 30]
+    assert sorted(np.concatenate(PairFeed(dataset, pairs, 8, seed=0).batches(0)).tolist()) == list(range(count))
+    with pytest.raises(InputError, match="'greed' makes no sense"):
+        CorrectorRun(shares={"greed": 1.0})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class CorrectorRun:
         held: pairs that are held out for the log's figures.
         validate_every, save_every: seconds.
         precision: "auto", "bf16" or "fp32".
+        shares: of each kind of draft among the pairs, only those named; empty: as they come.
         seed: of everything random.
     """
 
@@ -70,6 +71,7 @@ class CorrectorRun:
     validate_every: float = 600.0
     save_every: float = 240.0
     precision: str = "auto"
+    shares: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +81,9 @@ class CorrectorRun:
                 "A corrector's run needs seconds above 0, a batch size of at least 1 and a share from 0 to 1.",
                 "Correct seconds, batch_size or causal_share.",
             )
+        for name, share in self.shares.items():
+            if name not in KINDS or not share >= 0:
+                raise InputError(f"The share {share!r} of {name!r} makes no sense.", f"Kinds: {', '.join(KINDS)}.")
 
     @property
     def optimizer(self) -> OptimizerPart:
@@ -115,10 +120,23 @@ class PairFeed:
         pairs: the drafts.
         batch_size: texts of mean length in a batch.
         seed: of the order.
+        shares: of each kind in an epoch, see `CorrectorRun.shares`.
     """
 
-    def __init__(self, dataset: ShardDataset, pairs: Pairs, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        pairs: Pairs,
+        batch_size: int,
+        seed: int,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
         self.dataset, self.pairs = dataset, pairs
+        self._kinds: list[tuple[np.ndarray, float]] = []
+        for name, share in (shares or {}).items():
+            mine = np.flatnonzero(pairs.kinds == KINDS.index(name))
+            if len(mine) and share > 0:
+                self._kinds.append((mine, share))
         self._lengths = np.asarray(dataset.lengths)[pairs.rows].astype(np.int64)
         self._tokens = batch_size * max(float(self._lengths.mean()), 1.0)
         self._most = 2 * batch_size
@@ -128,6 +146,10 @@ class PairFeed:
         """The pairs of each batch of an epoch."""
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._lengths))
+        if self._kinds:  # as many of each kind as its share says, none twice
+            size = min(len(mine) / share for mine, share in self._kinds)
+            taken = [rng.permutation(mine)[: max(1, int(size * share))] for mine, share in self._kinds]
+            order = rng.permutation(np.concatenate(taken))
         order = order[np.argsort(self._lengths[order], kind="stable")]
         cut: list[np.ndarray] = []
         for n in np.unique(self._lengths):
@@ -274,7 +296,7 @@ def train_corrector(
     order = np.random.default_rng(run.seed).permutation(len(pairs))
     held = PairFeed(dataset, pairs.take(np.sort(order[: run.held])), 64, run.seed) if run.held else None
     learnt = pairs.take(np.sort(order[run.held :]))
-    feed = iter(PairFeed(dataset, learnt, run.batch_size, run.seed))
+    feed = iter(PairFeed(dataset, learnt, run.batch_size, run.seed, run.shares))
     optimizer = make_optimizer(corrector, run.optimizer)
     ema = Ema(corrector, run.ema)
     state = _State()
@@ -329,7 +351,7 @@ def train_corrector(
                 fresh = refresh() if refresh is not None else None
                 if fresh is not None:
                     learnt = learnt.join(fresh)
-                    feed = iter(PairFeed(dataset, learnt, run.batch_size, run.seed + state.step))
+                    feed = iter(PairFeed(dataset, learnt, run.batch_size, run.seed + state.step, run.shares))
             if held is not None and now - last_check >= run.validate_every:
                 ema.swap(corrector)
                 figures = _held_out(corrector, held, precision)

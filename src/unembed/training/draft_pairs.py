@@ -25,11 +25,11 @@ from unembed.errors import DataError
 from unembed.files import atomic_path, make_folder
 from unembed.model.conditioning import Condition
 from unembed.model.corrector import Corrector
-from unembed.model.denoiser import Denoiser
+from unembed.model.denoiser import GIVEN, MASK, Denoiser
 from unembed.model.precision import autocast
 from unembed.training.corruption import Corruption
 
-KINDS = ("greedy", "sampled", "begun", "mistakes", "corrected")
+KINDS = ("greedy", "sampled", "begun", "mistakes", "corrected", "filled")
 _TOP = 24
 _COLUMNS = ("rows", "drafts", "lengths", "vectors", "kinds")
 
@@ -254,6 +254,45 @@ class PairMaker:
                 drafts[i] = draft
         return pairs.rows, drafts, np.full(len(pairs), KINDS.index("corrected"), dtype=np.uint8)
 
+    def filled(self, rows: np.ndarray, seed: int, batch: int = 192) -> tuple[list[list[int]], np.ndarray]:
+        """True texts of which the denoiser filled some positions anew, mostly with another token than the true one.
+
+        Args:
+            rows: (P,) rows of the shards.
+            seed: of positions and samples.
+            batch: texts a pass.
+
+        Returns:
+            The drafts, and their kinds (P,).
+        """
+        rng = np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(seed)
+        drafts: list[list[int]] = [[] for _ in rows]
+        order = np.argsort(np.asarray(self.dataset.lengths)[rows], kind="stable")
+        for start in range(0, len(rows), batch):
+            chosen = order[start : start + batch]
+            ids, lengths, vectors = self.dataset.gather(rows[chosen])
+            few = rng.random(len(chosen)) < 0.6
+            share = np.where(few, rng.integers(1, 5, len(chosen)) / lengths, rng.uniform(0.1, 0.8, len(chosen)))
+            draw = np.where(np.arange(ids.shape[1]) < lengths[:, None], rng.random(ids.shape), 2.0)
+            rank = draw.argsort(1, kind="stable").argsort(1, kind="stable")
+            hidden = torch.from_numpy((rank < np.maximum(1, np.round(share * lengths))[:, None]) & (draw < 1))
+            true, n = torch.from_numpy(ids), torch.from_numpy(lengths)
+            with torch.inference_mode(), autocast(self.denoiser):
+                condition = self.condition(torch.from_numpy(vectors), true, n)
+                states = torch.where(hidden, MASK, GIVEN)
+                logits = self.denoiser.logits(true, states, condition, n, hidden)
+                other = torch.rand(len(logits), generator=generator) < 0.7
+                logits[other, true[hidden][other]] = -torch.inf
+                values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)
+                noise = -torch.empty_like(values).exponential_(generator=generator).log()
+                new = tokens.gather(1, (values + noise).argmax(1, keepdim=True))[:, 0]
+            written = true.clone()
+            written[hidden] = new
+            for i, row, length in zip(chosen, written.tolist(), lengths.tolist(), strict=True):
+                drafts[i] = row[:length]
+        return drafts, np.full(len(rows), KINDS.index("filled"), dtype=np.uint8)
+
     def mistakes(self, rows: np.ndarray, seed: int) -> tuple[list[list[int]], np.ndarray]:
         """True texts with mistakes, and their kinds."""
         rng = np.random.default_rng(seed)
@@ -285,7 +324,7 @@ class PairMaker:
 
         Args:
             out: folder.
-            plan: for each part "own" or "mistakes", and its rows.
+            plan: for each part "own", "filled" or "mistakes", and its rows.
             seed: of everything random; each part has its own.
             report: called with the name of each part and its pairs.
         """
@@ -294,7 +333,7 @@ class PairMaker:
             path = out / f"{number:04d}-{kind}.npz"
             if path.exists():
                 continue
-            drafts, kinds = (self.own if kind == "own" else self.mistakes)(rows, seed + number)
+            drafts, kinds = getattr(self, kind)(rows, seed + number)
             pairs = self.embed(rows, drafts, kinds)
             pairs.save(path)
             if report is not None:
