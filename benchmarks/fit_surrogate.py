@@ -25,7 +25,7 @@ from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.model.precision import autocast
 from unembed.model.shipped import find_checkpoint
-from unembed.model.student_file import read_student, write_student
+from unembed.model.student_file import StudentFile, read_student, write_student
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.difference import DifferencePrior
@@ -38,7 +38,9 @@ from unembed.refinement.surrogate import MOVES, PLAIN, Surrogate
 RIDGE = np.array([1e-6, 1e-4, 1e-2, 1e-6, 1e-6])  # of constant, log-likelihood, whitened, plain, forecast; per sample
 
 
-def explore(inverter: Inverter, student: Any, data: EvaluationSet, each: int, seed: int) -> list[dict[str, Any]]:
+def explore(
+    inverter: Inverter, student: StudentFile | None, data: EvaluationSet, each: int, seed: int
+) -> list[dict[str, Any]]:
     """Ask proposals around drafts of a short search: one dict of text, move, features and true change each."""
     denoiser, rng = inverter.denoiser, np.random.default_rng(seed)
     target = torch.nn.functional.normalize(torch.from_numpy(data.vectors).float(), dim=1)
@@ -59,7 +61,7 @@ def explore(inverter: Inverter, student: Any, data: EvaluationSet, each: int, se
     own = torch.from_numpy(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     forecaster = None
     if student is not None:
-        forecaster = Forecaster(student, denoiser.embedding.weight, target, denoiser.embedding.weight.dtype)
+        forecaster = Forecaster(student.student, denoiser.embedding.weight, target, denoiser.embedding.weight.dtype)
     mover = Mover(denoiser, forecaster, config=MoverConfig(look=1000, most=1000))
     rows: list[dict[str, Any]] = []
     for start in range(0, len(parents), 32):
@@ -137,7 +139,7 @@ def main() -> None:
     file = read_student(folder, inverter.sha256)
     data = EvaluationSet.from_rows("english-validation", ShardDataset(args.data), args.n, args.seed)
     began = time.perf_counter()
-    rows = explore(inverter, None if file is None else file.student, data, args.each, args.seed)
+    rows = explore(inverter, file, data, args.each, args.seed)
     train, test = [r for r in rows if r["text"] % 5], [r for r in rows if not r["text"] % 5]
     weights = fit(train, PLAIN.clip)
     fitted = Surrogate({move: tuple(w) for move, w in weights.items()})

@@ -27,14 +27,14 @@ from unembed.model.conditioning import Condition
 from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
-from unembed.model.student import StudentEncoder
+from unembed.model.student_file import StudentFile
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.difference import DifferencePrior
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.slots import Expansion
-from unembed.refinement.surrogate import FORECAST, MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
+from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate, fitted
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def refine(
     config: SearchConfig | None = None,
     surrogate: Surrogate | None = None,
     report: Callable[[int, float, float], None] | None = None,
-    student: StudentEncoder | None = None,
+    student: StudentFile | None = None,
     corrector: Corrector | None = None,
 ) -> list[Refined]:
     """Search for the texts of T vectors at once.
@@ -192,9 +192,9 @@ def refine(
         forecaster = None
         if student is not None:
             lowered = denoiser.embedding.weight.dtype
-            forecaster = Forecaster(student, denoiser.embedding.weight, target, lowered)
+            forecaster = Forecaster(student.student, denoiser.embedding.weight, target, lowered)
         if surrogate is None:
-            surrogate = PLAIN if forecaster is None else FORECAST
+            surrogate = PLAIN if student is None else fitted(student.surrogate)
         chosen = MoverConfig(config.moves, top=config.top, look=config.look, most=config.most)
         mover = Mover(denoiser, forecaster, surrogate, chosen, corrector)
         grower = _Grower(mover, DifferencePrior(denoiser), condition, lengths, target)

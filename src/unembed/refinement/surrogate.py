@@ -1,13 +1,16 @@
 """What a proposal is, and how its worth is guessed before it costs a query.
 
-Contents: `MOVES`, `Proposal`, `Surrogate`, `PLAIN`, `FORECAST`.
+Contents: `MOVES`, `Proposal`, `Surrogate`, `PLAIN`, `FORECAST`, `fitted`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from unembed.errors import CheckpointError
 
 MOVES = ("replace", "insert", "delete", "pair", "swap", "exchange", "shift", "reorder", "correct")
 Features = tuple[float, float, float, float]
@@ -56,7 +59,7 @@ class Surrogate:
         return constant + a * change + b * features[1] + c * features[2] + s * features[3]
 
 
-# Fitted by benchmarks/fit_surrogate.py on validation texts (docs/log.md).
+# Guessed, for checkpoints without a student; a student's file brings weights that were fitted with it.
 PLAIN = Surrogate(
     {
         "replace": (-0.025, 0.0005, 0.0006, 0.05, 0.0),
@@ -70,16 +73,24 @@ PLAIN = Surrogate(
         "correct": (0.0, 0.001, 0.0, 0.0, 0.0),
     }
 )
-FORECAST = Surrogate(
-    {
-        "replace": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "insert": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "delete": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "pair": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "swap": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "exchange": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "shift": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "reorder": (0.0, 0.0, 0.0, 0.0, 1.0),
-        "correct": (0.0, 0.0, 0.0, 0.0, 1.0),
-    }
-)
+# For a student that nothing was fitted with.
+FORECAST = Surrogate(dict.fromkeys(MOVES, (0.0, 0.0, 0.0, 0.0, 1.0)))
+
+
+def fitted(weights: Mapping[str, Sequence[float]]) -> Surrogate:
+    """The surrogate of a student's file; moves without weights rely on the student alone.
+
+    Args:
+        weights: move -> five numbers.
+
+    Raises:
+        CheckpointError: another number of weights.
+    """
+    found = dict(FORECAST.weights)
+    for move, row in weights.items():
+        if len(row) != 5:
+            raise CheckpointError(
+                f"The student's surrogate has {len(row)} weights for {move}, not 5.", "Fetch the checkpoint again."
+            )
+        found[move] = (row[0], row[1], row[2], row[3], row[4])
+    return Surrogate(found)
