@@ -10,8 +10,7 @@ Contents: `Inverter`; what it returns is a `recovery.Recovery`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,24 +18,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.batches import batch_starts
 from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
 from unembed.decoding.inputs import vector_rows
 from unembed.decoding.lexicon import Lexicon
 from unembed.decoding.loop import decode, passes, stream
+from unembed.decoding.options import resolve_options, split_options
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft, Step
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
+from unembed.machine import choose_device
 from unembed.model.checkpoint import Checkpoint, load_checkpoint
 from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
-from unembed.recovery import Recovery, recoveries
+from unembed.recovery import Recovery, asked, recoveries
+from unembed.refinement.batches import refine_batches, resolve_budget
+from unembed.refinement.budget import Budget
+from unembed.refinement.methods import DEFAULT, check_method
+from unembed.refinement.refiner import Refinement, Refiner
+from unembed.refinement.rounding import Rounding, rounding_of
 
 __all__ = ["Inverter", "Recovery"]
 
@@ -44,9 +51,6 @@ if TYPE_CHECKING:
     import torch
 
     from unembed.encoders.protocol import Encoder
-
-_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
-_CONSTRAINTS = tuple(field.name for field in dataclasses.fields(Constraints))
 
 
 class Inverter:
@@ -99,7 +103,7 @@ class Inverter:
             InputError: no such device or precision.
         """
         folder = find_checkpoint(path_or_name)
-        return cls(load_checkpoint(folder, _device(device)), name=folder.name, precision=precision)
+        return cls(load_checkpoint(folder, choose_device(device)), name=folder.name, precision=precision)
 
     @property
     def limit(self) -> int:
@@ -138,6 +142,20 @@ class Inverter:
 
         return load_matching(self.identity)
 
+    def use_encoder(self, encoder: str | Encoder) -> None:
+        """Send queries to another address of the checkpoint's encoder, such as an endpoint that serves it.
+
+        Args:
+            encoder: a name as for `load_encoder`, or an encoder.
+
+        Raises:
+            EncoderError: it cannot be loaded.
+            EncoderMismatchError: it does not make the vectors that the checkpoint was trained on.
+        """
+        from unembed.encoders.registry import load_matching
+
+        self.__dict__["encoder"] = load_matching(self.identity, encoder)
+
     @cached_property
     def priors(self) -> PriorReader:
         """What the strategy prior reads, laid out at first use.
@@ -162,12 +180,7 @@ class Inverter:
         Raises:
             InputError: an unknown option, or one that makes no sense.
         """
-        defaults = self.defaults
-        if options.get("strategy", defaults.get("strategy")) != defaults.get("strategy"):
-            defaults = {}
-        elif options.get("temperature") or options.get("samples", 1) > 1:
-            defaults = {k: v for k, v in defaults.items() if k != "beam"}  # what is sampled has no beam
-        return _config({**defaults, **options})
+        return resolve_options(options, self.defaults)
 
     def calibration(self, strategy: str) -> Calibration | None:
         """Find the calibration of a strategy's confidence.
@@ -187,9 +200,16 @@ class Inverter:
         batch_size: int | None = None,
         trace: bool = False,
         progress: bool = False,
+        queries: int = 0,
+        refinement: str = DEFAULT,
+        budget: Budget | None = None,
+        tolerance: float | None = None,
+        rounding: Rounding | None = None,
+        report: Callable[[int, float, int], None] | None = None,
+        salvage: Callable[[list[Recovery]], None] | None = None,
         **options: Any,
     ) -> list[Recovery]:
-        """Recover the texts behind vectors, without any query to the encoder.
+        """Recover the texts behind vectors; without queries the encoder is not asked.
 
         Args:
             vectors: array, tensor or nested list of numbers, (n, d) or (d,).
@@ -197,6 +217,13 @@ class Inverter:
                 results.
             trace: keep the steps in each `Recovery.trace`.
             progress: show a bar on stderr.
+            queries: texts that may be sent to the encoder for each vector; drafts are then refined.
+            refinement: how, a key of `refinement.methods.REFINEMENTS`.
+            budget: limits of queries, passes and seconds, instead of `queries`.
+            tolerance: 1 - cosine within which a vector counts as met; the vectors' own precision where None.
+            rounding: precision of the vectors (`refinement.rounding`); found in their numbers where None.
+            report: called after each round of queries: the most queries of a text, the mean cosine, vectors met.
+            salvage: called with the best drafts so far where an exception ends a refinement.
             options: any field of `DecodeConfig` (strategy, passes, lengths, samples, temperature, beam, seed, ...) and
                 any field of `decoding.constraints.Constraints`, for all rows or a list with one entry a row: prefix,
                 known, required, banned, length, and given, (n, up to limit) token ids, -1 where unknown.
@@ -206,10 +233,32 @@ class Inverter:
 
         Raises:
             InputError: vectors, options or constraints that cannot be used, with the row and what is expected.
+            EncoderError: the encoder cannot be loaded, or fails at a query.
         """
+        spend = resolve_budget(queries, budget, trace)
         constraints, config = self._split(options)
-        found = self._drafts(vectors, config, constraints, batch_size, trace, progress)
-        return self._recoveries([draft for batch in found for draft in batch], config)
+        check_method(refinement)
+        if spend is None:
+            found = self._drafts(vectors, config, constraints, batch_size, trace, progress)
+            return self._recoveries([draft for batch in found for draft in batch], config)
+        rows = self._rows(vectors)
+        rounding = rounding or rounding_of(vectors)
+        if tolerance is not None:
+            rounding = dataclasses.replace(rounding, tolerance=tolerance)
+        refiner = Refiner(self.denoiser, self.tokenizer, self.encoder, refinement, rounding=rounding)
+        refined = refine_batches(
+            refiner,
+            rows,
+            spend,
+            config,
+            batch_size,
+            rules=self._rules(constraints, len(rows)),
+            priors=self._priors(config),
+            progress=progress,
+            report=report,
+            salvage=None if salvage is None else lambda part: salvage(self._refined(part)),
+        )
+        return self._refined(list(refined))
 
     def invert_strings(self, texts: Sequence[str], **options: Any) -> list[Recovery]:
         """Embed texts with the checkpoint's own encoder and invert the vectors.
@@ -329,9 +378,8 @@ class Inverter:
         return Lexicon(self.tokenizer.surfaces)
 
     def _split(self, options: dict[str, Any]) -> tuple[Constraints, DecodeConfig]:
-        """Tell constraints and options of the decode apart."""
-        named = {name: value for name, value in options.items() if name in _CONSTRAINTS}
-        return Constraints(**named), self.resolve({k: v for k, v in options.items() if k not in named})
+        constraints, rest = split_options(options)
+        return constraints, self.resolve(rest)
 
     def _rules(self, constraints: Constraints, rows: int) -> Rules | None:
         if not constraints:
@@ -351,17 +399,7 @@ class Inverter:
 
         rows = self._rows(vectors)
         rules = self._rules(constraints, len(rows))
-        batch_size = config.batch_size if batch_size is None else batch_size
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
-        starts: Any = range(0, len(rows), batch_size)
-        if progress:
-            from rich.console import Console
-            from rich.progress import track
-
-            starts = track(starts, description="Inverting", console=Console(stderr=True))
-        for start in starts:
-            part = slice(start, start + batch_size)
+        for part in batch_starts(len(rows), config.batch_size if batch_size is None else batch_size, progress):
             yield decode(
                 self.denoiser,
                 torch.from_numpy(rows[part]),
@@ -371,28 +409,10 @@ class Inverter:
                 priors=self._priors(config),
             )
 
+    def _refined(self, found: Sequence[Refinement]) -> list[Recovery]:
+        drafts = [dataclasses.replace(r.drafts[0], spent=r.passes, alternatives=r.drafts[1:]) for r in found]
+        plain = recoveries(drafts, self.tokenizer, None)
+        return [asked(one, r.cosine, r.queries, r.met) for one, r in zip(plain, found, strict=True)]
+
     def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
         return recoveries(drafts, self.tokenizer, self.calibration(config.strategy))
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device {name!r} cannot be used.", 'Use "cpu", or "cuda" on a machine with a GPU.'
-        ) from error
-    return name
-
-
-def _config(options: dict[str, Any]) -> DecodeConfig:
-    for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, (*_OPTIONS, *_CONSTRAINTS), 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Options: {', '.join(_OPTIONS)}, {', '.join(_CONSTRAINTS)}."
-            raise InputError(f"There is no decoding option {name!r}.", hint)
-    return DecodeConfig(**options)

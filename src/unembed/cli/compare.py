@@ -10,10 +10,16 @@ if TYPE_CHECKING:
 
 
 class Scores:
-    """What `--compare` gathers: recovered ids, reference ids and vectors, and the report over them."""
+    """What `--compare` gathers: recovered ids, reference ids and vectors, and the report over them.
 
-    def __init__(self, inverter: Inverter) -> None:
-        self._inverter = inverter
+    Args:
+        inverter: the model.
+        queries: that were allowed for each text.
+    """
+
+    def __init__(self, inverter: Inverter, queries: int = 0) -> None:
+        self._inverter, self._queries = inverter, queries
+        self._spent = 0
         self._preds: list[list[int]] = []
         self._refs: list[list[int]] = []
         self._vectors: list[Any] = []
@@ -35,6 +41,7 @@ class Scores:
             self._refs.append(list(reference.ids))
             self._vectors.append(vector)
             self._confidence.append(recovery.confidence)
+            self._spent += recovery.queries
             self._known.append(known_places(recovery.token_ids, reference.ids, recovery.given, recovery.forced))
 
     def show(self, as_json: bool, quiet: bool) -> None:
@@ -66,9 +73,9 @@ class Scores:
             show_json({"scores": report}, indent=None)
             return
         show_scores(stdout_console(), report)
+        made = f"{self._spent / len(self._refs):.1f} queries a text were" if self._queries else "no query was"
         note(
-            f"n = {len(self._refs)} texts of at most {self._inverter.limit} tokens; no query was made to recover them.",
-            quiet,
+            f"n = {len(self._refs)} texts of at most {self._inverter.limit} tokens; {made} made to recover them.", quiet
         )
         if self._dropped:
             note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_ID_WIDTH, _CONFIDENCE_WIDTH = 10, 5
+_ID_WIDTH, _CONFIDENCE_WIDTH, _QUERIES_WIDTH, _COSINE_WIDTH = 10, 5, 7, 7
 
 # Metrics in the order in which they are shown; what is not measured is left out.
 METRICS = (
@@ -54,10 +54,11 @@ class RecoveryTable:
     Args:
         console: where it goes.
         compare: whether a column with the originals stands beside.
+        refined: whether queries were made: their number and the cosine are shown.
     """
 
-    def __init__(self, console: Console, compare: bool) -> None:
-        self._console, self._compare, self._begun = console, compare, False
+    def __init__(self, console: Console, compare: bool, refined: bool = False) -> None:
+        self._console, self._compare, self._refined, self._begun = console, compare, refined, False
 
     def add(self, ids: Sequence[Any], recoveries: Sequence[Any], originals: Sequence[str | None] | None = None) -> None:
         """Print some rows.
@@ -73,15 +74,23 @@ class RecoveryTable:
 
         columns = 2 if self._compare else 1
         margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 3 * (columns + 2)
+        if self._refined:
+            margin += _QUERIES_WIDTH + _COSINE_WIDTH + 3 * 2
         width = max((self._console.width - margin) // columns, 16)
         table = Table(box=box.SIMPLE_HEAD, show_header=not self._begun, show_edge=False, pad_edge=False)
         table.add_column("id", width=_ID_WIDTH, no_wrap=True, overflow="ellipsis")
         table.add_column("conf.", width=_CONFIDENCE_WIDTH, justify="right")
+        if self._refined:
+            table.add_column("queries", width=_QUERIES_WIDTH, justify="right")
+            table.add_column("cosine", width=_COSINE_WIDTH, justify="right")
         table.add_column("recovered", width=width)
         if self._compare:
             table.add_column("original", width=width)
         for row, (name, recovery) in enumerate(zip(ids, recoveries, strict=True)):
             cells = [Text(str(name)), Text("" if recovery.confidence is None else f"{recovery.confidence:.2f}")]
+            if self._refined:
+                cosine = recovery.cosine
+                cells += [Text(str(recovery.queries)), Text("" if cosine is None else f"{cosine:.4f}")]
             original = originals[row] if originals is not None else None
             if original is None:
                 cells += [Text(recovery.text)] + [Text("")] * self._compare

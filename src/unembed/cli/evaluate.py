@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
-from unembed.errors import DataError
+from unembed.cli.query_curve import read_budgets, show_curve
+from unembed.errors import DataError, InputError
+from unembed.refinement.methods import REFINEMENTS
 
 if TYPE_CHECKING:
     from unembed.evaluation.sets import EvaluationSet, TrainingSample
@@ -35,6 +37,9 @@ _CHUNK = 256  # texts embedded between two looks at the clock
 @click.option("--train", metavar="FOLDER", help="Training shards: adds the baselines and bins by distance to them.")
 @click.option("--neighbours", type=click.IntRange(1), default=200_000, show_default=True, help="Texts of --train used.")
 @click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts for their cosine.")
+@click.option("--queries", metavar="N,N,...", help="Budgets of queries a text, such as 0,4,16,64: the curve over them.")
+@click.option("--refinement", type=click.Choice(list(REFINEMENTS)), default=None, help="How drafts are refined.")
+@click.option("--figure", metavar="FILE", help="Draw the curve over queries as .svg or .png.")
 @click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file a run, for docs/results.")
 @output_options
 def command(
@@ -52,6 +57,9 @@ def command(
     train: str | None,
     neighbours: int,
     no_cosine: bool,
+    queries: str | None,
+    refinement: str | None,
+    figure: str | None,
     out: str | None,
     as_json: bool,
     quiet: bool,
@@ -65,6 +73,7 @@ def command(
     Examples:
       unembed evaluate examples/vectors.parquet -n 100
       unembed evaluate corpus/english-test.tsv.zst --train data/train --out docs/results
+      unembed evaluate examples/vectors.parquet -n 8 --queries 0,1,4 --refinement search
     """
     from unembed.cli.console import note, show_json
     from unembed.evaluation.harness import Setting, evaluate, write_result
@@ -72,9 +81,21 @@ def command(
     from unembed.files import make_folder
     from unembed.inverter import Inverter
 
+    if (refinement is not None or figure is not None) and queries is None:
+        raise InputError("--refinement and --figure are about queries.", "Add --queries 0,4,16,64.")
+    budgets = None if queries is None else read_budgets(queries)
     if out is not None:
         make_folder(out)
     inverter = Inverter.from_pretrained(model, device, precision)
+    if budgets is not None:
+        if train is not None or rates or no_cosine:
+            raise InputError(
+                "--queries measures a curve, without --train, --rate and --no-cosine.", "Run the two after each other."
+            )
+        texts = load_set(data, inverter, count, seed, name, column, quiet)
+        decode = given(strategy=strategy, **options)
+        show_curve(inverter, texts, budgets, refinement, decode, seed, batch_size, figure, out, as_json, quiet)
+        return
     default = inverter.resolve({}).strategy
     used = given(**options)
     setting = Setting(strategy or default, used, default=strategy in (None, default) and not used)

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unembed.cli.known import Known, known_options
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
+from unembed.cli.refining import Refining, refinement_options
 from unembed.cli.skipped import Skipped
 from unembed.errors import EncoderMismatchError, InputError
 from unembed.stores.files import STREAMS
 from unembed.stores.reading import BadRow
 
 if TYPE_CHECKING:
+    from unembed.cli.console import Progress
+    from unembed.cli.recovered import Sink
     from unembed.inverter import Inverter, Recovery
     from unembed.stores.protocol import Store, VectorBatch
     from unembed.stores.reading import Reading
@@ -45,6 +48,7 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
 @decoding_options
 @known_options
+@refinement_options
 @click.option("--tokens", is_flag=True, help="Also write each token, its probability, and p_exact: that all are right.")
 @click.option("--alternatives", is_flag=True, help="Also write the other drafts, best first.")
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
@@ -84,6 +88,9 @@ def command(
     Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
     file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
 
+    With --queries the encoder is asked how near drafts are, and the nearest found within so many queries a text is
+    shown; after Ctrl-C the best so far.
+
     What is known of the texts beforehand is kept in every strategy: --prefix, --known, --require, --ban and --length,
     for all rows or from a column. Positions and lengths count tokens: words, marks and pieces of rare words.
 
@@ -98,6 +105,7 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 5 --prefix "the" --length 5-12 --ban however
       unembed invert examples/vectors.parquet --limit-rows 5 --require "new york" --known "3=doctor" --json
       unembed invert examples/vectors.parquet --limit-rows 1 --compare text --animate decode.svg
+      unembed invert examples/vectors.parquet --limit-rows 2 --queries 16 --compare text
       unembed invert - --format npy --skip-bad < vectors.npy
     """
     from unembed.cli.chunks import Chunks, refuse_partial
@@ -117,12 +125,17 @@ def command(
     for path, kinds in ((out, None), (trace, (".jsonl",)), (animate, (".svg",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
+    known, refining = Known.take(decoding), Refining.take(decoding)
+    refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
-    store = open_store(vectors, column, id_column, reading=_reading(scale, offset, packed, skipped), kind=kind)
+    reading = _reading(scale, offset, packed, skipped)
+    store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
-    known = Known.take(decoding)
+    refining.prepare(inverter)
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
+    if refining:
+        step = batch_size or CHUNK
     chunks = None
     if out is not None and not resume:
         refuse_partial(out)
@@ -131,15 +144,16 @@ def command(
         form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
         decode = {"model": inverter.sha256, "precision": inverter.precision, "options": options}
         shown = {"tokens": tokens, "alternatives": alternatives}
-        chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings()})
-    scores = Scores(inverter) if compare is not None else None
+        chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings(), **refining.settings()})
+    scores = Scores(inverter, refining.queries) if compare is not None else None
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
-        chosen = columns(tokens, alternatives, bool(known))
+        chosen = columns(tokens, alternatives, bool(known), bool(refining))
         sink = stack.enter_context(open_sink(out, as_json, compare is not None, chunks, chosen))
         write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
-        bar = stack.enter_context(progress("Inverting", total, quiet or table_grows))
+        shows_both = table_grows and bool(refining)  # one batch takes long: a bar until its rows are there
+        bar = stack.enter_context(progress("Inverting", total, quiet or (table_grows and not refining)))
         for batch in _first(store.batches(step), limit_rows):
             finished = sum(batch.row(i) < chunks.done for i in range(len(batch))) if chunks is not None else 0
             if finished:
@@ -152,7 +166,13 @@ def command(
                 continue
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {name: _column(batch, name, store.name) for name in keep}
-            found = _invert(inverter, batch, options, known, store.name)
+            more = refining.options(batch.vectors, reading.quantisation, bar)
+            if refining and out is None:
+                more["salvage"] = _shows(sink, bar, batch, originals, kept)
+            found = _invert(inverter, batch, {**options, **more}, known, store.name)
+            refining.count(found)
+            if shows_both:
+                bar.close()
             sink(batch, found, originals, kept)
             if scores is not None and originals is not None:
                 scores.add(batch.vectors, found, originals)
@@ -167,6 +187,22 @@ def command(
         scores.show(as_json, quiet)
     if skipped is not None:
         skipped.show()
+
+
+def _shows(
+    sink: Sink, bar: Progress, batch: VectorBatch, originals: list[Any] | None, kept: dict[str, list[Any]]
+) -> Callable[[list[Recovery]], None]:
+    """Make what shows the best drafts so far of a batch whose refinement is interrupted."""
+    from unembed.cli.console import note
+
+    def salvage(found: list[Recovery]) -> None:
+        bar.close()
+        count = len(found)
+        cut = None if originals is None else originals[:count]
+        sink(batch.head(count), found, cut, {name: values[:count] for name, values in kept.items()})
+        note(f"\nThe last {count} rows are shown with the best draft that was found until the interruption.")
+
+    return salvage
 
 
 def _invert(

@@ -172,6 +172,7 @@ def _column(name: str, values: list[Any]) -> Any:
         "original": pa.string(),
         "confidence": pa.float32(),
         "p_exact": pa.float32(),
+        "cosine": pa.float32(),
         "token_confidence": pa.list_(pa.float32()),
         "alternatives": pa.list_(pa.string()),
     }

@@ -45,9 +45,15 @@ CONSTRAINTS: dict[str, Callable[[Recovery], Any]] = {
 """What is added where something is known beforehand: which tokens were known, and which were required."""
 
 
-def columns(tokens: bool, alternatives: bool, constrained: bool) -> dict[str, Callable[[Recovery], Any]]:
+REFINED: dict[str, Callable[[Recovery], Any]] = {"cosine": lambda recovery: recovery.cosine}
+"""What is added where the encoder was asked."""
+
+
+def columns(
+    tokens: bool, alternatives: bool, constrained: bool, refined: bool = False
+) -> dict[str, Callable[[Recovery], Any]]:
     """Choose the columns of a recovery."""
-    asked = ((tokens, TOKENS), (alternatives, ALTERNATIVES), (constrained, CONSTRAINTS))
+    asked = ((refined, REFINED), (tokens, TOKENS), (alternatives, ALTERNATIVES), (constrained, CONSTRAINTS))
     return {**COLUMNS, **{name: value for wanted, part in asked if wanted for name, value in part.items()}}
 
 
@@ -102,7 +108,7 @@ def open_sink(
 
         yield print_rows
     else:
-        table = RecoveryTable(stdout_console(), compare)
+        table = RecoveryTable(stdout_console(), compare, "cosine" in chosen)
         yield lambda batch, found, originals, kept: table.add(batch.ids, found, originals)
 
 

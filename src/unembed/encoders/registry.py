@@ -139,26 +139,32 @@ def takes_device(name: str) -> bool:
     return name.partition("?")[0].partition(":")[0] not in ("hashing", "lsa", "http", "https", "openai")
 
 
-def load_matching(identity: EncoderIdentity, **options: Any) -> Encoder:
+def load_matching(identity: EncoderIdentity, source: str | Encoder | None = None, **options: Any) -> Encoder:
     """Load the encoder that an identity names and check that it makes the same vectors.
 
     Args:
         identity: as stored with a checkpoint or shards; its prompt and revision are used.
+        source: another address of the same model (a name as for `load_encoder`, for example an endpoint that serves
+            it, or an encoder); it must make the same vectors.
         options: further options of `load_encoder`, for example `device` or `precision`.
 
     Raises:
         EncoderError: it cannot be loaded.
         EncoderMismatchError: it makes other vectors.
     """
-    known = {**options}
-    local = takes_device(identity.name)
-    if (local or identity.prompt) and identity.name.partition("?")[0] not in plugin_names():
+    if source is not None and not isinstance(source, str):
+        identity.check(source)
+        return source
+    known, name = {**options}, source or identity.name
+    local = takes_device(name)
+    if (local or identity.prompt) and name.partition("?")[0] not in plugin_names():
         known = {"prompt": identity.prompt, **known}
-        if local and identity.revision and not identity.revision.startswith("sha256:"):
+        pinned = source is None and identity.revision and not identity.revision.startswith("sha256:")
+        if local and pinned:
             known = {"revision": identity.revision, **known}
-    encoder = load_encoder(identity.name, **known)
+    encoder = load_encoder(name, **known)
     if identity.normalised and getattr(encoder, "normalise", None) is False and not encoder.identity.normalised:
-        encoder = load_encoder(identity.name, **{**known, "normalise": True})
+        encoder = load_encoder(name, **{**known, "normalise": True})
     identity.check(encoder)
     return encoder
 

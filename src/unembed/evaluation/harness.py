@@ -71,7 +71,8 @@ def _machine(inverter: Inverter) -> dict[str, Any]:
     return {**describe(), "device": str(inverter.device), "precision": inverter.precision, "load": load}
 
 
-def _frame(inverter: Inverter, data: EvaluationSet, seed: int, left_out: bool) -> dict[str, Any]:
+def frame(inverter: Inverter, data: EvaluationSet, seed: int, left_out: bool) -> dict[str, Any]:
+    """What every result states beside its figures: data, encoder, checkpoint, machine, seed."""
     return {
         "seed": seed,
         "left_out": left_out,
@@ -133,7 +134,7 @@ def evaluate(
         "kind": "strategy",
         "name": setting.label,
         "default": setting.default,
-        **_frame(inverter, data, seed, left_out),
+        **frame(inverter, data, seed, left_out),
         "strategy": setting.strategy,
         "options": asdict(config),
         "lengths": config.lengths if inverter.denoiser.config.canvas == "length" and not config.causal else None,
@@ -190,7 +191,7 @@ def evaluate_baseline(
     result = {
         "kind": "baseline",
         "name": name,
-        **_frame(inverter, data, seed, left_out),
+        **frame(inverter, data, seed, left_out),
         "lengths": lengths,
         "passes": passes,
         "queries": 0.0,
@@ -291,8 +292,11 @@ def fit_calibration(
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> Path:
-    """Write a result as {set}-{name}.json (baselines as {set}-baseline-{name}.json); return the path."""
-    kind = "baseline-" if result["kind"] == "baseline" else ""
+    """Write a result as {set}-{name}.json and return the path.
+
+    Baselines and curves over queries have their kind before the name: {set}-baseline-{name}.json.
+    """
+    kind = f"{result['kind']}-" if result["kind"] in ("baseline", "refinement") else ""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{result['data']['name']}-{kind}{result['name']}")
     path = Path(folder) / f"{stem}.json"
     write_json(path, result)

@@ -139,6 +139,27 @@ class Quantisation:
                 array = (array + self.offset).astype(np.float32)
         return array
 
+    def round(self, vectors: np.ndarray) -> np.ndarray:
+        """Do to vectors (n, d) what storing them with these numbers and reading them again does; float32.
+
+        Only for a scale; without one the vectors come back as they are.
+        """
+        import numpy as np
+
+        if self.scale is None:
+            return vectors
+        wide = np.asarray(vectors, dtype=np.float64)
+        if self.scale.ndim == 2:
+            low, high = self.scale.astype(np.float64)
+            step = (high - low) / 255
+            step = np.where(step == 0, 1, step)
+            ranged: np.ndarray = (np.clip(np.floor((wide - low) / step), 0, 255) + 0.5) * step + low
+            return ranged.astype(np.float32)
+        shift = 0.0 if self.offset is None else self.offset
+        factor = np.where(self.scale == 0, 1, self.scale)
+        stored: np.ndarray = np.round((wide - shift) / factor) * factor + shift
+        return stored.astype(np.float32)
+
 
 def takes_scales(dtype: str) -> bool:
     """Say whether scales that lie beside numbers of this type belong to them."""

@@ -1,0 +1,87 @@
+"""Many different drafts of the same vectors: how they are decoded so that they differ, and in which order they stand.
+
+Contents: `plan`, `gather`.
+
+One decode gives few drafts, so more come from others: samples of the left-to-right half, each of which chooses its own
+length; or, where the network has none, one draft for each likely length and then samples of each. All rounds are of one
+size whatever number is wanted, so the first k drafts are the same for every number above k, and one run with many
+queries holds the runs with fewer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor
+
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.loop import decode
+from unembed.decoding.prior import PriorReader
+from unembed.decoding.rules import Rules
+from unembed.decoding.trace import Draft
+from unembed.model.denoiser import Denoiser
+
+LENGTHS = 7  # likely lengths, each with drafts of its own
+SAMPLES = 8  # of a round, over all lengths or for each
+TEMPERATURES = (0.5, 0.7)  # of the rounds of samples in turn, where the caller names none
+
+
+def plan(config: DecodeConfig, denoiser: Denoiser) -> Iterator[DecodeConfig]:
+    """Yield decodes whose drafts differ, most useful first, without end.
+
+    Args:
+        config: what the caller asked for; the first decode.
+        denoiser: the network; which decodes are possible depends on it.
+    """
+    yield config
+    chosen = denoiser.config.canvas == "length"  # the length is chosen before the words
+    if denoiser.config.causal:
+        base = DecodeConfig("left-to-right", samples=SAMPLES, temperature=1.0)
+    else:
+        if chosen:
+            yield DecodeConfig("adaptive", lengths=LENGTHS, guidance=config.guidance, seed=config.seed)
+        lengths, samples = (LENGTHS, 2) if chosen else (1, SAMPLES)
+        base = DecodeConfig("adaptive", lengths=lengths, samples=samples, temperature=1.0)
+    for number in itertools.count():
+        temperature = config.temperature or TEMPERATURES[number % len(TEMPERATURES)]
+        yield replace(base, temperature=temperature, guidance=config.guidance, seed=config.seed + number)
+
+
+def gather(
+    denoiser: Denoiser,
+    vectors: Tensor,
+    config: DecodeConfig,
+    count: int,
+    rules: Rules | None = None,
+    priors: PriorReader | None = None,
+) -> tuple[list[list[Draft]], list[int]]:
+    """Decode different drafts of each of T vectors.
+
+    Args:
+        denoiser: the network.
+        vectors: (T, d).
+        config: of the first decode; its drafts come first, best first.
+        count: drafts that are wanted of a text; it may get fewer where samples repeat themselves.
+        rules: constraints that every draft keeps.
+        priors: for the strategy prior.
+
+    Returns:
+        The drafts of each text, without alternatives, and the passes that were spent on it.
+    """
+    found: list[dict[tuple[int, ...], Draft]] = [{} for _ in range(len(vectors))]
+    spent = [0] * len(vectors)
+    rounds = 2 + 3 * -(-count // SAMPLES)
+    for part in itertools.islice(plan(config, denoiser), rounds):
+        rows = [i for i, drafts in enumerate(found) if len(drafts) < count]
+        if not rows:
+            break
+        if rules is not None:  # they belong to all rows
+            rows = list(range(len(vectors)))
+        for i, draft in zip(rows, decode(denoiser, vectors[rows], part, rules=rules, priors=priors), strict=True):
+            spent[i] += draft.spent
+            for one in (draft, *draft.alternatives):
+                if one.ids:
+                    found[i].setdefault(one.ids, replace(one, alternatives=()))
+    return [list(drafts.values())[:count] for drafts in found], spent
