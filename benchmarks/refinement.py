@@ -48,7 +48,6 @@ class Runner:
         self.args = args
         self.out = Path(args.out)
         self.inverter = Inverter.from_pretrained(args.model, args.device, args.precision)
-        self.moves = every_move()
 
     def sets(self) -> list[tuple[EvaluationSet, bool]]:
         """The sets, and whether their source was left out of training."""
@@ -113,10 +112,9 @@ class Runner:
         folder = self.out / "extra"
         make_folder(folder)
         base = SearchConfig()
-        settings = {"all": base.moves}
-        if self.moves:
-            settings |= {f"without-{move}": tuple(m for m in self.moves if m != move) for move in self.moves}
-        settings["none"] = type(base.moves)()
+        settings: dict[str, tuple[str, ...]] = {"all": base.moves}
+        settings |= {f"without-{move}": tuple(m for m in base.moves if m != move) for move in base.moves}
+        settings["none"] = ()
         found = []
         for name, moves in settings.items():
             search = SearchConfig(moves=moves)
@@ -153,12 +151,6 @@ class Runner:
                 )
                 _log.info("%s, %d queries: %.2f s a text", method, budget, rows[-1]["seconds"])
         return rows
-
-
-def every_move() -> tuple[str, ...]:
-    """Names of all kinds of move, where the search can switch them one by one."""
-    moves = SearchConfig().moves
-    return tuple(moves) if isinstance(moves, tuple) else ()
 
 
 def slim(result: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.data.tokenization import Tokenizer
+from unembed.data.tokenization import Tokenizer, cut_texts
 from unembed.decoding.batches import batch_starts
 from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
@@ -39,6 +39,7 @@ from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
 from unembed.recovery import Recovery, asked, recoveries
+from unembed.refinement.aids import Aids, load_aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import DEFAULT, check_method
@@ -65,7 +66,7 @@ class Inverter:
         denoiser: the network.
         tokenizer: between ids and texts.
         identity: the encoder that the checkpoint belongs to.
-        name, sha256: of the checkpoint.
+        name, sha256, folder: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
         precision: "fp32" or "bf16".
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
@@ -80,7 +81,7 @@ class Inverter:
         self.position_prior = checkpoint.position_prior
         self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
-        self.sha256 = checkpoint.sha256
+        self.sha256, self.folder = checkpoint.sha256, checkpoint.path
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
         self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
 
@@ -165,6 +166,15 @@ class Inverter:
         """
         return PriorReader.of(self.denoiser, self.position_prior)
 
+    @cached_property
+    def aids(self) -> Aids:
+        """What lies beside the checkpoint and helps refinement, read at first use.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        return load_aids(self.folder, self.sha256, self.device)
+
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.
 
@@ -205,7 +215,7 @@ class Inverter:
         budget: Budget | None = None,
         tolerance: float | None = None,
         rounding: Rounding | None = None,
-        report: Callable[[int, float, int], None] | None = None,
+        report: Callable[[int, float, float], None] | None = None,
         salvage: Callable[[list[Recovery]], None] | None = None,
         **options: Any,
     ) -> list[Recovery]:
@@ -245,7 +255,7 @@ class Inverter:
         rounding = rounding or rounding_of(vectors)
         if tolerance is not None:
             rounding = dataclasses.replace(rounding, tolerance=tolerance)
-        refiner = Refiner(self.denoiser, self.tokenizer, self.encoder, refinement, rounding=rounding)
+        refiner = Refiner(self.denoiser, self.tokenizer, self.encoder, refinement, None, rounding, self.aids)
         refined = refine_batches(
             refiner,
             rows,
@@ -276,15 +286,7 @@ class Inverter:
         """
         if isinstance(texts, str):
             texts = [texts]
-        cut = self.tokenizer.truncate(texts, self.limit)
-        originals = []
-        for row, part in enumerate(cut):
-            if part is None:
-                raise InputError(
-                    f"Text {row} is empty or holds characters that {self.identity.name} does not know.",
-                    "Remove or change it.",
-                )
-            originals.append(part.text)
+        originals = cut_texts(self.tokenizer, texts, self.limit, self.identity.name)
         if not originals:
             return []
         found = self.invert(self.encoder.encode(originals), **options)

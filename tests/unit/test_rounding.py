@@ -62,6 +62,8 @@ def test_what_arrays_say_themselves() -> None:
     vectors = unit(4, 384)
     assert rounding_of(vectors.astype(np.float16)).kind == "float16"
     assert rounding_of(vectors.astype(np.float64)).kind == "float32"
+    assert rounding_of(torch.from_numpy(vectors).bfloat16()).kind == "bfloat16"
+    assert rounding_of(torch.from_numpy(vectors).half()).kind == "float16"
     whole = np.round(vectors * 500).clip(-127, 127).astype(np.int8)
     for array in (whole, whole.astype(np.float32)):
         found = rounding_of(array)

@@ -65,9 +65,9 @@ def show_curve(
     with progress("Refining", len(data), quiet) as bar:
         seen = 0
 
-        def report(done: int, queries: int, cosine: float, met: int) -> None:
+        def report(done: int, queries: int, cosine: float, met: float) -> None:
             nonlocal seen
-            bar.advance(done - seen, f"Query {queries} of {budgets[-1]}: cosine {cosine:.3f}, {met} met")
+            bar.advance(done - seen, f"Query {queries} of {budgets[-1]}: cosine {cosine:.3f}, {met:.0f} met")
             seen = done
 
         result = evaluate_budgets(

@@ -134,10 +134,10 @@ class Refining:
 
         count = len(vectors)
 
-        def report(queries: int, cosine: float, met: int) -> None:
+        def report(queries: int, cosine: float, met: float) -> None:
             rows = self._rows + count
             mean = (self._cosines + cosine * count) / rows
-            bar.advance(0, f"Query {queries} of {self.queries}: cosine {mean:.3f}, {self._met + met} of {rows} met")
+            bar.advance(0, f"Query {queries} of {self.queries}: cosine {mean:.3f}, {self._met + met:.0f} of {rows} met")
 
         return {
             "budget": Budget(self.queries, seconds=None if self.seconds is None else self.seconds * count),

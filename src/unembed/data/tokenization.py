@@ -1,6 +1,7 @@
 """Token ids for the denoiser: the encoder's own tokenizer, without special tokens (design, decision 1).
 
-Contents: `Tokenizer` (a wrapper of a `tokenizers` JSON file) and `Truncated` (ids and the text that is embedded).
+Contents: `Tokenizer` (a wrapper of a `tokenizers` JSON file), `Truncated` (ids and the text that is embedded),
+`cut_texts`.
 
 The target of inversion is exactly what the encoder saw, so a text is cut to the limit in tokens, decoded back, and
 that text is embedded; encoding it again gives the same ids (the round trip). Texts with special or unknown tokens
@@ -201,6 +202,28 @@ class Tokenizer:
         """The decoded text without a character that the cut broke: byte-level tokens may end inside one."""
         decoded = self.decode(ids)
         return decoded if "\ufffd" in text else decoded.rstrip("\ufffd").rstrip()
+
+
+def cut_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int, encoder: str) -> list[str]:
+    """Cut texts to what is embedded of them.
+
+    Args:
+        tokenizer: of the encoder.
+        texts: any strings.
+        limit: tokens.
+        encoder: its name, for messages.
+
+    Raises:
+        InputError: a text is empty or holds characters that the tokenizer does not know.
+    """
+    out = []
+    for row, part in enumerate(tokenizer.truncate(texts, limit)):
+        if part is None:
+            raise InputError(
+                f"Text {row} is empty or holds characters that {encoder} does not know.", "Remove or change it."
+            )
+        out.append(part.text)
+    return out
 
 
 def _is_text(value: object) -> bool:

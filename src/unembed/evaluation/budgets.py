@@ -44,7 +44,7 @@ def evaluate_budgets(
     batch_size: int | None = None,
     left_out: bool = False,
     options: dict[str, Any] | None = None,
-    report: Callable[[int, int, float, int], None] | None = None,
+    report: Callable[[int, int, float, float], None] | None = None,
 ) -> dict[str, Any]:
     """Invert a set with queries and score what a budget of each size brings back.
 
@@ -86,6 +86,7 @@ def evaluate_budgets(
         "options": asdict(config),
         "refinement": method,
         "search": None,
+        "student": None,
         "budgets": [],
     }
     if wanted[0] == 0:
@@ -100,8 +101,9 @@ def evaluate_budgets(
     if not wanted:
         return result
     rounding = rounding_of(data.vectors)
-    refiner = Refiner(inverter.denoiser, inverter.tokenizer, inverter.encoder, method, search, rounding)
+    refiner = Refiner(inverter.denoiser, inverter.tokenizer, inverter.encoder, method, search, rounding, inverter.aids)
     result["search"] = asdict(refiner.search)
+    result["student"] = refiner.aids.student is not None
     done: list[Refinement] = []
     told = None if report is None else (lambda *parts: report(len(done), *parts))
     size = batch_size or 64

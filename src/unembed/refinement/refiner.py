@@ -21,6 +21,7 @@ from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft
 from unembed.errors import InputError
 from unembed.model.denoiser import Denoiser
+from unembed.refinement.aids import Aids
 from unembed.refinement.best_of import gather
 from unembed.refinement.budget import Budget
 from unembed.refinement.judging import judge
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 OTHERS = 8  # next nearest drafts that are kept beside the best
 _NOTHING = Draft((), (), 0.0, 0.0, 0, 0, 0, 0.0)
-Report = Callable[[int, float, int], None]
+Report = Callable[[int, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ class Refiner:
         tokenizer: between ids and texts.
         encoder: answers the queries; it must be the one that made the vectors.
         method: a key of `REFINEMENTS`.
-        search: options of the search; its tolerance is that of the rounding where None.
+        search: options of the search; its tolerance is always that of the rounding.
         rounding: precision of the vectors.
+        aids: what lies beside the checkpoint.
 
     Raises:
         InputError: an unknown method, or one that this checkpoint cannot do.
@@ -110,11 +112,12 @@ class Refiner:
         method: str = DEFAULT,
         search: SearchConfig | None = None,
         rounding: Rounding | None = None,
+        aids: Aids | None = None,
     ) -> None:
         self.denoiser, self.tokenizer, self.method = denoiser, tokenizer, check_method(method)
-        self.rounding = rounding or Rounding()
+        self.rounding, self.aids = rounding or Rounding(), aids or Aids()
         self.encoder: Encoder = RoundingEncoder(encoder, self.rounding)  # type: ignore[assignment]
-        self.search = search or SearchConfig(tolerance=self.rounding.tolerance)
+        self.search = replace(search or SearchConfig(), tolerance=self.rounding.tolerance)
         if method == "correct":
             raise InputError(
                 "This checkpoint has no corrector, which the refinement correct needs.",
@@ -215,10 +218,20 @@ class Refiner:
     ) -> list[Refined]:
         config = replace(self.search, first=count)
         if self.method == "best-of":
-            config = replace(config, ask=count, moves=type(config.moves)())
+            config = replace(config, ask=count, moves=())
             budget = replace(budget, passes=None)
         ids = [[draft.ids for draft in part] for part in drafts]
-        return refine(self.denoiser, vectors, ids, ledger, budget, config, report=report)
+        return refine(
+            self.denoiser,
+            vectors,
+            ids,
+            ledger,
+            budget,
+            config,
+            surrogate=self.aids.surrogate,
+            student=self.aids.student,
+            report=report,
+        )
 
     def _judge(
         self, vectors: Tensor, kept: Sequence[Sequence[Asked]], drafts: Sequence[Sequence[Draft]]

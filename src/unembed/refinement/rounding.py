@@ -108,12 +108,15 @@ def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Round
         vectors: (n, d), as they were stored or as a reader decoded them.
         quantisation: what the reader was told; a scale or offset of its own makes the rounding known exactly.
     """
+    if hasattr(vectors, "detach"):  # a torch tensor; numpy has no bf16
+        vectors = vectors.detach().cpu()
+        vectors = (vectors.float() if "bfloat16" in str(vectors.dtype) else vectors).numpy()
     rows = np.asarray(vectors)
     if rows.ndim == 1:
         rows = rows[None]
     if quantisation is not None and quantisation.scale is not None:
         return Rounding("scaled", NOISE, quantisation.round)
-    if not rows.size or rows.dtype.kind not in "fiu":
+    if not rows.size or rows.ndim != 2 or rows.dtype.kind not in "fiu":
         return Rounding()
     kind = _kind(rows)
     if kind == "int8" and not bool((rows == np.round(rows)).all()):

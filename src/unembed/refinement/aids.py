@@ -1,0 +1,46 @@
+"""What lies beside a checkpoint and helps refinement. Contents: `Aids`, `load_aids`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unembed.model.student import StudentEncoder
+from unembed.model.student_file import read_student
+from unembed.refinement.surrogate import FORECAST, Surrogate
+
+
+@dataclass(frozen=True)
+class Aids:
+    """Networks beside the denoiser; without any the search goes by the difference prior alone.
+
+    Attributes:
+        student: guesses the encoder's answers; running it is no query.
+        surrogate: ranks proposals as it was fitted with that student; None for the search's own.
+    """
+
+    student: StudentEncoder | None = None
+    surrogate: Surrogate | None = None
+
+
+def load_aids(folder: str | Path, checkpoint: str, device: torch.device) -> Aids:
+    """Read what a checkpoint's folder holds.
+
+    Args:
+        folder: the checkpoint.
+        checkpoint: its digest.
+        device: where the networks go.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    found = read_student(folder, checkpoint, device)
+    if found is None:
+        return Aids()
+    weights = {}
+    for move, row in found.surrogate.items():
+        if len(row) == 5:
+            weights[move] = (row[0], row[1], row[2], row[3], row[4])
+    return Aids(found.student, Surrogate({**FORECAST.weights, **weights}) if weights else None)
