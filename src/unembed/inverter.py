@@ -66,7 +66,7 @@ class Inverter:
         denoiser: the network.
         tokenizer: between ids and texts.
         identity: the encoder that the checkpoint belongs to.
-        name, sha256, folder: of the checkpoint.
+        name, sha256, path: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
         precision: "fp32" or "bf16".
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
@@ -81,7 +81,7 @@ class Inverter:
         self.position_prior = checkpoint.position_prior
         self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
-        self.sha256, self.folder = checkpoint.sha256, checkpoint.path
+        self.sha256, self.path = checkpoint.sha256, Path(checkpoint.path)
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
         self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
 
@@ -173,7 +173,7 @@ class Inverter:
         Raises:
             CheckpointError: a file is damaged.
         """
-        return load_aids(self.folder, self.sha256, self.device)
+        return load_aids(self.path, self.sha256, self.device, self.corrector)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.

@@ -90,12 +90,11 @@ def evaluate_budgets(
         "budgets": [],
     }
     if wanted[0] == 0:
-        more = {} if batch_size is None else {"batch_size": batch_size}
         began = time.perf_counter()
-        found = inverter.invert(data.vectors, **more, **options)
+        found = inverter.invert(data.vectors, batch_size=batch_size, **options)
         seconds = time.perf_counter() - began
-        row = {"queries": 0, "spent": 0.0, "passes": float(np.mean([one.passes for one in found]))}
-        row |= {"seconds": seconds / len(data), "met": None}
+        cost = {"spent": 0.0, "passes": float(np.mean([one.passes for one in found])), "seconds": seconds / len(data)}
+        row: dict[str, Any] = {"queries": 0, **cost, "met": None}
         result["budgets"].append({**row, **_scores([list(one.token_ids) for one in found], data, common)})
         wanted = wanted[1:]
     if not wanted:

@@ -24,6 +24,7 @@ from unembed.model.denoiser import Denoiser
 from unembed.refinement.aids import Aids
 from unembed.refinement.best_of import gather
 from unembed.refinement.budget import Budget
+from unembed.refinement.correct import correct
 from unembed.refinement.judging import judge
 from unembed.refinement.ledger import Ledger, Spent, counting_passes
 from unembed.refinement.methods import DEFAULT, check_method
@@ -118,7 +119,7 @@ class Refiner:
         self.rounding, self.aids = rounding or Rounding(), aids or Aids()
         self.encoder: Encoder = RoundingEncoder(encoder, self.rounding)  # type: ignore[assignment]
         self.search = replace(search or SearchConfig(), tolerance=self.rounding.tolerance)
-        if method == "correct":
+        if method == "correct" and self.aids.corrector is None:
             raise InputError(
                 "This checkpoint has no corrector, which the refinement correct needs.",
                 "Use search or combined, or a checkpoint that was trained to correct drafts.",
@@ -163,7 +164,7 @@ class Refiner:
         rows = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
         with counting_passes(self.denoiser) as passes:
             count = max(budget.queries, 1) if self.method == "best-of" else self.search.first
-            if self.method == "search":
+            if self.method in ("search", "correct"):
                 drafts, spent = self._decoded(vectors, config, rules, priors)
             else:
                 drafts, spent = gather(self.denoiser, vectors, config, count, rules, priors)
@@ -220,7 +221,10 @@ class Refiner:
         if self.method == "best-of":
             config = replace(config, ask=count, moves=())
             budget = replace(budget, passes=None)
-        ids = [[draft.ids for draft in part] for part in drafts]
+        ids = [[draft.ids for draft in part[:count]] for part in drafts]
+        if self.method == "correct" and self.aids.corrector is not None:
+            network, tolerance = self.aids.corrector, self.search.tolerance
+            return correct(network, self.denoiser, vectors, ids, ledger, budget, tolerance=tolerance, report=report)
         return refine(
             self.denoiser,
             vectors,
@@ -265,15 +269,15 @@ class Refiner:
             for (_, cosine), row in zip(near, ids, strict=True):
                 plain = Draft(row, (0.0,) * len(row), 0.0, 0.0, len(row), 0, 0, 0.0)
                 found.append(replace(known.get(row, plain), score=cosine))
-            cosine = near[0][1] if near else None
+            nearest = near[0][1] if near else None
             out.append(
                 Refinement(
                     drafts=tuple(found) or tuple(part) or (_NOTHING,),
-                    cosine=cosine,
+                    cosine=nearest,
                     queries=int(ledger.queries[i]),
                     passes=spent[i],
                     seconds=seconds,
-                    met=cosine is not None and cosine >= 1 - self.search.tolerance,
+                    met=nearest is not None and nearest >= 1 - self.search.tolerance,
                     finished=False,
                 )
             )

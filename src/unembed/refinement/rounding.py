@@ -37,12 +37,14 @@ def _bfloat16(rows: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(rows, dtype=np.float32).view(np.uint32)
     even = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
+    out: np.ndarray = rounded.view(np.float32)
+    return out
 
 
 def _int8(rows: np.ndarray) -> np.ndarray:
     scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-30) / 127
-    return (np.round(rows / scale) * scale).astype(np.float32)
+    out: np.ndarray = (np.round(rows / scale) * scale).astype(np.float32)
+    return out
 
 
 def _binary(rows: np.ndarray) -> np.ndarray:
