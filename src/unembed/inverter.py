@@ -39,7 +39,7 @@ from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
 from unembed.recovery import Recovery, asked, recoveries
-from unembed.refinement.aids import Aids, load_aids
+from unembed.refinement.aids import Aids, aids_of
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import DEFAULT, check_method
@@ -66,7 +66,7 @@ class Inverter:
         denoiser: the network.
         tokenizer: between ids and texts.
         identity: the encoder that the checkpoint belongs to.
-        name, sha256, path: of the checkpoint.
+        name, sha256: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
         precision: "fp32" or "bf16".
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
@@ -81,7 +81,7 @@ class Inverter:
         self.position_prior = checkpoint.position_prior
         self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
-        self.sha256, self.path = checkpoint.sha256, Path(checkpoint.path)
+        self.sha256 = checkpoint.sha256
         only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
         self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
 
@@ -168,12 +168,8 @@ class Inverter:
 
     @cached_property
     def aids(self) -> Aids:
-        """What lies beside the checkpoint and helps refinement, read at first use.
-
-        Raises:
-            CheckpointError: a file is damaged.
-        """
-        return load_aids(self.path, self.sha256, self.device, self.corrector)
+        """Student and corrector, as far as there are any."""
+        return aids_of(self.student, self.corrector)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.

@@ -1,15 +1,12 @@
-"""What lies beside a checkpoint and helps refinement. Contents: `Aids`, `load_aids`."""
+"""What lies beside a checkpoint and helps refinement. Contents: `Aids`, `aids_of`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from unembed.model.corrector import Corrector
 from unembed.model.student import StudentEncoder
-from unembed.model.student_file import read_student
+from unembed.model.student_file import StudentFile
 from unembed.refinement.surrogate import FORECAST, Surrogate
 
 
@@ -28,23 +25,12 @@ class Aids:
     corrector: Corrector | None = None
 
 
-def load_aids(folder: str | Path, checkpoint: str, device: torch.device, corrector: Corrector | None = None) -> Aids:
-    """Read what a checkpoint's folder holds.
-
-    Args:
-        folder: the checkpoint.
-        checkpoint: its digest.
-        device: where the networks go.
-        corrector: read with the checkpoint, or None.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    found = read_student(folder, checkpoint, device)
-    if found is None:
+def aids_of(student: StudentFile | None, corrector: Corrector | None) -> Aids:
+    """Join what was read beside a checkpoint."""
+    if student is None:
         return Aids(corrector=corrector)
-    weights = {}
-    for move, row in found.surrogate.items():
-        if len(row) == 5:
-            weights[move] = (row[0], row[1], row[2], row[3], row[4])
-    return Aids(found.student, Surrogate({**FORECAST.weights, **weights}) if weights else None, corrector)
+    fitted = {
+        move: (row[0], row[1], row[2], row[3], row[4]) for move, row in student.surrogate.items() if len(row) == 5
+    }
+    surrogate = Surrogate({**FORECAST.weights, **fitted}) if fitted else None
+    return Aids(student.student, surrogate, corrector)
