@@ -39,7 +39,7 @@ from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
 from unembed.recovery import Recovery, asked, recoveries
-from unembed.refinement.aids import Aids, aids_of
+from unembed.refinement.aids import Aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import DEFAULT, check_method
@@ -169,7 +169,7 @@ class Inverter:
     @cached_property
     def aids(self) -> Aids:
         """Student and corrector, as far as there are any."""
-        return aids_of(self.student, self.corrector)
+        return Aids(self.student, self.corrector)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.

@@ -232,7 +232,6 @@ class Refiner:
             ledger,
             budget,
             config,
-            surrogate=self.aids.surrogate,
             student=self.aids.student,
             report=report,
         )
