@@ -59,7 +59,7 @@ def command(
     from unembed.serve.app import create_app
     from unembed.serve.guard import is_loopback
     from unembed.serve.limits import Limits
-    from unembed.serve.server import listen, serve
+    from unembed.serve.server import listen, make_server
 
     local = is_loopback(host)
     if not local and not token:
@@ -94,4 +94,5 @@ def command(
 
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    serve(app, taken, limits, ready)
+    with taken:
+        make_server(app, limits, ready).run(sockets=[taken])

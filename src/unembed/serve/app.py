@@ -263,9 +263,7 @@ def create_app(
     app.state.engine = engine
     app.add_middleware(Guard, rates=Rates(limits.rate, limits.burst), token=token, local=local)
     _handle_errors(app)
-    failures: dict[int | str, dict[str, Any]] = {
-        status: {"model": schemas.Failure} for status in (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
-    }
+    failures = _failures()
 
     def takes(model: type[BaseModel]) -> dict[str, Any]:
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
@@ -309,7 +307,11 @@ def create_app(
         "/v1/invert/stream",
         response_class=EventStream,
         status_code=200,
-        responses={**failures, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={
+            **failures,
+            200: {"content": {"text/event-stream": {"schema": schemas.EVENT, "example": schemas.EVENTS}}},
+        },
+        description=schemas.STREAM,
         openapi_extra=takes(schemas.InvertRequest),
         summary="One vector (or text), with each pass as an event",
     )
@@ -342,6 +344,24 @@ def create_app(
     return app
 
 
+def _failures() -> dict[int | str, dict[str, Any]]:
+    """How errors are answered, for the OpenAPI document."""
+    reasons = {
+        400: "No JSON, or values that do not fit together",
+        401: "No token, or a wrong one",
+        403: "A page of another site",
+        408: "The body came too slowly",
+        413: "The body is too long",
+        415: "Another type than application/json",
+        421: "Another name than localhost in Host",
+        422: "Missing, unknown or impossible fields",
+        429: "Too many requests of this client; see Retry-After",
+        503: "All places are taken, or it took too long; see Retry-After",
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    return {status: {"description": text, "content": content} for status, text in reasons.items()}
+
+
 async def _told(
     events: AsyncGenerator[tuple[str, Any], None], first: tuple[str, Any]
 ) -> AsyncGenerator[tuple[str, Any], None]:
@@ -367,7 +387,7 @@ def _describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = made()
             parts = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (schemas.EmbedRequest, schemas.InvertRequest, PostedTrace):
+            for model in (schemas.EmbedRequest, schemas.InvertRequest, schemas.Failure, PostedTrace):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 parts.update(schema.pop("$defs", {}))
                 parts[model.__name__] = schema

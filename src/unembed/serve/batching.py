@@ -133,6 +133,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="unembed-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._waiting or self._tasks)
+
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place for a request.

@@ -80,6 +80,39 @@ class InvertRequest(_Request):
     )
 
 
+STREAM = """One vector or text. Events in order:
+
+- `start`: `length_guess`, `vector` (after the transform), `original` and its `tokens` where a text was sent;
+- `step`, many: `draft`, `index`, `pass`, and `canvas` with `id`, `text`, `masked`, `confidence`, `chosen`, `remasked`
+  and up to five `alternatives` of each position;
+- with queries `refine`, whenever a better draft is found: `queries`, `cosine`, `text`, `tokens`;
+- `done`: `result` as /v1/invert returns it, `aligned` (pairs of places of equal tokens in original and recovered text),
+  `seconds`, `cosine`, `floor`; or `error`: `message` and `hint`.
+
+Lines that begin with a colon keep the connection alive."""
+
+EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["start", "step", "refine", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+EVENTS = """event: start
+data: {"length_guess":7,"vector":[0.01,-0.05],"original":"the invoice was paid in march","tokens":["the","in","##vo"]}
+
+event: step
+data: {"draft":0,"index":0,"pass":1,"canvas":[{"id":1996,"text":"the","masked":false,"confidence":0.9,"chosen":true,\
+"remasked":false,"alternatives":[{"text":"the","probability":0.9}]}]}
+
+event: done
+data: {"result":{"text":"the invoice was paid in march","confidence":0.8},"aligned":[[0,0]],"seconds":0.2,\
+"cosine":0.98,"floor":0.01}
+""".replace("\\\n", "")
+
+
 class Health(BaseModel):
     """The server runs."""
 
@@ -134,6 +167,20 @@ class Embeddings(BaseModel):
     floor: float
     floor_source: str
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "minilm",
+                "encoder": "minilm",
+                "results": [
+                    {"text": "a red house", "tokens": ["a", "red", "house"], "truncated": False, "vector": [0.1]}
+                ],
+                "floor": 0.01,
+                "floor_source": "squared norm of the mean training vector: the mean cosine of two random texts",
+            }
+        }
+    )
+
 
 class Alternative(BaseModel):
     """Another token for a position."""
@@ -180,6 +227,28 @@ class Inversion(BaseModel):
     results: list[Recovered]
     seconds: float
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "results": [
+                    {
+                        "text": "the invoice was paid in march",
+                        "confidence": 0.8,
+                        "p_exact": 0.3,
+                        "tokens": [{"text": "the", "id": 1996, "confidence": 0.9, "alternatives": []}],
+                        "length": 8,
+                        "passes": 24,
+                        "queries": 0,
+                        "cosine": 0.98,
+                        "alternatives": [],
+                        "trace": [],
+                    }
+                ],
+                "seconds": 0.2,
+            }
+        }
+    )
+
 
 class ErrorBody(BaseModel):
     """What is wrong, and what to do."""
@@ -192,3 +261,14 @@ class Failure(BaseModel):
     """An answer that is no result."""
 
     error: ErrorBody
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "error": {
+                    "message": "Vector 0 has dimension 3, the model takes 384, as minilm makes them.",
+                    "hint": "Send vectors of that encoder.",
+                }
+            }
+        }
+    )

@@ -1,6 +1,6 @@
 """The server that listens: uvicorn, with a time limit on the heads of requests.
 
-Contents: `listen`, `serve`.
+Contents: `listen`, `make_server`.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(app: Any, taken: socket.socket, limits: Limits, ready: Callable[[], None] | None = None) -> None:
-    """Answer until a signal comes; running requests are finished first.
+def make_server(app: Any, limits: Limits, ready: Callable[[], None] | None = None) -> uvicorn.Server:
+    """Make a server; `run(sockets=[...])` answers until a signal comes, or until `should_exit` is set.
+
+    Running requests are finished first.
 
     Args:
         app: as `create_app` makes it.
-        taken: from `listen`; closed at the end.
         limits: for the times.
         ready: called once requests are answered.
     """
@@ -89,8 +90,7 @@ def serve(app: Any, taken: socket.socket, limits: Limits, ready: Callable[[], No
         timeout_graceful_shutdown=int(limits.request_seconds) + 1,
         limit_concurrency=None,
     )
-    with taken:
-        _Server(config, ready).run([taken])
+    return _Server(config, ready)
 
 
 class _Server(uvicorn.Server):

@@ -5,6 +5,8 @@ Contents: `apply`.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 
@@ -19,7 +21,7 @@ def apply(
         noise: standard deviation of the Gaussian noise on each kept component, relative to the vector's norm.
         bits: of each component. With b of 2 to 31, 2^b - 1 evenly spaced levels up to the largest magnitude of the
             vector; with 1 the signs, at the mean magnitude; 32 leaves float32.
-        seed: of the noise; a row's noise does not depend on the rows beside it.
+        seed: of the noise. A row's noise depends on the seed and the row alone; more noise is the same noise, longer.
 
     Returns:
         float32 (n, d).
@@ -27,10 +29,11 @@ def apply(
     out = np.array(vectors, dtype=np.float64)
     kept = out.shape[1] if dimensions is None else min(dimensions, out.shape[1])
     out[:, kept:] = 0
-    for row in out:
+    for given, row in zip(np.asarray(vectors, dtype=np.float32), out, strict=True):
         part = row[:kept]
         if noise:
-            part += np.random.default_rng(seed).normal(0, noise * np.linalg.norm(row), kept)
+            digest = int.from_bytes(hashlib.sha256(given.tobytes()).digest()[:8], "big")
+            part += np.random.default_rng([seed, digest]).normal(0, noise * np.linalg.norm(row), kept)
         if bits == 1:
             part[:] = np.sign(part) * np.abs(part).mean()
         elif bits < 32 and (top := np.abs(part).max()) > 0:
