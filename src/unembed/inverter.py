@@ -242,6 +242,8 @@ class Inverter:
             EncoderError: the encoder cannot be loaded, or fails at a query.
         """
         spend = resolve_budget(queries, budget, trace)
+        if spend is not None and self.denoiser.config.causal and not {"strategy", "temperature"} & set(options):
+            options = {"strategy": "left-to-right", "beam": 8, **options}  # many drafts for few passes
         constraints, config = self._split(options)
         check_method(refinement)
         if spend is None:

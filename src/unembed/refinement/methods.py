@@ -13,7 +13,7 @@ REFINEMENTS: dict[str, str] = {
     "best-of": "drafts over the likely lengths, one query each; the nearest is kept",
     "correct": "a network that sees a draft and its vector corrects it, again and again; needs a corrector",
     "search": "drafts are changed token by token; the most promising changes are asked",
-    "combined": "many different drafts first, then the search from the nearest of them",
+    "combined": "many different drafts, corrections and the search together; the default",
 }
 DEFAULT = "combined"
 

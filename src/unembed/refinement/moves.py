@@ -42,7 +42,7 @@ class MoverConfig:
     pair_top: int = 2
     corrections: int = 6
     far: int = 3
-    look: int = 192
+    look: int = 96
     most: int = 64
 
 

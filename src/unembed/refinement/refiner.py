@@ -34,6 +34,7 @@ from unembed.refinement.search import Asked, Refined, SearchConfig, refine
 if TYPE_CHECKING:
     from unembed.encoders.protocol import Encoder
 
+DRAFTS = 16  # that combined starts from
 OTHERS = 8  # next nearest drafts that are kept beside the best
 _NOTHING = Draft((), (), 0.0, 0.0, 0, 0, 0, 0.0)
 Report = Callable[[int, float, float], None]
@@ -163,7 +164,7 @@ class Refiner:
         began = time.monotonic()
         rows = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
         with counting_passes(self.denoiser) as passes:
-            count = max(budget.queries, 1) if self.method == "best-of" else self.search.first
+            count = max(budget.queries, 1) if self.method == "best-of" else DRAFTS
             if self.method in ("search", "correct"):
                 drafts, spent = self._decoded(vectors, config, rules, priors)
             else:
@@ -217,14 +218,15 @@ class Refiner:
         count: int,
         report: Report | None,
     ) -> list[Refined]:
-        config = replace(self.search, first=count)
+        config = self.search
         if self.method == "best-of":
-            config = replace(config, ask=count, moves=())
+            config = replace(config, first=count, ask=count, moves=())
             budget = replace(budget, passes=None)
-        ids = [[draft.ids for draft in part[:count]] for part in drafts]
+        ids = [[draft.ids for draft in part] for part in drafts]
         if self.method == "correct" and self.aids.corrector is not None:
             network, tolerance = self.aids.corrector, self.search.tolerance
-            return correct(network, self.denoiser, vectors, ids, ledger, budget, tolerance=tolerance, report=report)
+            ids = [part[:1] for part in ids]
+            return correct(network, self.denoiser, vectors, ids, ledger, budget, 4, tolerance, report)
         return refine(
             self.denoiser,
             vectors,
@@ -233,6 +235,7 @@ class Refiner:
             budget,
             config,
             student=self.aids.student,
+            corrector=self.aids.corrector if self.method == "combined" else None,
             report=report,
         )
 

@@ -48,17 +48,20 @@ class SearchConfig:
         most: proposals kept of an expansion.
         top: tokens considered for a masked position.
         look: proposals of an expansion that the student sees.
+        fluency: how much a nat of log-likelihood counts beside the cosine in the choice of what to ask and to expand:
+            of two drafts equally near the more likely one is fewer words away from the text.
         tolerance: a cosine of at least 1 - tolerance is the text itself: the search ends.
         moves: how drafts are changed, names out of `surrogate.MOVES`; without any, only the drafts of the decode are
             compared (best-of).
     """
 
     first: int = 2
-    ask: int = 16
+    ask: int = 32
     beam: int = 1
     most: int = 64
     top: int = 6
-    look: int = 192
+    look: int = 96
+    fluency: float = 0.004
     tolerance: float = 1e-5
     moves: tuple[str, ...] = MOVES
 
@@ -83,6 +86,7 @@ class Asked:
         queries: queries spent on the text when it was found.
         move: how it was made: "draft", or the last move.
         features, parent: of the proposal and the cosine of the draft it came from; for fitting the surrogate.
+        log: change of the log-likelihood since the draft of the decode, nats; the sum of those of its moves.
     """
 
     ids: tuple[int, ...]
@@ -92,6 +96,7 @@ class Asked:
     move: str
     features: Features = NOTHING
     parent: float = 0.0
+    log: float = 0.0
 
 
 @dataclass
@@ -121,14 +126,15 @@ class _Search:
 
     def __init__(self, drafts: Sequence[tuple[int, ...]], config: SearchConfig) -> None:
         self.result = Refined()
-        self.heap: list[tuple[float, int, Proposal, float]] = []
+        self.fluency = config.fluency
+        self.heap: list[tuple[float, int, Proposal, Asked | None]] = []
         self.seen: set[tuple[int, ...]] = set()
         self.expanded: set[tuple[int, ...]] = set()
         self.vectors: dict[tuple[int, ...], np.ndarray] = {}
         self._count = 0
         self.waiting = [tuple(ids) for ids in drafts[config.first :]]
         for rank, ids in enumerate(drafts[: config.first]):
-            self.push(Proposal(tuple(ids), "draft", NOTHING, 10.0 - rank), 0.0)
+            self.push(Proposal(tuple(ids), "draft", NOTHING, 10.0 - rank))
 
     def room(self, config: SearchConfig, budget: Budget) -> int:
         """Queries of the next round."""
@@ -136,15 +142,18 @@ class _Search:
         wanted = min(config.ask, 1 + spent // 4) if self.result.asked else config.first
         return min(wanted, budget.queries - spent)
 
-    def push(self, proposal: Proposal, parent: float) -> None:
-        """Add a proposal; the queue goes by the expected cosine."""
+    def push(self, proposal: Proposal, parent: Asked | None = None) -> None:
+        """Add a proposal; the queue goes by the expected cosine and by the likelihood."""
         self._count += 1
-        heapq.heappush(self.heap, (-(parent + proposal.gain), self._count, proposal, parent))
+        worth = proposal.gain + self.fluency * proposal.features[0]
+        if parent is not None:
+            worth += parent.cosine + self.fluency * parent.log
+        heapq.heappush(self.heap, (-worth, self._count, proposal, parent))
 
     def best_open(self, count: int) -> list[Asked]:
         """The nearest drafts that have not been expanded."""
         open_drafts = [a for a in self.result.asked if a.ids not in self.expanded and a.ids]
-        return heapq.nlargest(count, open_drafts, key=lambda a: a.cosine)
+        return heapq.nlargest(count, open_drafts, key=lambda a: a.cosine + self.fluency * a.log)
 
 
 def refine(
@@ -164,7 +173,7 @@ def refine(
     Args:
         denoiser: the network.
         vectors: (T, d) targets.
-        drafts: of each text, best first, as token ids.
+        drafts: of each text, best first, as token ids; a student puts them into its own order.
         asker: sends the queries.
         budget: of each text.
         config: options.
@@ -183,16 +192,17 @@ def refine(
     config = config or SearchConfig()
     began = time.monotonic()
     target = torch.nn.functional.normalize(vectors.float(), dim=1)
+    forecaster = None
+    if student is not None:
+        table = denoiser.embedding.weight
+        forecaster = Forecaster(student.student, table, target, table.dtype)
+        drafts = _sorted(drafts, forecaster)
     searches = [_Search(part, config) for part in drafts]
     grower = None
     if config.moves and budget.queries:
         with torch.inference_mode(), autocast(denoiser):
             condition = denoiser.condition(vectors.float())
             lengths = denoiser.length_log_probs(vectors.float())
-        forecaster = None
-        if student is not None:
-            lowered = denoiser.embedding.weight.dtype
-            forecaster = Forecaster(student.student, denoiser.embedding.weight, target, lowered)
         if surrogate is None:
             surrogate = PLAIN if student is None else fitted(student.surrogate)
         chosen = MoverConfig(config.moves, top=config.top, look=config.look, most=config.most)
@@ -221,6 +231,17 @@ def refine(
     return [s.result for s in searches]
 
 
+def _sorted(drafts: Sequence[Sequence[tuple[int, ...]]], forecaster: Forecaster) -> list[list[tuple[int, ...]]]:
+    """The drafts of each text, nearest first as the student sees them: better than their likelihood (docs/log.md)."""
+    guess = forecaster.encode([ids for part in drafts for ids in part])
+    out, at = [], 0
+    for text, part in enumerate(drafts):
+        near = (guess[at : at + len(part)] @ forecaster.targets[text]).tolist()
+        at += len(part)
+        out.append([part[k] for k in sorted(range(len(part)), key=lambda k: -near[k])])
+    return out
+
+
 def _release(searches: list[_Search], texts: list[int], grower: _Grower | None) -> None:
     """Put the drafts that wait into the queue, once a first draft was asked and the others can be compared with it."""
     chosen = [i for i in texts if searches[i].waiting and searches[i].result.asked]
@@ -232,7 +253,7 @@ def _release(searches: list[_Search], texts: list[int], grower: _Grower | None) 
         changes = grower.mover.forecaster.changes([a.ids for a in nearest], chosen, own, waiting)
     for i, asked, part, change in zip(chosen, nearest, waiting, changes, strict=True):
         for ids, gain in zip(part, change, strict=True):
-            searches[i].push(Proposal(ids, "draft", (0.0, 0.0, 0.0, gain), gain), asked.cosine)
+            searches[i].push(Proposal(ids, "draft", (0.0, 0.0, 0.0, gain), gain), asked)
         searches[i].waiting = []
 
 
@@ -245,11 +266,11 @@ def _ask(
     config: SearchConfig,
 ) -> int:
     """Ask the most promising proposals of each text; return how many drafts were new."""
-    batch: list[tuple[int, str, tuple[int, ...], Proposal, float]] = []
+    batch: list[tuple[int, str, tuple[int, ...], Proposal, Asked | None]] = []
     for i in texts:
         search = searches[i]
         room = search.room(config, budget)
-        taken: list[tuple[Proposal, float]] = []
+        taken: list[tuple[Proposal, Asked | None]] = []
         while search.heap and len(taken) < room:
             _, _, proposal, parent = heapq.heappop(search.heap)
             if proposal.ids not in search.seen:
@@ -273,8 +294,10 @@ def _ask(
             search.result.queries += 1
             counted.add(text)
         cosine = float(vector @ target[i].numpy())
+        before, log = (0.0, 0.0) if parent is None else (parent.cosine, parent.log)
+        log += proposal.features[0]
         search.result.asked.append(
-            Asked(ids, text, cosine, search.result.queries, proposal.move, proposal.features, parent)
+            Asked(ids, text, cosine, search.result.queries, proposal.move, proposal.features, before, log)
         )
         search.vectors[ids] = vector
         search.result.met = search.result.met or cosine >= 1.0 - config.tolerance
@@ -313,6 +336,6 @@ class _Grower:
             search.result.passes += spent
             for proposal in proposals:
                 if proposal.ids not in search.seen:
-                    search.push(proposal, asked.cosine)
+                    search.push(proposal, asked)
                     count += 1
         return count
