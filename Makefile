@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test dev lint format hooks docs package matrix smoke results clean
+.PHONY: demo test dev lint format hooks docs package matrix smoke browser results clean
 
 demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 	$(BIN)/unembed invert examples/vectors.parquet --compare text
@@ -36,6 +36,11 @@ matrix: ## the whole suite on each Python from 3.11 to 3.13 that is here (instal
 
 smoke: ## what needs no torch, on the other Pythons that are here
 	scripts/matrix.sh --smoke 3.12 3.13
+
+browser: $(VENV)/.dev ## the page of `unembed serve` in Chromium, which is installed where root has apt-get
+	command -v chromium >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || true
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 results: $(VENV)/.dev ## fill the README's results table from docs/results/*.json
 	$(BIN)/python scripts/fill_readme.py

@@ -186,7 +186,7 @@ class Service:
                 "vector": vectors[0].tolist(),
                 "original": original.text if original else None,
                 "tokens": tokenizer.tokens(original.ids) if original else None,
-                "truncated": bool(original) and len(whole) > len(original.ids),
+                "truncated": original is not None and len(whole) > len(original.ids),
             },
         )
         found: Any = None

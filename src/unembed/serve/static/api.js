@@ -61,9 +61,13 @@ export const drawing = async (trace) => (await send("v1/trace.svg", trace)).text
 export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let ended = false;
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new ApiError("offline");
+      });
+      ended = done;
       if (done) return;
       rest += value;
       const parts = rest.split(/\r?\n\r?\n/);
@@ -77,7 +81,7 @@ export async function* events(stream) {
       }
     }
   } finally {
-    reader.cancel().catch(() => {});
+    if (!ended) reader.cancel().catch(() => {});
   }
 }
 
@@ -91,16 +95,10 @@ export async function* events(stream) {
 export async function stream(body, handle, signal) {
   const response = await send("v1/invert/stream", body, signal);
   let finished = false;
-  try {
-    for await (const { event, data } of events(response.body)) {
-      if (event === "error") throw new ApiError("refused", data.message, data.hint);
-      handle(event, data);
-      finished ||= event === "done";
-    }
-  } catch (error) {
-    if (error instanceof ApiError || error.name === "AbortError") throw error;
-    if (signal?.aborted) throw new DOMException("stopped", "AbortError");
-    throw new ApiError("offline");
+  for await (const { event, data } of events(response.body)) {
+    if (event === "error") throw new ApiError("refused", data.message, data.hint);
+    handle(event, data);
+    finished ||= event === "done";
   }
-  if (!finished) throw new ApiError("offline");
+  if (!finished) throw new ApiError("offline"); // it broke off
 }

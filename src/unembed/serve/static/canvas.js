@@ -32,7 +32,8 @@ export class TokenCanvas {
   #add(at) {
     const word = el("span", { class: "chip-text" });
     const share = el("span", { class: "chip-number" });
-    const button = el("button", { type: "button", class: "chip" }, word, share);
+    const state = el("span", { class: "unseen" });
+    const button = el("button", { type: "button", class: "chip" }, word, " ", share, " ", state);
     const show = () => alternatives.show(button, this.#cells[at]);
     button.addEventListener("pointerenter", show);
     button.addEventListener("pointerleave", () => alternatives.hide(true));
@@ -44,7 +45,7 @@ export class TokenCanvas {
     });
     button.addEventListener("blur", () => alternatives.hide());
     const item = el("li", {}, button);
-    this.#chips.push({ item, button, word, share });
+    this.#chips.push({ item, button, word, share, state });
     this.node.append(item);
   }
 
@@ -57,7 +58,7 @@ export class TokenCanvas {
   }
 }
 
-function paint({ item, button, word, share }, cell) {
+function paint({ item, button, word, share, state }, cell) {
   const known = cell.confidence !== undefined && cell.confidence !== null;
   const percent = known ? Math.round(100 * cell.confidence) : null;
   const { text, joined } = surface(cell.text ?? "");
@@ -65,14 +66,8 @@ function paint({ item, button, word, share }, cell) {
   item.className = cell.kind === "token" && joined ? "joined" : "";
   button.className = `chip chip-${cell.kind}${cell.fresh ? " chip-fresh" : ""}`;
   word.textContent = cell.kind === "open" ? was : text;
-  share.textContent = cell.kind === "token" && known ? `${percent}%` : cell.kind === "open" ? "↺" : "";
+  share.textContent = cell.kind === "token" && known ? `${percent}%` : "";
+  state.textContent = cell.kind === "mask" ? t("token.mask") : cell.kind === "open" ? t("token.open") : "";
   if (known) button.style.setProperty("--sure", cell.confidence);
   else button.style.removeProperty("--sure");
-  button.setAttribute("aria-label", label(cell, text, was, percent));
-}
-
-function label(cell, text, was, percent) {
-  if (cell.kind === "mask") return t("token.mask");
-  if (cell.kind === "open") return was ? t("token.open", { text: was }) : t("token.open.bare");
-  return percent === null ? t("token.plain", { text }) : t("token.sure", { text, percent });
 }

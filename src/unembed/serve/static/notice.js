@@ -21,7 +21,7 @@ export function notice(place, error, retry) {
     parts.push(button);
   }
   place.replaceChildren(el("div", { class: "notice", role: "alert" }, ...parts));
-  if (!error.kind) console.error(error);
+  if (!error.kind && !error.key) console.error(error);
 }
 
 function words(error) {

@@ -29,8 +29,9 @@ export class Player {
     this.toggle = button("player.play", "", () => (this.#playing ? this.pause() : this.play()));
     this.scrub = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": t("player.scrub") });
     this.scrub.addEventListener("input", () => {
+      const wanted = Number(this.scrub.value); // before pausing, which sets it to the frame that is shown
       this.pause();
-      this.seek(Number(this.scrub.value));
+      this.seek(wanted);
     });
     this.step = el("span", { class: "step" });
     this.speed = el(

@@ -39,7 +39,7 @@ export class Run {
 
   /** Stop it; the server frees its place. */
   stop() {
-    this.#aborter.abort();
+    if (this.busy) this.#aborter.abort();
   }
 
   /** Frames of a draft; of the shown one, with refinements and result at its end. */

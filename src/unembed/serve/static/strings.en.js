@@ -25,7 +25,6 @@ export const STRINGS = {
   "hero.vector": "Use a vector",
   "hero.keys": "Enter runs",
   "hero.empty": "Write a sentence first, or press Sample.",
-  "hero.from.vector": "From a vector: {source}",
   "hero.drop": "Drop the vector anywhere",
 
   "vector.title": "Your own vector",
@@ -35,7 +34,6 @@ export const STRINGS = {
   "vector.row.of": "of {n}",
   "vector.use": "Recover this vector",
   "vector.pasted": "pasted numbers",
-  "vector.cancel": "Back to a sentence",
   "vector.error.empty": "There are no numbers yet. Paste a vector or choose a file.",
   "vector.error.dimension": "This vector has {found} numbers, and the model reads {wanted}. Use vectors of its encoder, {encoder}.",
   "vector.error.json": "This is not valid JSON. A vector looks like [0.12, -0.05, …].",
@@ -61,7 +59,6 @@ export const STRINGS = {
   "denoise.flow": "the denoiser sees nothing else",
   "denoise.empty": "Masks become words here.",
   "denoise.canvas": "Canvas",
-  "denoise.keys": "arrow keys move between tokens",
   "denoise.draft": "Draft",
   "denoise.draft.name": "{number}: {n} tokens",
   "denoise.draft.chosen": "{number}: {n} tokens, chosen",
@@ -82,10 +79,7 @@ export const STRINGS = {
   "caption.end": "the recovered text",
 
   "token.mask": "masked",
-  "token.open": "opened again, was {text}",
-  "token.open.bare": "opened again",
-  "token.sure": "{text}, {percent} percent",
-  "token.plain": "{text}",
+  "token.open": "opened again",
   "token.alternatives": "Also considered here",
   "token.alternatives.none": "No alternatives are known for this token.",
   "token.alternatives.mask": "Nothing stands here yet.",
@@ -96,7 +90,6 @@ export const STRINGS = {
   "player.back": "One step back",
   "player.forward": "One step forward",
   "player.scrub": "Step of the run",
-  "player.step": "step {step} of {n}",
   "player.value": "step {step} of {n}, {caption}",
   "player.speed": "Speed",
 
@@ -108,7 +101,6 @@ export const STRINGS = {
   "result.extra": "invented",
   "result.matched": "{same} of {n} tokens came back in order.",
   "result.unknown": "The original is not known: only the vector was given.",
-  "result.before": "Before the damage",
   "result.announce": "Recovered: {text} Confidence {confidence} percent. {matched}",
   "result.nothing": "(an empty text)",
 
@@ -154,7 +146,6 @@ export const STRINGS = {
   "damage.text": "Still recovered",
   "damage.idle": "Move a slider.",
   "damage.left": "{same} of {n} tokens are left.",
-  "damage.working": "working…",
   "damage.reset": "Undo the damage",
 
   "compare.title": "Side by side",
