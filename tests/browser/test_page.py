@@ -315,7 +315,7 @@ def test_facts_say_what_was_spent(open_page: Open) -> None:
         )
     )
     assert 0.3 < float(facts["Cosine to the vector"]) <= 1
-    assert int(facts["Passes"]) > 0
+    assert int(facts["Passes in all"]) > 0
     assert facts["Queries"] == "0"
     assert facts["Time"].endswith(" s")
     floor = float(page.inner_text("#facts .scale-row").split(":")[1].replace("\u2212", "-"))

@@ -54,7 +54,7 @@ export class Damage {
       "div",
       { class: "damage" },
       el("div", { class: "damage-sliders" }, this.noise.node, this.bits.node, this.kept.node, reset),
-      el("div", { class: "damage-result" }, this.strip.node, el("h3", { class: "row-label" }, t("damage.text")), this.text, this.meter, this.left, this.trouble),
+      el("div", { class: "damage-result" }, el("h3", { class: "row-label" }, t("damage.text")), this.text, this.meter, this.left, this.trouble, this.strip.node),
     );
   }
 

@@ -83,6 +83,7 @@ async function go() {
   $("trouble").replaceChildren();
   $("cut").hidden = true;
   view.begin(mine);
+  $("result").classList.add("is-stale");
   $("view").scrollIntoView({ block: "nearest", behavior: reducedMotion() ? "auto" : "smooth" });
   busy(true);
   try {
@@ -111,6 +112,7 @@ function show(name, mine) {
   const matched = both.said || t("result.unknown");
   $("aligned").replaceChildren(both.node);
   $("matched").textContent = matched;
+  $("result").classList.remove("is-stale");
   $("facts").replaceChildren(facts(mine.done, true));
   for (const id of ["result", "damage", "compare", "keep"]) $(id).hidden = false;
   $("with-text").disabled = mine.source.text === undefined;

@@ -80,7 +80,7 @@ export const STRINGS = {
 
   "token.mask": "masked",
   "token.open": "opened again",
-  "token.alternatives": "Also considered here",
+  "token.alternatives": "Likeliest here",
   "token.alternatives.none": "No alternatives are known for this token.",
   "token.alternatives.mask": "Nothing stands here yet.",
 
@@ -112,7 +112,7 @@ export const STRINGS = {
   "fact.note": "Confidence is the token F1, and “all right” the chance of an exact text, that calibration on validation texts expects.",
   "fact.seconds": "Time",
   "fact.seconds.value": "{n} s",
-  "fact.passes": "Passes",
+  "fact.passes": "Passes in all",
   "fact.queries": "Queries",
 
   "settings.title": "Settings",
@@ -133,7 +133,7 @@ export const STRINGS = {
   "settings.temperature.hint": "0 takes the likeliest token",
   "settings.guidance.hint": "1 is off; more trusts the vector more",
   "settings.queries.hint": "texts sent to the encoder to improve the draft",
-  "settings.queries.none": "the encoder is not there, so no query can be made",
+  "settings.queries.none": "this server makes no queries",
   "settings.seed.hint": "same seed, same text",
   "settings.seed.unused": "nothing is left to chance here",
 

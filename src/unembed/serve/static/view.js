@@ -43,6 +43,8 @@ export class RunView {
     this.player.reset();
     this.drafts.replaceChildren();
     this.caption.textContent = t("caption.wait");
+    this.canvas.render({ cells: [] });
+    delete this.node.dataset.kind;
     this.node.classList.add("is-live");
   }
 
@@ -67,6 +69,7 @@ export class RunView {
   stop() {
     this.player.pause();
     this.node.classList.remove("is-live");
+    if (!this.#frames.length) this.caption.textContent = t("denoise.empty");
   }
 
   #finish() {
