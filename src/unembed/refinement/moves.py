@@ -22,6 +22,8 @@ from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots
 from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
 
+_WHOLE = ("reorder", "correct")  # few, and no feature tells how good they are: the student always sees them
+
 
 @dataclass(frozen=True)
 class MoverConfig:
@@ -205,9 +207,13 @@ class Mover:
     def _forecast(
         self, expansion: Expansion, vectors: torch.Tensor, found: list[dict[tuple[int, ...], Proposal]]
     ) -> list[dict[tuple[int, ...], Proposal]]:
-        """Let the student see the most promising proposals of each draft; the others are dropped."""
+        """Let the student see whole texts and the most promising changes of each draft; the others are dropped."""
         assert self.forecaster is not None
-        seen = [_best(part, self.config.look) for part in found]
+        seen = []
+        for part in found:
+            whole = {ids: proposal for ids, proposal in part.items() if proposal.move in _WHOLE}
+            rest = {ids: proposal for ids, proposal in part.items() if ids not in whole}
+            seen.append([*whole.values(), *_best(rest, self.config.look)])
         changes = self.forecaster.changes(
             expansion.drafts, expansion.texts, vectors, [[p.ids for p in part] for part in seen]
         )
