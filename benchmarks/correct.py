@@ -3,7 +3,9 @@
     python benchmarks/correct.py --data shards/validation -n 300 --out docs/results/correct.json
 
 k corrections cost k + 1 queries: the draft is asked too. Best-of asks the same draft and samples of the same network.
-The nearest draft so far counts, for both. Texts are scored on token ids, with 95% bootstrap intervals.
+The nearest draft so far counts, for both. A third arm begins with the true texts, some positions of which the denoiser
+filled anew (`training/draft_pairs.py`): what a search sees that is near its end. Texts are scored on token ids, with
+95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from common import machine
 
 from unembed.data.shards import ShardDataset
-from unembed.evaluation.sets import EvaluationSet
+from unembed.evaluation.sets import EvaluationSet, seeded_subset
 from unembed.files import sha256_file, write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
@@ -31,8 +33,11 @@ from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
 from unembed.refinement.search import Refined, SearchConfig, refine
+from unembed.training.corruption import Corruption
+from unembed.training.draft_pairs import PairMaker
 
 SHOWN = ("exact_match", "token_f1", "token_accuracy", "edit_similarity")
+NONE = np.zeros((0, 0), dtype=np.int64)
 BINS = ((1, 8), (9, 16), (17, 31), (32, 32))
 
 
@@ -83,7 +88,8 @@ def main() -> None:
     if corrector is None:
         sys.exit(f"{args.model} has no corrector: name one with --corrector.")
     path = Path(args.corrector) if args.corrector else find_checkpoint(args.model) / CORRECTOR_FILE
-    data = EvaluationSet.from_rows(args.name, ShardDataset(args.data), args.n, args.seed)
+    dataset = ShardDataset(args.data)
+    data = EvaluationSet.from_rows(args.name, dataset, args.n, args.seed)
     vectors = torch.from_numpy(data.vectors)
     most = max(args.rounds)
     began = time.monotonic()
@@ -104,6 +110,19 @@ def main() -> None:
         inverter.denoiser, vectors, drafts, asker, budget, SearchConfig(first=most + 1, ask=most + 1, moves=())
     )
     seconds["best-of"] = time.monotonic() - began
+    began = time.monotonic()
+    maker = PairMaker(inverter.denoiser, inverter.tokenizer, inverter.encoder, dataset, Corruption(NONE, NONE, 0))
+    filled, _ = maker.filled(seeded_subset(len(dataset), args.n, args.seed), args.seed)
+    near = correct(
+        corrector,
+        inverter.denoiser,
+        vectors,
+        [[tuple(ids)] for ids in filled],
+        Asker(inverter.encoder, inverter.tokenizer),
+        budget,
+        beam=args.beam,
+    )
+    seconds["filled"] = time.monotonic() - began
     notes = corrector_notes(path)
     write_json(
         args.out,
@@ -121,9 +140,10 @@ def main() -> None:
             "machine": machine(),
             "corrections": curve(corrected, data, args.rounds),
             "best-of": curve(best_of, data, args.rounds),
+            "filled": curve(near, data, args.rounds),
         },
     )
-    for name, found in (("correct", corrected), ("best-of", best_of)):
+    for name, found in (("correct", corrected), ("best-of", best_of), ("filled", near)):
         for count in args.rounds:
             row = scores(found, data, count + 1, np.arange(len(data)))
             print(name, count, {key: round(value["value"], 4) for key, value in row.items()}, flush=True)

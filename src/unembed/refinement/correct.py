@@ -57,7 +57,7 @@ def correct(
         drafts: of each text, best first, as token ids; all are asked before the first correction.
         asker: sends the queries.
         budget: of each text.
-        beam: hypotheses of a correction; the likeliest that is new is asked, the others follow where it brings nothing.
+        beam: hypotheses of a correction; the likeliest that is new is asked, and the next ones until one is nearer.
         tolerance: a cosine of at least 1 - tolerance is the text itself.
         report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
 
@@ -128,8 +128,9 @@ def _ask(texts: list[_Text], going: list[int], target: Tensor, asker: Asker, tol
             result.queries += 1
             counted.add(sent)
         cosine = float(vector @ target[i].cpu().numpy())
-        if move == "correct":
-            texts[i].queue.clear()
+        before = result.best()
+        if move == "correct" and before is not None and cosine > before.cosine:
+            texts[i].queue.clear()  # on from here; otherwise the next likely option is asked
         result.asked.append(Asked(ids, sent, cosine, result.queries, move))
         texts[i].vectors[ids] = vector
         result.met = result.met or cosine >= 1.0 - tolerance
