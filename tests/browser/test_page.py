@@ -93,6 +93,18 @@ def test_a_sentence_is_denoised_live(open_page: Open) -> None:
     assert len(set(by_number.values())) > 1, "confidence has no colour"
 
 
+def test_a_reader_who_pauses_a_live_run_is_not_overruled(open_page: Open) -> None:
+    page = open_page(motion=True)
+    page.fill("#text", TEXT)
+    page.click("#run")
+    page.get_by_role("button", name="Pause").first.click()
+    at = page.inner_text("#view .step").split(" /")[0]
+    finished(page)
+    page.wait_for_timeout(700)
+    assert page.inner_text("#view .step").split(" /")[0] == at
+    assert page.locator("#view .icon.is-playing").count() == 0
+
+
 def test_a_sample_runs(open_page: Open) -> None:
     page = open_page()
     page.click("#sample")

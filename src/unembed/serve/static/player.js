@@ -14,6 +14,7 @@ export class Player {
   #playing = false;
   #timer = 0;
   #speed = 1;
+  #held = false; // the reader stopped it: new frames do not set it going
   #show;
   #describe;
 
@@ -26,11 +27,11 @@ export class Player {
     this.#describe = describe;
     const button = (name, symbol, act) =>
       el("button", { type: "button", class: "icon", "aria-label": t(name), title: t(name), onclick: act }, symbol);
-    this.toggle = button("player.play", "", () => (this.#playing ? this.pause() : this.play()));
+    this.toggle = button("player.play", "", () => (this.#playing ? this.#hold() : this.play()));
     this.scrub = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": t("player.scrub") });
     this.scrub.addEventListener("input", () => {
       const wanted = Number(this.scrub.value); // before pausing, which sets it to the frame that is shown
-      this.pause();
+      this.#hold();
       this.seek(wanted);
     });
     this.step = el("span", { class: "step" });
@@ -67,6 +68,7 @@ export class Player {
   /** Forget all frames and be ready to play what comes. */
   reset() {
     this.pause();
+    this.#held = false;
     this.#length = 0;
     this.#at = 0;
     this.#paint();
@@ -74,12 +76,11 @@ export class Player {
 
   /** There are now `length` frames; `live` shows them as they come. */
   grow(length, live = false) {
-    const first = this.#length === 0;
     this.#length = length;
     if (length === 0) return;
-    if (live && reducedMotion()) this.seek(length - 1);
-    else if (first || this.#at >= length) this.seek(Math.min(this.#at, length - 1));
-    if (live && !reducedMotion()) this.#start();
+    const follow = live && !this.#held;
+    this.seek(follow && reducedMotion() ? length - 1 : this.#at);
+    if (follow && !reducedMotion()) this.#start();
     this.#paint();
   }
 
@@ -92,6 +93,7 @@ export class Player {
 
   /** Play from here, or from the start when at the end. */
   play() {
+    this.#held = false;
     if (this.#at >= this.#length - 1) this.seek(0);
     this.#start();
   }
@@ -126,8 +128,13 @@ export class Player {
     }, PACE / this.#speed);
   }
 
-  #nudge(by) {
+  #hold() {
+    this.#held = true;
     this.pause();
+  }
+
+  #nudge(by) {
+    this.#hold();
     this.seek(this.#at + by);
   }
 
