@@ -9,6 +9,7 @@ of it into an expected change of the cosine, so that only the most promising pro
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +35,7 @@ class MoverConfig:
         top: tokens considered for a masked position.
         pair_top: tokens considered for each of two neighbours that are masked together.
         corrections: texts that the corrector writes.
+        corrected: drafts of a text that the corrector sees: the first, where it finds most to do.
         far: places that a token is moved, at most.
         look: proposals of a draft that the student sees.
         most: proposals of a draft that are kept.
@@ -43,6 +45,7 @@ class MoverConfig:
     top: int = 6
     pair_top: int = 2
     corrections: int = 6
+    corrected: int = 2
     far: int = 3
     look: int = 96
     most: int = 64
@@ -69,6 +72,7 @@ class Mover:
     ) -> None:
         self.denoiser, self.forecaster, self.surrogate, self.corrector = denoiser, forecaster, surrogate, corrector
         self.config = config or MoverConfig()
+        self._corrected: Counter[int] = Counter()
         self._ordered: set[tuple[int, tuple[int, ...]]] = set()
 
     def __call__(self, expansion: Expansion, vectors: torch.Tensor) -> tuple[list[list[Proposal]], list[int]]:
@@ -179,10 +183,15 @@ class Mover:
         passes: list[int],
     ) -> None:
         """The whole text written anew by the denoiser that sees the draft."""
-        rows = torch.tensor(list(expansion.texts), dtype=torch.long, device=self.denoiser.banned.device)
-        chosen = expansion.condition.select(rows)
-        texts, spent = corrections(corrector, self.denoiser, chosen, expansion.drafts, vectors, self.config.corrections)
-        for i, (part, cost) in enumerate(zip(texts, spent, strict=True)):
+        chosen = [i for i, text in enumerate(expansion.texts) if self._corrected[text] < self.config.corrected]
+        self._corrected.update(expansion.texts[i] for i in chosen)
+        rows = torch.tensor([expansion.texts[i] for i in chosen], dtype=torch.long, device=self.denoiser.banned.device)
+        condition = expansion.condition.select(rows)
+        drafts = [expansion.drafts[i] for i in chosen]
+        texts, spent = corrections(
+            corrector, self.denoiser, condition, drafts, vectors[chosen], self.config.corrections
+        )
+        for i, part, cost in zip(chosen, texts, spent, strict=True):
             passes[i] += cost
             for ids, log in part:
                 if ids and ids != expansion.drafts[i]:
@@ -210,22 +219,22 @@ class Mover:
         """Let the student see whole texts and the most promising changes of each draft; the others are dropped."""
         assert self.forecaster is not None
         seen = []
-        for part in found:
-            whole = {ids: proposal for ids, proposal in part.items() if proposal.move in _WHOLE}
-            rest = {ids: proposal for ids, proposal in part.items() if ids not in whole}
+        for known in found:
+            whole = {ids: proposal for ids, proposal in known.items() if proposal.move in _WHOLE}
+            rest = {ids: proposal for ids, proposal in known.items() if ids not in whole}
             seen.append([*whole.values(), *_best(rest, self.config.look)])
         changes = self.forecaster.changes(
             expansion.drafts, expansion.texts, vectors, [[p.ids for p in part] for part in seen]
         )
         out: list[dict[tuple[int, ...], Proposal]] = []
         for part, change in zip(seen, changes, strict=True):
-            known = {}
+            judged = {}
             for proposal, value in zip(part, change, strict=True):
                 features = (*proposal.features[:3], value)
-                known[proposal.ids] = replace(
+                judged[proposal.ids] = replace(
                     proposal, features=features, gain=self.surrogate.gain(proposal.move, features)
                 )
-            out.append(known)
+            out.append(judged)
         return out
 
 

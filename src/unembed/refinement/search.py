@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ class SearchConfig:
 
     Attributes:
         first: drafts of the decode that are asked before anything is expanded.
-        ask: most queries a round; a round has 1 + spent / 4 of them up to this.
+        ask: most queries a round; a round has 1 + spent / 2 of them up to this.
         beam: drafts that are expanded a round.
         most: proposals kept of an expansion.
         top: tokens considered for a masked position.
@@ -139,7 +140,7 @@ class _Search:
     def room(self, config: SearchConfig, budget: Budget) -> int:
         """Queries of the next round."""
         spent = self.result.queries
-        wanted = min(config.ask, 1 + spent // 4) if self.result.asked else config.first
+        wanted = min(config.ask, 1 + spent // 2) if self.result.asked else config.first
         return min(wanted, budget.queries - spent)
 
     def push(self, proposal: Proposal, parent: Asked | None = None) -> None:
@@ -149,6 +150,26 @@ class _Search:
         if parent is not None:
             worth += parent.cosine + self.fluency * parent.log
         heapq.heappush(self.heap, (-worth, self._count, proposal, parent))
+
+    def take(self, room: int) -> list[tuple[Proposal, Asked | None]]:
+        """The most promising proposals that are new; no kind of move takes more than half of a round."""
+        taken: list[tuple[Proposal, Asked | None]] = []
+        later = []
+        kinds: Counter[str] = Counter()
+        while self.heap and len(taken) < room:
+            entry = heapq.heappop(self.heap)
+            proposal, parent = entry[2], entry[3]
+            if proposal.ids in self.seen:
+                continue
+            if proposal.move != "draft" and kinds[proposal.move] >= (room + 1) // 2:
+                later.append(entry)
+                continue
+            kinds[proposal.move] += 1
+            self.seen.add(proposal.ids)
+            taken.append((proposal, parent))
+        for entry in later:
+            heapq.heappush(self.heap, entry)
+        return taken
 
     def best_open(self, count: int) -> list[Asked]:
         """The nearest drafts that have not been expanded."""
@@ -270,12 +291,7 @@ def _ask(
     for i in texts:
         search = searches[i]
         room = search.room(config, budget)
-        taken: list[tuple[Proposal, Asked | None]] = []
-        while search.heap and len(taken) < room:
-            _, _, proposal, parent = heapq.heappop(search.heap)
-            if proposal.ids not in search.seen:
-                search.seen.add(proposal.ids)
-                taken.append((proposal, parent))
+        taken = search.take(room)
         settled = asker.settle([proposal.ids for proposal, _ in taken])
         for (proposal, parent), (text, ids) in zip(taken, settled, strict=True):
             if ids and (ids == proposal.ids or ids not in search.seen) and text:
