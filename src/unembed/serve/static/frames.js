@@ -42,7 +42,7 @@ export function framesOf(steps) {
 /** The frame of a refinement: a whole text, after some queries. */
 export function refineFrame(event) {
   const cells = (event.tokens ?? []).map((cell) => token(typeof cell === "string" ? { text: cell } : cell));
-  return { cells, caption: { key: "caption.refine", queries: event.queries, cosine: event.cosine } };
+  return { cells, caption: { key: "caption.refine", n: event.queries, cosine: event.cosine } };
 }
 
 /** The frame of the result. */

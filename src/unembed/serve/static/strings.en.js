@@ -75,7 +75,8 @@ export const STRINGS = {
   "caption.opened.one": "pass {pass}: {n} token opened again",
   "caption.opened.other": "pass {pass}: {n} tokens opened again",
   "caption.none": "pass {pass}: no new token",
-  "caption.refine": "after {queries} queries: cosine {cosine}",
+  "caption.refine.one": "after {n} query: cosine {cosine}",
+  "caption.refine.other": "after {n} queries: cosine {cosine}",
   "caption.end": "the recovered text",
 
   "token.mask": "masked",
