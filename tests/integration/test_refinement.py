@@ -128,3 +128,15 @@ def test_mistakes_are_named(inverter: Inverter) -> None:
 
     with pytest.raises(EncoderError, match="not finite"):
         Asker(Broken(inverter.encoder), inverter.tokenizer).ask(["a text"])
+
+
+def test_a_draft_that_settles_beyond_the_limit_is_dropped(inverter: Inverter) -> None:
+    """Pieces of words that do not belong together may become more tokens than the network can hold."""
+    vocabulary = inverter.tokenizer.tokens(list(range(inverter.tokenizer.size)))
+    pieces = [i for i, token in enumerate(vocabulary) if token.startswith("##") and len(token) > 8]
+    draft = tuple(pieces[:32])
+    asker = Asker(inverter.encoder, inverter.tokenizer)
+    assert len(asker.settle([draft])[0][1]) > 32
+    target = torch.from_numpy(inverter.encoder.encode(TEXTS[:1]))
+    found = refine(inverter.denoiser, target, [[draft, (1996, 3899)]], asker, Budget(8), student=inverter.student)
+    assert found[0].asked and all(len(a.ids) <= 32 for a in found[0].asked)

@@ -239,7 +239,7 @@ def refine(
         ]
         if not open_texts or (budget.seconds is not None and time.monotonic() - began > budget.seconds):
             break
-        asked = _ask(searches, open_texts, target, asker, budget, config)
+        asked = _ask(searches, open_texts, target, asker, budget, config, denoiser.config.limit)
         _release(searches, open_texts, grower)
         if report is not None:
             best = [s.result.best() for s in searches]
@@ -285,8 +285,12 @@ def _ask(
     asker: Asker,
     budget: Budget,
     config: SearchConfig,
+    limit: int,
 ) -> int:
-    """Ask the most promising proposals of each text; return how many drafts were new."""
+    """Ask the most promising proposals of each text; return how many drafts were new.
+
+    A draft whose pieces the encoder would tokenise into more than `limit` tokens is dropped.
+    """
     batch: list[tuple[int, str, tuple[int, ...], Proposal, Asked | None]] = []
     for i in texts:
         search = searches[i]
@@ -294,7 +298,7 @@ def _ask(
         taken = search.take(room)
         settled = asker.settle([proposal.ids for proposal, _ in taken])
         for (proposal, parent), (text, ids) in zip(taken, settled, strict=True):
-            if ids and (ids == proposal.ids or ids not in search.seen) and text:
+            if 0 < len(ids) <= limit and (ids == proposal.ids or ids not in search.seen) and text:
                 search.seen.add(ids)
                 batch.append((i, text, ids, proposal, parent))
     if not batch:
