@@ -132,9 +132,15 @@ def test_mistakes_are_named(inverter: Inverter) -> None:
 
 def test_a_draft_that_settles_beyond_the_limit_is_dropped(inverter: Inverter) -> None:
     """Pieces of words that do not belong together may become more tokens than the network can hold."""
-    vocabulary = inverter.tokenizer.tokens(list(range(inverter.tokenizer.size)))
-    pieces = [i for i, token in enumerate(vocabulary) if token.startswith("##") and len(token) > 8]
-    draft = tuple(pieces[:32])
+    tokenizer = inverter.tokenizer
+    vocabulary = tokenizer.tokens(list(range(tokenizer.size)))
+    words = [i for i, token in enumerate(vocabulary) if token.isalpha() and len(token) == 2]
+    pieces = [i for i, token in enumerate(vocabulary) if token.startswith("##") and token[2:].isalpha()]
+    draws = np.random.default_rng(0).choice(pieces, (3000, 3))
+    rows = [(words[k % len(words)], *map(int, draw)) for k, draw in enumerate(draws)]
+    seen = tokenizer.encode([tokenizer.decode(list(row)) for row in rows])
+    grown = [row for row, ids in zip(rows, seen, strict=True) if len(ids) > 4][:8]
+    draft = tuple(token for row in grown for token in row)
     asker = Asker(inverter.encoder, inverter.tokenizer)
     assert len(asker.settle([draft])[0][1]) > 32
     target = torch.from_numpy(inverter.encoder.encode(TEXTS[:1]))
