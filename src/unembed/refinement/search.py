@@ -194,7 +194,7 @@ def refine(
     Args:
         denoiser: the network.
         vectors: (T, d) targets.
-        drafts: of each text, best first, as token ids; a student puts them into its own order.
+        drafts: of each text, best first, as token ids; a student puts those behind the first into its own order.
         asker: sends the queries.
         budget: of each text.
         config: options.
@@ -253,13 +253,13 @@ def refine(
 
 
 def _sorted(drafts: Sequence[Sequence[tuple[int, ...]]], forecaster: Forecaster) -> list[list[tuple[int, ...]]]:
-    """The drafts of each text, nearest first as the student sees them: better than their likelihood (docs/log.md)."""
+    """The best draft of each text in its place, the others behind it nearest first, as the student sees them."""
     guess = forecaster.encode([ids for part in drafts for ids in part])
     out, at = [], 0
     for text, part in enumerate(drafts):
         near = (guess[at : at + len(part)] @ forecaster.targets[text]).tolist()
         at += len(part)
-        out.append([part[k] for k in sorted(range(len(part)), key=lambda k: -near[k])])
+        out.append([part[k] for k in sorted(range(len(part)), key=lambda k: (k > 0, -near[k]))])
     return out
 
 
