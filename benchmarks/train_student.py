@@ -24,7 +24,7 @@ from unembed.model.student import StudentConfig, StudentEncoder
 from unembed.model.student_file import StudentFile, write_student
 from unembed.training.draft_pairs import Pairs
 from unembed.training.recipe_parts import parse_duration
-from unembed.training.student import StudentRun, train_student
+from unembed.training.student import StudentRun, student_cosine, train_student
 
 
 def main() -> None:
@@ -70,7 +70,10 @@ def main() -> None:
     run = StudentRun(seconds=parse_duration(args.max_time), lr=args.lr, seed=args.seed)
     validation = ShardDataset(args.validation) if args.validation else None
     result = train_student(student, inverter.denoiser, dataset, pairs, run, args.out, validation, fresh)
+    cosine = student_cosine(student, inverter.denoiser, validation) if validation is not None else None
     notes = {
+        "cosine_on_1000_validation_texts": cosine,
+        "seconds": run.seconds,
         "texts": len(dataset),
         "pairs": len(pairs),
         "run": asdict(run),

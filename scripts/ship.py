@@ -32,6 +32,7 @@ from unembed.model.checkpoint import Checkpoint, add_position_prior, load_checkp
 from unembed.model.closed_form import fit_position_prior
 from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.model.position_prior import PositionPrior
+from unembed.model.student_file import STUDENT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MIB = 48
@@ -146,6 +147,13 @@ def card(folder: Path) -> str:
         corrector = (
             f"| corrector | `{CORRECTOR_FILE}`, {(folder / CORRECTOR_FILE).stat().st_size / 2**20:.1f} MiB: "
             f"{facts['texts']:,} pairs seen in {facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes |\n"
+        )
+    if (folder / STUDENT_FILE).is_file():
+        facts = read_json(folder / "student.json")["notes"]
+        corrector += (
+            f"| student encoder | `{STUDENT_FILE}`, {(folder / STUDENT_FILE).stat().st_size / 2**20:.1f} MiB: "
+            f"{facts['texts']:,} texts and {facts['pairs']:,} pairs, {facts['seconds'] / 60:.0f} minutes on one core; "
+            f"cosine to the encoder {facts['cosine_on_1000_validation_texts']:.2f} on validation texts |\n"
         )
     return f"""# unembed-minilm
 
