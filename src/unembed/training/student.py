@@ -42,6 +42,7 @@ class StudentRun:
 
     Attributes:
         seconds: length of the run.
+        steps: end after so many steps, the rate going with them; 0: by the clock.
         tokens: of a batch, about.
         texts: share of the batches of texts that an epoch takes, beside all pairs.
         lr, warmup, weight_decay, clip, ema: of AdamW and the average.
@@ -54,6 +55,7 @@ class StudentRun:
     """
 
     seconds: float = 1440.0
+    steps: int = 0
     tokens: int = 6144
     texts: float = 0.5
     lr: float = 2e-3
@@ -204,7 +206,7 @@ def train_student(
     while not done:
         for batch in _epoch(dataset, pairs, run, rng):
             now = time.monotonic()
-            share = (now - began) / run.seconds
+            share = step / run.steps if run.steps else (now - began) / run.seconds
             if share >= 1:
                 done = True
                 break
