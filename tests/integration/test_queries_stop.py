@@ -20,9 +20,10 @@ from endpoint_server import EmbeddingServer, Handler, dropped, serving
 from test_encoders import save_model
 
 from unembed import Inverter
+from unembed.cli import main
 from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder, load_matching
-from unembed.errors import EncoderMismatchError
+from unembed.errors import EncoderMismatchError, InputError
 
 DECODING = ("--strategy", "adaptive", "--passes", "2", "--lengths", "2", "--queries", "6", "--refinement", "search")
 
@@ -51,12 +52,22 @@ class Held:
         return False
 
 
+@pytest.fixture(scope="module")
+def model(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model of `place`, with the token prior that the search needs."""
+    folder = tmp_path_factory.mktemp("prior") / "run"
+    shards = f'data.shards="{place.shards}"'
+    args = ["train", place.recipe, "--out", folder, "--set", shards, "--set", "model.token_prior=true", "--quiet"]
+    assert main([str(arg) for arg in args]) == 0
+    return folder / "checkpoint"
+
+
 @pytest.fixture
-def invert(place: Place, tmp_path: Path, server: EmbeddingServer, capsys: pytest.CaptureFixture[str]) -> object:
+def invert(model: Path, tmp_path: Path, server: EmbeddingServer, capsys: pytest.CaptureFixture[str]) -> object:
     """Invert 20 vectors in batches of 4 with the server's answers."""
     vectors = tmp_path / "v.npy"
     np.save(vectors, np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32))
-    base = ["invert", vectors, "-m", place.model, *DECODING, "--batch-size", "4", "--encoder", server.spec(retries=0)]
+    base = ["invert", vectors, "-m", model, *DECODING, "--batch-size", "4", "--encoder", server.spec(retries=0)]
 
     def call(*more: object, process: bool = False) -> object:
         return start(*base, *more) if process else run(capsys, *base, *more)
@@ -135,7 +146,9 @@ def test_another_pooling_is_refused(tmp_path: Path) -> None:
 
 def test_use_encoder_checks(place: Place) -> None:
     inverter = Inverter.from_pretrained(place.model, device="cpu")
+    with pytest.raises(InputError, match="best-of"):
+        inverter.invert(np.ones((1, 32), np.float32), queries=1)
     with pytest.raises(EncoderMismatchError):
         inverter.use_encoder(HashingEncoder(16))
     inverter.use_encoder("hashing:32")
-    assert inverter.invert(np.ones((1, 32), np.float32), queries=1, refinement="search")[0].queries == 1
+    assert inverter.invert(np.ones((1, 32), np.float32), queries=1, refinement="best-of")[0].queries == 1

@@ -120,6 +120,11 @@ class Refiner:
         self.rounding, self.aids = rounding or Rounding(), aids or Aids()
         self.encoder: Encoder = RoundingEncoder(encoder, self.rounding)  # type: ignore[assignment]
         self.search = replace(search or SearchConfig(), tolerance=self.rounding.tolerance)
+        if method in ("search", "combined") and denoiser.token_prior is None:
+            raise InputError(
+                f"This checkpoint has no closed-form token prior, which the refinement {method} needs.",
+                "Use the refinement best-of, or train with model.token_prior = true.",
+            )
         if method == "correct" and self.aids.corrector is None:
             raise InputError(
                 "This checkpoint has no corrector, which the refinement correct needs.",
