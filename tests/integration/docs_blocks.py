@@ -15,9 +15,12 @@ examples/ and recipes/, and its python blocks share their names.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -163,6 +166,7 @@ class Standins:
     folder: Path
     site: Path
     made: set[str] = field(default_factory=set)
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def make(self, name: str) -> None:
         """Make one, once.
@@ -171,7 +175,7 @@ class Standins:
         `held-out`,
         any `.../train` or
         `.../validation` (shards), `house` (the plugin of docs/encoders.md), `ngrams` (examples/encoder-plugin), a name
-        that ends in `checkpoint` (a copy of the shipped model).
+        that ends in `checkpoint` (a copy of the shipped model), `server` (`unembed serve` on port 18437).
         """
         if name in self.made:
             return
@@ -190,6 +194,7 @@ class Standins:
             "held-out": self._held_out,
             "house": self._house,
             "ngrams": self._ngrams,
+            "server": lambda _: self._server(),
         }
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +244,14 @@ class Standins:
     def _held_out(self, path: Path) -> None:
         path.mkdir()
         self._texts(path / "texts.txt", 12)
+
+    def _server(self) -> None:
+        """`unembed serve` as a process of its own, until the page is done."""
+        command = [sys.executable, "-m", "unembed", "serve", "--port", "18437", "--no-open", "--quiet"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.closing.callback(process.communicate)
+        self.closing.callback(process.terminate)
+        assert process.stdout is not None and "18437" in process.stdout.readline()
 
     def _shards(self, path: Path) -> None:
         encoder = load_encoder("minilm")

@@ -121,7 +121,7 @@ class Answer:
         assert self.status == status, (self.status, self.body[:300])
         error = self.json()["error"]
         assert set(self.json()) == {"error"} and set(error) == {"message", "hint"}
-        assert error["message"].endswith(".") and error["hint"].endswith(".")
+        assert error["message"].endswith(".") and error["hint"].endswith((".", "?"))
         assert b"Traceback" not in self.body
         return str(error["message"])
 

@@ -33,6 +33,7 @@ SKIPPED = {
     "encoders.md": 2,
     "training.md": 1,
     "cli.md": 2,
+    "serve.md": 2,
 }
 RUN = [page for page in PAGES if any(block.language != "toml" for block in blocks(page))]
 # One step of a small network; a run that starts from BERT's layers keeps its shape.
@@ -104,7 +105,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standins]
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(estimate.estimate, "__defaults__", (None, 0.2, 1, None))  # a dry run measures for ten seconds
-    yield Standins(folder, site)
+    standins = Standins(folder, site)
+    with standins.closing:
+        yield standins
     for name in ("my_package", "unembed_ngrams"):
         sys.modules.pop(name, None)
 

@@ -270,6 +270,7 @@ def fuzz(server: Running, examples: int) -> None:
         "/v1/embed",
         "/v1/invert",
         "/v1/invert/stream",
+        "/v1/trace.svg",
     }
 
 

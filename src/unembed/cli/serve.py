@@ -67,32 +67,31 @@ def command(
             f"{host} can be reached by other machines, and no token is set.",
             "Add --token TEXT, or leave --host out.",
         )
-    taken = listen(host, port)
-    note("Loading the model and its encoder.", quiet)
-    inverter = Inverter.from_pretrained(model, device, precision)
-    try:
-        inverter.encoder.encode(["warm"])
-    except UnembedError as error:
-        note(f"Texts cannot be embedded: {error}", quiet)
-    limits = Limits(places=queue, rate=rate, burst=max(1, round(3 * rate)), request_seconds=timeout)
-    app = create_app(
-        inverter,
-        limits=limits,
-        batch=1 if no_batching else batch,
-        token=token,
-        local=local,
-        version=__version__,
-    )
+    with listen(host, port) as taken:
+        note("Loading the model and its encoder.", quiet)
+        inverter = Inverter.from_pretrained(model, device, precision)
+        try:
+            inverter.encoder.encode(["warm"])
+        except UnembedError as error:
+            note(f"Texts cannot be embedded: {error}", quiet)
+        limits = Limits(places=queue, rate=rate, burst=max(1, round(3 * rate)), request_seconds=timeout)
+        app = create_app(
+            inverter,
+            limits=limits,
+            batch=1 if no_batching else batch,
+            token=token,
+            local=local,
+            version=__version__,
+        )
 
-    def ready() -> None:
-        name = f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{taken.getsockname()[1]}/"
-        click.echo(f"Serving {inverter.name} at {address} (Ctrl-C ends it).")
-        if open_page and local:
-            import threading
-            import webbrowser
+        def ready() -> None:
+            name = f"[{host}]" if ":" in host else host
+            address = f"http://{name}:{taken.getsockname()[1]}/"
+            click.echo(f"Serving {inverter.name} at {address} (Ctrl-C ends it).")
+            if open_page and local:
+                import threading
+                import webbrowser
 
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    with taken:
         make_server(app, limits, ready).run(sockets=[taken])

@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -22,203 +19,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from unembed.decoding.config import RANDOM_STRATEGIES, STRATEGIES, DecodeConfig
-from unembed.decoding.inputs import vector_rows
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
-from unembed.metrics.cosine import row_cosine
-from unembed.serve import schemas, transforms
+from unembed.serve import schemas
 from unembed.serve.answers import Answer, EventStream, Gone, unless_gone
-from unembed.serve.batching import Busy, Engine, drafts_of
+from unembed.serve.batching import Busy, Engine
 from unembed.serve.drawing import PostedTrace, picture
 from unembed.serve.guard import Guard, failure
 from unembed.serve.limits import Limits, Rates, Refused, read_body
-from unembed.serve.results import aligned, canvas_of, recovered
+from unembed.serve.service import Service
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter
-    from unembed.recovery import Recovery
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 BROKEN = "The server has a defect, and this request hit it."
 REPORT = "Report it with the request, if it may be shown."
-
-
-class Service:
-    """What the routes do.
-
-    Args:
-        inverter: the model.
-        engine: computes.
-        limits: of requests.
-        version: of the program.
-    """
-
-    def __init__(self, inverter: Inverter, engine: Engine, limits: Limits, version: str) -> None:
-        self.inverter, self.engine, self.limits, self.version = inverter, engine, limits, version
-        mean = inverter.denoiser.whitening.mean.double()
-        self.floor = float(mean @ mean)
-
-    def models(self) -> dict[str, Any]:
-        """What the server has."""
-        inverter = self.inverter
-        identity = inverter.identity.to_dict()
-        only = None if inverter.denoiser.config.fills_masks else "left-to-right"
-        model = {
-            "name": inverter.name,
-            "sha256": inverter.sha256,
-            "encoder": {k: v for k, v in identity.items() if not k.startswith("probe")},
-            "dimension": inverter.dimension,
-            "limit": inverter.limit,
-            "strategies": [
-                {"name": name, "description": text, "random": name in RANDOM_STRATEGIES}
-                for name, text in STRATEGIES.items()
-                if only in (None, name)
-            ],
-            "defaults": asdict(inverter.resolve({})),
-            "refinements": [],
-            "queries": False,
-        }
-        return {"models": [model], "limits": asdict(self.limits), "version": self.version}
-
-    async def cut(self, texts: Sequence[str]) -> list[Any]:
-        """Cut texts to the model's limit."""
-        parts = await asyncio.to_thread(self.inverter.tokenizer.truncate, texts, self.inverter.limit)
-        for row, part in enumerate(parts):
-            if part is None:
-                raise InputError(
-                    f"Text {row} is empty or holds characters that {self.inverter.identity.name} does not know.",
-                    "Remove or change it.",
-                )
-        return parts
-
-    def rows(self, vectors: Any) -> np.ndarray:
-        """Check vectors."""
-        identity = self.inverter.identity
-        return vector_rows(vectors, self.inverter.dimension, identity.name, identity.normalised)
-
-    async def embed(self, body: schemas.EmbedRequest) -> dict[str, Any]:
-        """Embed texts."""
-        parts = await self.cut(body.texts)
-        vectors = await self.engine.embed([part.text for part in parts])
-        tokenizer = self.inverter.tokenizer
-        whole = await asyncio.to_thread(tokenizer.encode, body.texts)
-        return {
-            "model": self.inverter.name,
-            "encoder": self.inverter.identity.name,
-            "results": [
-                {
-                    "text": part.text,
-                    "tokens": tokenizer.tokens(part.ids),
-                    "truncated": len(ids) > len(part.ids),
-                    "vector": vector.tolist(),
-                }
-                for part, ids, vector in zip(parts, whole, vectors, strict=True)
-            ],
-            "floor": self.floor,
-            "floor_source": "squared norm of the mean training vector: the mean cosine of two random texts",
-        }
-
-    async def targets(self, body: schemas.InvertRequest) -> tuple[np.ndarray, list[Any] | None, DecodeConfig]:
-        """The vectors to invert after the transform, the texts where texts were sent, and the options."""
-        if (body.vectors is None) == (body.texts is None):
-            raise InputError("A request takes vectors or texts, and not both.", "Send one of them.")
-        if body.queries:
-            raise InputError("This server does not refine with queries yet.", "Send queries = 0.")
-        config = self.inverter.resolve(body.options.model_dump(exclude_none=True))
-        if drafts_of(config) > self.limits.drafts:
-            raise InputError(
-                f"{drafts_of(config)} drafts of a vector are asked for, the server decodes at most "
-                f"{self.limits.drafts}.",
-                "Lower lengths, samples or beam.",
-            )
-        if config.strategy == "prior":
-            _ = self.inverter.priors
-        parts = None if body.texts is None else await self.cut(body.texts)
-        if parts is not None:
-            vectors = await self.engine.embed([part.text for part in parts])
-        else:
-            assert body.vectors is not None
-            width = self.inverter.dimension
-            wrong = next((i for i, vector in enumerate(body.vectors) if len(vector) != width), None)
-            if wrong is not None:
-                raise InputError(
-                    f"Vector {wrong} has dimension {len(body.vectors[wrong])}, the model takes {width}, as "
-                    f"{self.inverter.identity.name} makes them.",
-                    "Send vectors of that encoder.",
-                )
-            vectors = self.rows(body.vectors)
-        change = body.transform.model_dump()
-        return self.rows(transforms.apply(vectors, **change)), parts, config
-
-    async def cosines(self, found: Sequence[Recovery], vectors: np.ndarray) -> list[float | None]:
-        """Cosine of each recovered text's own vector to the given one, None without an encoder."""
-        texts = [self.inverter.tokenizer.decode(recovery.token_ids) for recovery in found]
-        try:
-            own = await self.engine.embed(texts)
-        except (EncoderError, EncoderMismatchError):
-            return [None] * len(found)
-        return [float(value) for value in row_cosine(own, vectors)]
-
-    async def invert(self, body: schemas.InvertRequest) -> dict[str, Any]:
-        """Recover texts."""
-        begin = time.perf_counter()
-        vectors, _, config = await self.targets(body)
-        found = await self.engine.invert(vectors, config, body.trace or body.tokens)
-        cosines = await self.cosines(found, vectors)
-        shown = {"tokens": body.tokens, "alternatives": body.alternatives, "trace": body.trace}
-        rows = zip(found, cosines, strict=True)
-        results = [recovered(recovery, self.inverter.tokenizer, cosine, **shown) for recovery, cosine in rows]
-        return {"results": results, "seconds": time.perf_counter() - begin}
-
-    async def stream(self, body: schemas.InvertRequest) -> AsyncGenerator[tuple[str, Any], None]:
-        """Recover one text; yields events."""
-        begin = time.perf_counter()
-        tokenizer = self.inverter.tokenizer
-        vectors, parts, config = await self.targets(body)
-        original = parts[0] if parts else None
-        whole = tokenizer.encode(body.texts)[0] if body.texts else ()
-        yield (
-            "start",
-            {
-                "length_guess": self._length(vectors),
-                "vector": vectors[0].tolist(),
-                "original": original.text if original else None,
-                "tokens": tokenizer.tokens(original.ids) if original else None,
-                "truncated": original is not None and len(whole) > len(original.ids),
-            },
-        )
-        found: Any = None
-        async for part in self.engine.stream(vectors[0], config):
-            if isinstance(part, list):
-                for step in part:
-                    yield "step", canvas_of(step, tokenizer)
-            else:
-                found = part
-        cosine = (await self.cosines([found], vectors))[0]
-        pairs = aligned(original.ids, found.token_ids) if original else []
-        yield (
-            "done",
-            {
-                "result": recovered(found, tokenizer, cosine, tokens=True, alternatives=True),
-                "aligned": pairs,
-                "seconds": time.perf_counter() - begin,
-                "cosine": cosine,
-                "floor": self.floor,
-            },
-        )
-
-    def _length(self, vectors: np.ndarray) -> int | None:
-        """The likeliest number of tokens."""
-        import torch
-
-        denoiser = self.inverter.denoiser
-        if denoiser.config.canvas == "eos":
-            return None
-        with torch.inference_mode():
-            scores = denoiser.length_log_probs(torch.from_numpy(vectors).to(self.inverter.device))
-        return int(scores[0].argmax()) + 1
 
 
 def create_app(

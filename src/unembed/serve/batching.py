@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.errors import UnembedError
+from unembed.serve.turns import watched_refinement
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
@@ -176,13 +177,40 @@ class Engine:
         most = max(1, min(self.batch if self.batch > 1 else 16, DRAFTS // drafts_of(config)))
         return await self._wait(self._job(list(vectors), (config, trace), start, most))
 
+    async def refine(
+        self, vectors: np.ndarray, config: DecodeConfig, method: str, queries: int, seconds: float
+    ) -> list[Recovery]:
+        """Recover the texts behind checked vectors (n, d) with queries; joined with nothing."""
+
+        def start(rows: list[np.ndarray]) -> Work:
+            return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, False)
+
+        return await self._wait(self._job(list(vectors), None, start, len(vectors)))
+
     async def stream(self, vector: np.ndarray, config: DecodeConfig) -> AsyncGenerator[Any, None]:
         """Decode a checked vector (d,): yields lists of steps, and at last the recovery."""
-        steps: asyncio.Queue[Any] = asyncio.Queue()
 
         def start(rows: list[np.ndarray]) -> Work:
             return self.inverter.passes(np.stack(rows), trace=True, top=TOP, **asdict(config))
 
+        async with contextlib.aclosing(self._stream(vector, start)) as found:
+            async for part in found:
+                yield part
+
+    async def stream_refinement(
+        self, vector: np.ndarray, config: DecodeConfig, method: str, queries: int, seconds: float
+    ) -> AsyncGenerator[Any, None]:
+        """Refine a checked vector (d,): yields lists of events, and at last the recovery."""
+
+        def start(rows: list[np.ndarray]) -> Work:
+            return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, True)
+
+        async with contextlib.aclosing(self._stream(vector, start)) as found:
+            async for part in found:
+                yield part
+
+    async def _stream(self, vector: np.ndarray, start: Callable[[list[np.ndarray]], Work]) -> AsyncGenerator[Any, None]:
+        steps: asyncio.Queue[Any] = asyncio.Queue()
         job = self._job([vector], None, start, 1, steps.put_nowait)
         job.future.add_done_callback(lambda _: steps.put_nowait(None))
         self._put(job)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unembed.refinement.methods import DEFAULT
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=8192)]
 Text = Annotated[str, Field(max_length=20_000)]
@@ -67,7 +69,8 @@ class InvertRequest(_Request):
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST)] | None = None
     texts: Annotated[list[Text], Field(min_length=1, max_length=MOST)] | None = None
     options: Options = Field(default_factory=lambda: Options.model_validate({}))
-    queries: int = Field(0, ge=0, le=10_000, description="Texts that may be sent to the encoder for each vector.")
+    queries: int = Field(0, ge=0, le=2_000, description="Texts that may be sent to the encoder for each vector.")
+    refinement: str = Field(DEFAULT, max_length=40, description="How queries are spent; a name from /v1/models.")
     tokens: bool = Field(False, description="Also each token with its confidence.")
     alternatives: bool = Field(False, description="Also the other drafts, best first.")
     trace: bool = Field(False, description="Also the steps of the decode.")
@@ -146,6 +149,7 @@ class Models(BaseModel):
 
     models: list[Model]
     limits: dict[str, Any]
+    load: dict[str, int]
     version: str
 
 
