@@ -51,7 +51,7 @@ def command(
       unembed serve --queue 16 --batch 8 --model runs/mine
     """
     if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
-        raise InputError("The server needs FastAPI and uvicorn.", 'Run: pip install "unembed[serve]"')
+        raise InputError("The server needs FastAPI and uvicorn.", 'Install them with pip install "unembed[serve]".')
     from unembed import __version__
     from unembed.cli.console import note
     from unembed.errors import UnembedError

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,7 +19,10 @@ from unembed.serve.limits import Limits
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request does not begin, or whose head does not end, in time."""
+    """HTTP/1.1 that closes a connection whose request does not begin, or whose head does not end, in time.
+
+    A request that was answered before its body had ended is closed too, or the rest would be read for a while.
+    """
 
     head_seconds = 10.0
     _head_timer: asyncio.TimerHandle | None = None
@@ -37,6 +41,12 @@ class PatientProtocol(H11Protocol):
             self._head_timer = None
         elif not busy and self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self._too_late)
+
+    def on_response_complete(self) -> None:
+        """Close what is not wanted to the end."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
