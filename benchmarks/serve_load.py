@@ -59,7 +59,7 @@ def first_tokens(port: int, vectors: list[list[float]], options: dict[str, Any])
         client = Client(port)
         begin = time.perf_counter()
         for name, value in client.events({"vectors": [vector], "options": options}):
-            if name == "step" and any(not place["masked"] for place in value["canvas"]):
+            if name in ("preview", "step") and any(not place["masked"] for place in value["canvas"]):
                 waits.append(time.perf_counter() - begin)
                 break
         client.close()

@@ -336,7 +336,7 @@ class Inverter:
         return stream(self.denoiser, torch.from_numpy(rows[0]), config, rules=rules, priors=self._priors(config))
 
     def passes(
-        self, vectors: Any, *, trace: bool = False, top: int = 0, **options: Any
+        self, vectors: Any, *, trace: bool = False, top: int = 0, live: bool = False, **options: Any
     ) -> Generator[list[Step], None, list[Recovery]]:
         """Decode like `invert`, all vectors in one batch, and hand control back after each pass.
 
@@ -346,6 +346,7 @@ class Inverter:
             vectors, options: as `invert`; checked at once.
             trace: yield steps, and keep them in each `Recovery.trace`.
             top: with `trace`, how many of the likeliest tokens of each position `Step.alternatives` holds.
+            live: with `trace`, yield `Step.preview` of the first text while a beam grows.
 
         Returns:
             A generator over the steps of each pass, nothing unless `trace`; its value is one recovery for each row.
@@ -359,7 +360,7 @@ class Inverter:
         rows = self._rows(vectors)
         rules, priors = self._rules(constraints, len(rows)), self._priors(config)
         batch = torch.from_numpy(rows)
-        steps = passes(self.denoiser, batch, config, rules=rules, priors=priors, trace=trace, top=top)
+        steps = passes(self.denoiser, batch, config, rules=rules, priors=priors, trace=trace, top=top, live=live)
 
         def drive() -> Generator[list[Step], None, list[Recovery]]:
             drafts = yield from steps

@@ -129,6 +129,14 @@ def test_a_stream_comes_in_order_and_ends_in_the_answer_of_invert(server: Runnin
     assert all(start["tokens"][i] == tokens[j] for i, j in done["aligned"])
 
 
+def test_a_beam_is_shown_while_it_grows(server: Running) -> None:
+    body = {"vectors": some_vectors(1), "options": {"strategy": "draft-correct", "beam": 4, "passes": 2}}
+    names = [name for name, _ in server.post("/v1/invert/stream", body).events()]
+    previews = names.count("preview")
+    assert previews and names[: previews + 1] == ["start", *["preview"] * previews]
+    assert set(names[previews + 1 : -1]) == {"step"} and names[-1] == "done"
+
+
 def test_a_stream_shows_steps_before_it_is_done(server: Running) -> None:
     connection = server.begin("/v1/invert/stream", {"vectors": some_vectors(1), "options": LONG})
     early = read_until(connection, b"event: step")

@@ -74,6 +74,21 @@ def test_alternatives_are_the_likeliest_tokens_of_the_pass(strategy: str, canvas
     assert checked > 4
 
 
+@pytest.mark.parametrize("strategy", CAUSAL_STRATEGIES)
+def test_a_beam_shows_its_leading_hypothesis_while_it_grows(strategy: str) -> None:
+    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(1)
+    config = DecodeConfig(strategy=strategy, beam=3, passes=2)
+    drafts, steps = run(denoiser, vectors, config, trace=True, top=3, live=True)
+    plain, _ = run(denoiser, vectors, config, trace=True, top=3)
+    assert drafts == plain and drafts[0].trace == plain[0].trace, "a preview is no part of a trace"
+    flat = [step for part in steps for step in part]
+    previews = [step for step in flat if step.preview]
+    assert previews and flat[: len(previews)] == previews, "they come first"
+    assert [step.index for step in previews] == list(range(len(previews)))
+    assert all(len(step.ids) == len(step.alternatives) <= step.index + 1 for step in previews)
+    assert len(previews[0].ids) == 1 and previews[0].alternatives[0]
+
+
 def test_alternatives_of_a_beam_belong_to_its_own_hypothesis() -> None:
     """Decoding a beam's text again, token by token, gives the same distributions."""
     denoiser, vectors = tiny_denoiser(limit=7, seed=3), some_vectors(1)

@@ -119,5 +119,5 @@ def trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
     steps = recovery.trace.steps if recovery.trace is not None else ()
     rows = [dataclasses.asdict(step) for step in steps]
     for row in rows:
-        del row["alternatives"]  # not asked for
+        del row["alternatives"], row["preview"]  # not asked for
     return {"id": name, "text": recovery.text, "steps": rows}

@@ -9,7 +9,7 @@ beam with its score; beams that have ended, and texts whose beams all have, leav
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -131,6 +131,7 @@ def draft_left_to_right(
     rules: Rules | None,
     traced: bool,
     top: int = 0,
+    live: bool = False,
 ) -> Generator[list[Step], None, Canvas]:
     """Draft token by token until the end token or the limit.
 
@@ -143,6 +144,7 @@ def draft_left_to_right(
         rules: constraints of the B texts, or None.
         traced: record steps.
         top: how many of the likeliest tokens of each position the steps keep.
+        live: with a beam of more than 1, yield the leading hypothesis of the first text after each token.
 
     Yields:
         The steps of each pass where `traced` (with a beam of more than 1, at the end), else nothing.
@@ -188,7 +190,10 @@ def draft_left_to_right(
         parent = beams.advance(alive, options, c.eos_id, position)
         if best is not None:
             beams.remember(alive, parent, position, best)
-        yield _grow(beams, owner, position, config, c, history) if traced and beam == 1 else []
+        if beam == 1:
+            yield _grow(beams, owner, position, config, c, history) if traced else []
+        else:
+            yield [_leading(beams, position, config, c)] if traced and live else []
         alive, states = _survivors(beams, parent, alive, states)
         if not len(alive):
             break
@@ -317,6 +322,15 @@ def _grow(
         history[row].append(step)
         out.append(step)
     return out
+
+
+def _leading(beams: _Beams, position: int, config: DecodeConfig, denoiser: DenoiserConfig) -> Step:
+    """The best hypothesis of the first text so far."""
+    n, best = int(beams.length[0, 0]), None
+    if beams.best is not None:
+        best = beams.best[0][0, 0], beams.best[1][0, 0]
+    step = _step(beams.tokens[0, 0], beams.log_prob[0, 0], n, position, 0, denoiser, config.cost, best)
+    return replace(step, preview=True)
 
 
 def _replay(

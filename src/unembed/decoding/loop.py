@@ -116,6 +116,7 @@ def _decode(
     known_lengths: Tensor | None,
     traced: bool,
     top: int = 0,
+    live: bool = False,
 ) -> Generator[list[Step], None, list[Draft]]:
     strategy = get_strategy(config.strategy)
     _check_backbone(denoiser, config)
@@ -128,7 +129,7 @@ def _decode(
     condition = denoiser.condition(vectors)
     seeds = vector_seeds(vectors, config.seed)
     if strategy.causal_draft:
-        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced, top)
+        canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced, top, live)
         if config.strategy == "draft-correct" and config.keep:
             canvas = canvas.select(keep_best(canvas, config))
         keys = [(0, number) for number in canvas.number.tolist()]
@@ -201,6 +202,7 @@ def _drive(
     traced: bool,
     priors: PriorReader | None = None,
     top: int = 0,
+    live: bool = False,
 ) -> Generator[list[Step], None, list[Draft]]:
     dimension = denoiser.config.vector_dim
     if vectors.dim() != 2 or vectors.shape[1] != dimension:
@@ -218,7 +220,7 @@ def _drive(
         return drafts
     training = denoiser.training
     denoiser.eval()
-    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top)
+    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top, live)
     try:
         while True:
             with torch.inference_mode(), autocast(denoiser):
@@ -314,12 +316,14 @@ def passes(
     priors: PriorReader | None = None,
     trace: bool = False,
     top: int = 0,
+    live: bool = False,
 ) -> Generator[list[Step], None, list[Draft]]:
     """Decode like `decode`, and give the caller control back after each pass, so that decodes can take turns.
 
     Args:
         denoiser, vectors, config, rules, priors, trace: as `decode`.
         top: with `trace`, how many of the likeliest tokens of each predicted position `Step.alternatives` keeps.
+        live: with `trace`, yield `Step.preview` of the first text while a beam grows.
 
     Yields:
         The steps of the pass, nothing unless `trace`.
@@ -327,7 +331,8 @@ def passes(
     Returns:
         The drafts.
     """
-    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top if trace else 0))
+    top = top if trace else 0
+    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top, live))
 
 
 def _rules(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:

@@ -32,6 +32,8 @@ class Step:
         final: True for the last step of a stream: the draft that was chosen, as a whole.
         alternatives: for each position the likeliest tokens of this pass with their probabilities at temperature 1,
             best first; empty where the pass did not predict the position, and altogether where not asked for.
+        preview: True for the leading hypothesis of a beam that is still growing: what is shown until the beam has ended
+            and its drafts' own steps follow. No part of a trace.
     """
 
     draft: int
@@ -44,6 +46,7 @@ class Step:
     pass_count: int
     final: bool = False
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
+    preview: bool = False
 
 
 @dataclass(frozen=True)

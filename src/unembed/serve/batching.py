@@ -191,7 +191,7 @@ class Engine:
         """Decode a checked vector (d,): yields lists of steps, and at last the recovery."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            return self.inverter.passes(np.stack(rows), trace=True, top=TOP, **asdict(config))
+            return self.inverter.passes(np.stack(rows), trace=True, top=TOP, live=True, **asdict(config))
 
         async with contextlib.aclosing(self._stream(vector, start)) as found:
             async for part in found:

@@ -86,6 +86,7 @@ class InvertRequest(_Request):
 STREAM = """One vector or text. Events in order:
 
 - `start`: `length_guess`, `vector` (after the transform), `original` and its `tokens` where a text was sent;
+- with a beam `preview`, as `step`: the leading hypothesis while the beam grows; the steps of its drafts follow;
 - `step`, many: `draft`, `index`, `pass`, and `canvas` with `id`, `text`, `masked`, `confidence`, `chosen`, `remasked`
   and up to five `alternatives` of each position;
 - with queries `refine`, whenever a better draft is found: `queries`, `cosine`, `text`, `tokens`;
@@ -98,7 +99,7 @@ EVENT = {
     "type": "object",
     "required": ["event", "data"],
     "properties": {
-        "event": {"enum": ["start", "step", "refine", "done", "error"]},
+        "event": {"enum": ["start", "preview", "step", "refine", "done", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }

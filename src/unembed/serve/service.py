@@ -194,7 +194,7 @@ class Service:
         async for part in self.engine.stream(vectors[0], config):
             if isinstance(part, list):
                 for step in part:
-                    yield "step", canvas_of(step, tokenizer)
+                    yield "preview" if step.preview else "step", canvas_of(step, tokenizer)
             else:
                 found = part
         if body.queries:

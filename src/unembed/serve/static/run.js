@@ -19,6 +19,7 @@ export class Run {
     Object.assign(this, { vector: null, original: null, tokens: null, truncated: false, done: null, busy: false });
     this.drafts = new Map();
     this.refinements = [];
+    this.previews = [];
     this.shown = null;
   }
 
@@ -44,7 +45,7 @@ export class Run {
 
   /** Frames of a draft; of the shown one, with refinements and result at its end. */
   frames(draft = this.shown) {
-    const found = framesOf(this.drafts.get(draft) ?? []);
+    const found = framesOf(this.drafts.get(draft) ?? (this.drafts.size ? [] : this.previews));
     if (draft !== this.shown) return found;
     found.push(...this.refinements.map(refineFrame));
     if (this.done) {
@@ -62,6 +63,8 @@ export class Run {
       if (!this.drafts.has(data.draft)) this.drafts.set(data.draft, []);
       this.drafts.get(data.draft).push(data);
       this.shown ??= data.draft;
+    } else if (name === "preview") {
+      this.previews.push(data); // shown until the steps of the beam's drafts come
     } else if (name === "refine") {
       this.refinements.push(data);
     } else if (name === "done") {
