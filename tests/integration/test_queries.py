@@ -14,6 +14,7 @@ from unembed import Inverter, Recovery
 from unembed.errors import InputError
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import REFINEMENTS
+from unembed.refinement.refiner import Refiner
 
 TEXTS = ["she bought three red apples.", "the doctor will call you on monday."]
 QUERIES = 12
@@ -94,6 +95,12 @@ def test_other_limits(inverter: Inverter, vectors: np.ndarray) -> None:
     assert all(one.queries <= 16 for one in out)
 
 
+@pytest.mark.parametrize("method", ["best-of", "correct"])
+def test_other_methods_keep_to_the_budget(inverter: Inverter, vectors: np.ndarray, method: str) -> None:
+    out = inverter.invert(vectors[1:], queries=4, refinement=method)
+    assert 0 < out[0].queries <= 4 and out[0].cosine > 0.5
+
+
 def test_best_of_keeps_what_is_known(inverter: Inverter, vectors: np.ndarray) -> None:
     out = inverter.invert(vectors[:1], queries=6, refinement="best-of", prefix="he")
     assert out[0].text.lower().startswith("he") and out[0].given[0] and out[0].queries <= 6
@@ -105,7 +112,7 @@ def test_mistakes_are_named(inverter: Inverter, vectors: np.ndarray) -> None:
     with pytest.raises(InputError, match="Did you mean search"):
         inverter.invert(vectors, queries=1, refinement="serch")
     with pytest.raises(InputError, match="corrector"):
-        inverter.invert(vectors, queries=1, refinement="correct")
+        Refiner(inverter.denoiser, inverter.tokenizer, inverter.encoder, "correct")
     with pytest.raises(InputError, match="trace"):
         inverter.invert(vectors, queries=1, trace=True)
     with pytest.raises(InputError, match="Both"):
@@ -146,4 +153,3 @@ def test_columns(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_options_without_queries(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, ["invert", store, "--refinement", "search"], "--refinement", "--queries N")
     fails(capsys, ["invert", store, "--queries", "1", "--trace", tmp_path / "t.jsonl"], "--trace")
-    fails(capsys, ["invert", store, "--queries", "1", "--refinement", "correct"], "corrector")
