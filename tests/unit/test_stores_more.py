@@ -450,7 +450,8 @@ class FakeInverter:
     def invert(self, vectors: np.ndarray, **options: Any) -> list[Any]:
         assert np.isfinite(vectors).all() and vectors.any(axis=1).all()
         fields = {"p_exact": None, "length": 1, "passes": 1, "queries": 0, "tokens": (), "token_confidence": ()}
-        one = SimpleNamespace(text="text", confidence=0.5, alternatives=(), trace=None, cosine=None, met=False, **fields)
+        fields |= {"cosine": None, "met": False}
+        one = SimpleNamespace(text="text", confidence=0.5, alternatives=(), trace=None, **fields)
         return [one] * len(vectors)
 
 
