@@ -85,6 +85,10 @@ class Client:
         """Events of a stream as they come."""
         self.connection.request("POST", "/v1/invert/stream", json.dumps(body), JSON)
         answer = self.connection.getresponse()
+        if answer.status != 200:
+            answer.read()
+            yield f"status {answer.status}", None
+            return
         name = ""
         while line := answer.readline():
             if line.startswith(b"event: "):

@@ -48,7 +48,11 @@ class Crowd:
                 timer.start()
             try:
                 kind = self._request(client, chance)
+                if timer is not None and kind.startswith("cut"):
+                    kind = "vanished"
                 self.counts[kind] += 1
+                if kind.startswith("status"):
+                    self.over.wait(chance.uniform(0.5, 1.5))  # Retry-After is one second or more
             except Exception:  # the connection was closed under it
                 self.counts["vanished" if timer is not None else "failed"] += 1
             finally:
@@ -71,7 +75,11 @@ class Crowd:
             for name, value in client.events(body):
                 last = name
                 text = value["result"]["text"] if name == "done" else ""
-            return "right" if last == "done" and text == self.alone[number] else f"wrong stream {last}"
+            if last.startswith("status"):
+                return last
+            if last != "done":
+                return f"cut after {last}"
+            return "right" if text == self.alone[number] else "wrong"
         path = "/v1/embed" if kind == "embed" else "/v1/invert"
         if kind == "embed":
             body = {"texts": TEXTS}
@@ -90,7 +98,7 @@ class Crowd:
 def table(found: dict[str, Any]) -> str:
     """The table of docs/serve.md."""
     counts, samples = found["requests"], found["samples"]
-    wrong = sum(n for name, n in counts.items() if name.startswith(("wrong", "failed")))
+    wrong = sum(n for name, n in counts.items() if name.startswith(("wrong", "failed", "cut")))
     lines = [
         f"{found['machine']['summary']}; load beside: {found['machine']['load']:.1f}"
         + (f" ({found['note']})" if found["note"] else "")

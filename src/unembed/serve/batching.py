@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.errors import UnembedError
+from unembed.serve.memory import Returner
 from unembed.serve.turns import watched_refinement
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Alternatives of each position in a stream."""
+
+REFINEMENTS = 2
+"""Refinements that run at a time; each has a thread and tables of its own."""
 
 DRAFTS = 64
 """Drafts that one pass may hold, so that no pass keeps the others waiting for long."""
@@ -58,9 +62,19 @@ class Busy(UnembedError):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """A key of jobs that run one after the other and are never joined."""
+
+    number: int
+
+
 @dataclass(eq=False)
 class _Job:
-    """Rows that one request waits for. `key` tells what may be joined, None for nothing; `most` rows at a time."""
+    """Rows that one request waits for.
+
+    Jobs of one `key` are joined, or wait for each other where it is a `_Slot`; None for neither. `most` rows at a time.
+    """
 
     rows: Sequence[Any]
     key: Hashable
@@ -125,6 +139,8 @@ class Engine:
     def __init__(self, inverter: Inverter, *, batch: int = 16, places: int = 64, window: float = 0.003) -> None:
         self.inverter, self.batch, self.places, self.window = inverter, batch, places, window
         self.taken = 0
+        self._refined = 0
+        self._give_back = Returner()
         self.joined: dict[int, int] = {}
         self._typical = 1.0
         self._wake = threading.Condition()
@@ -180,12 +196,12 @@ class Engine:
     async def refine(
         self, vectors: np.ndarray, config: DecodeConfig, method: str, queries: int, seconds: float
     ) -> list[Recovery]:
-        """Recover the texts behind checked vectors (n, d) with queries; joined with nothing."""
+        """Recover the texts behind checked vectors (n, d) with queries; joined with nothing, few at a time."""
 
         def start(rows: list[np.ndarray]) -> Work:
             return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, False)
 
-        return await self._wait(self._job(list(vectors), None, start, len(vectors)))
+        return await self._wait(self._job(list(vectors), self._slot(), start, len(vectors)))
 
     async def stream(self, vector: np.ndarray, config: DecodeConfig) -> AsyncGenerator[Any, None]:
         """Decode a checked vector (d,): yields lists of steps, and at last the recovery."""
@@ -193,7 +209,7 @@ class Engine:
         def start(rows: list[np.ndarray]) -> Work:
             return self.inverter.passes(np.stack(rows), trace=True, top=TOP, live=True, **asdict(config))
 
-        async with contextlib.aclosing(self._stream(vector, start)) as found:
+        async with contextlib.aclosing(self._stream(vector, None, start)) as found:
             async for part in found:
                 yield part
 
@@ -205,13 +221,20 @@ class Engine:
         def start(rows: list[np.ndarray]) -> Work:
             return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, True)
 
-        async with contextlib.aclosing(self._stream(vector, start)) as found:
+        async with contextlib.aclosing(self._stream(vector, self._slot(), start)) as found:
             async for part in found:
                 yield part
 
-    async def _stream(self, vector: np.ndarray, start: Callable[[list[np.ndarray]], Work]) -> AsyncGenerator[Any, None]:
+    def _slot(self) -> _Slot:
+        """The next of the few slots that refinements have."""
+        self._refined += 1
+        return _Slot(self._refined % REFINEMENTS)
+
+    async def _stream(
+        self, vector: np.ndarray, key: Hashable, start: Callable[[list[np.ndarray]], Work]
+    ) -> AsyncGenerator[Any, None]:
         steps: asyncio.Queue[Any] = asyncio.Queue()
-        job = self._job([vector], None, start, 1, steps.put_nowait)
+        job = self._job([vector], key, start, 1, steps.put_nowait)
         job.future.add_done_callback(lambda _: steps.put_nowait(None))
         self._put(job)
         try:
@@ -237,7 +260,8 @@ class Engine:
         on_step: Callable[[Any], None] | None = None,
     ) -> _Job:
         loop = asyncio.get_running_loop()
-        return _Job(rows, key if self.batch > 1 else None, start, loop, loop.create_future(), on_step, most)
+        joined = self.batch > 1 or isinstance(key, _Slot)
+        return _Job(rows, key if joined else None, start, loop, loop.create_future(), on_step, most)
 
     async def _wait(self, job: _Job) -> list[Any]:
         if not len(job.rows):
@@ -269,7 +293,7 @@ class Engine:
                         return
                     self._wake.wait()
                 idle = not self._tasks
-                alone = all(jobs[0].key is None for jobs in self._waiting.values())
+                alone = all(jobs[0].key is None or isinstance(key, _Slot) for key, jobs in self._waiting.items())
             if idle and not alone and self.window:
                 time.sleep(self.window)
             self._begin()
@@ -297,7 +321,7 @@ class Engine:
     def _take(self, jobs: list[_Job]) -> list[tuple[_Job, int]]:
         """Take rows from the jobs in turn, up to a batch."""
         rows: list[tuple[_Job, int]] = []
-        turn = deque(jobs)
+        turn = deque(jobs[:1] if isinstance(jobs[0].key, _Slot) else jobs)
         while turn and len(rows) < jobs[0].most:
             job = turn.popleft()
             rows.append((job, job.waiting.popleft()))
@@ -322,6 +346,7 @@ class Engine:
                 job.missing -= 1
                 if not job.missing:
                     job.finish()
+            self._give_back()
             return
         except Exception as error:
             self._tasks.remove(task)
