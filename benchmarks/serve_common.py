@@ -102,10 +102,12 @@ class Client:
             self.connection.close()
 
 
-def examples(count: int) -> list[list[float]]:
-    """Vectors of example texts."""
+def examples(count: int, dimension: int) -> list[list[float]]:
+    """Vectors of example texts; random ones for a model of another dimension than the shipped one's."""
     table = pq.read_table(ROOT / "examples" / "vectors.parquet", columns=["embedding"])
     rows: list[list[float]] = table["embedding"].to_pylist()
+    if len(rows[0]) != dimension:
+        rows = np.random.default_rng(0).normal(size=(count, dimension)).tolist()
     return [rows[i % len(rows)] for i in range(count)]
 
 

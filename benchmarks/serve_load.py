@@ -112,7 +112,7 @@ def levels(
 def table(found: dict[str, Any]) -> str:
     """The tables of docs/serve.md."""
     lines = [
-        f"{found['machine']['summary']}; load beside: {found['machine']['load']:.1f}"
+        f"{found['machine']['summary']}; load before: {found['machine']['load']:.1f}"
         + (f" ({found['note']})" if found["note"] else "")
         + f". Measured by `benchmarks/serve_load.py`, {found['rounds']} rounds; one vector a request; the ratio is the "
         "median over rounds, with the least and the greatest. Waits in milliseconds.",
@@ -155,16 +155,16 @@ def main() -> None:
     parser.add_argument("--out", default=str(ROOT / "docs" / "results" / "serve.json"))
     args = parser.parse_args()
     options = {name: {} if name == "default" else {"strategy": name} for name in args.strategies.split(",")}
-    vectors = examples(args.vectors)
     before = machine()
     with Served("--model", args.model) as one, Served("--model", args.model, "--no-batching") as other:
         servers = {"batching": one, "none": other}
         model = Client(one.port).call("GET", "/v1/models")[1]["models"][0]
+        vectors = examples(args.vectors, model["dimension"])
         first = {}
         for name, option in options.items():
             first_tokens(one.port, vectors[:3], option)
             shown = f"{name} ({model['defaults']['strategy']})" if name == "default" else name
-            first[shown] = first_tokens(one.port, examples(args.streams), option)
+            first[shown] = first_tokens(one.port, examples(args.streams, model["dimension"]), option)
             print(shown, first[shown], flush=True)
         strategies = {
             f"{name} ({model['defaults']['strategy']})" if name == "default" else name: levels(

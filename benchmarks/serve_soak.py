@@ -100,7 +100,7 @@ def table(found: dict[str, Any]) -> str:
     counts, samples = found["requests"], found["samples"]
     wrong = sum(n for name, n in counts.items() if name.startswith(("wrong", "failed", "cut")))
     lines = [
-        f"{found['machine']['summary']}; load beside: {found['machine']['load']:.1f}"
+        f"{found['machine']['summary']}; load before: {found['machine']['load']:.1f}"
         + (f" ({found['note']})" if found["note"] else "")
         + f". Measured by `benchmarks/serve_soak.py`: {found['seconds']:.0f} seconds, {found['clients']} clients, "
         f"{sum(counts.values())} requests, of which {counts.get('vanished', 0)} vanished; "
@@ -132,10 +132,11 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what ran beside")
     parser.add_argument("--out", default=str(ROOT / "docs" / "results" / "serve-soak.json"))
     args = parser.parse_args()
-    vectors, before = examples(16), machine()
+    before = machine()
     samples: list[dict[str, float]] = []
     with Served("--model", args.model, "--queue", "10") as server:
         client = Client(server.port)
+        vectors = examples(16, client.call("GET", "/v1/models")[1]["models"][0]["dimension"])
         alone = [
             client.call("POST", "/v1/invert", {"vectors": [v], "options": ADAPTIVE})[1]["results"][0]["text"]
             for v in vectors
