@@ -32,7 +32,8 @@ from unembed.model.shipped import find_checkpoint
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
-from unembed.refinement.search import Refined, SearchConfig, refine
+from unembed.refinement.refined import Refined
+from unembed.refinement.search import SearchConfig, refine
 from unembed.training.corruption import Corruption
 from unembed.training.draft_pairs import PairMaker
 

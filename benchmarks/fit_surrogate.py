@@ -23,12 +23,12 @@ from unembed.data.shards import ShardDataset
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
+from unembed.model.difference import DifferencePrior
 from unembed.model.precision import autocast
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student, write_student
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
-from unembed.refinement.difference import DifferencePrior
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.search import SearchConfig, refine
@@ -82,7 +82,7 @@ def explore(
             answers = answers / np.linalg.norm(answers, axis=1, keepdims=True)
             for (proposal, _), cosine in zip(kept, answers @ target[text].numpy(), strict=True):
                 change = float(cosine) - parent.cosine
-                rows.append({"text": text, "parent": start, "move": proposal.move, "features": proposal.features,
+                rows.append({"text": text, "move": proposal.move, "features": proposal.features,
                              "change": change, "group": (text, parent.ids)})  # fmt: skip
     return rows
 

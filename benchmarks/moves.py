@@ -24,7 +24,8 @@ from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
-from unembed.refinement.search import Refined, refine
+from unembed.refinement.refined import Refined
+from unembed.refinement.search import refine
 from unembed.refinement.surrogate import MOVES
 
 BEGIN, END = "<!-- moves: begin -->", "<!-- moves: end -->"

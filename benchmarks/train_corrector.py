@@ -10,11 +10,9 @@ minutes. The sources that the checkpoint's recipe leaves out of training are lef
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from unembed.training.corrector import CorrectorRun, train_corrector
 from unembed.training.corruption import Corruption, similar_tokens
 from unembed.training.draft_pairs import KINDS, PairMaker, Pairs
 from unembed.training.memory import resolve_precision
+from unembed.training.pair_feed import PairFolder
 from unembed.training.recipe_parts import parse_duration
 
 _log = logging.getLogger("train_corrector")
@@ -130,19 +129,11 @@ def train(args: argparse.Namespace) -> None:
         shares={name: float(value) for name, _, value in (item.partition("=") for item in args.shares)},
     )  # fmt: skip
     lower_precision(base, resolve_precision(run.precision, torch.device("cpu")))
-    pairs = Pairs.load(args.pairs)
+    folder = PairFolder(args.pairs, len(dataset))
+    pairs = folder.fresh() or Pairs.load(args.pairs)
     _log.info("%d pairs, %d parameters", len(pairs), sum(p.numel() for p in corrector.parameters()))
-    known = {str(path) for path in Path(args.pairs).rglob("*.npz")}
-
-    def refresh() -> Pairs | None:
-        fresh = [path for path in sorted(Path(args.pairs).rglob("*.npz")) if str(path) not in known]
-        known.update(map(str, fresh))
-        parts = [Pairs.load_part(path) for path in fresh]
-        found = functools.reduce(Pairs.join, parts) if parts else None
-        return found.take(np.flatnonzero(found.rows < len(dataset))) if found is not None else None
-
     notes = {"base": checkpoint.weights, "licence": "CC BY-SA 4.0"}
-    result = train_corrector(corrector, dataset, pairs, run, args.out, notes, refresh)
+    result = train_corrector(corrector, dataset, pairs, run, args.out, notes, folder.fresh)
     print(json.dumps(result))
 
 

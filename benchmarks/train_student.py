@@ -9,12 +9,10 @@ Nothing but pairs of text and vector is used, and the checkpoint's token table: 
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from unembed.data.shards import ShardDataset
@@ -23,6 +21,7 @@ from unembed.model.shipped import find_checkpoint
 from unembed.model.student import StudentConfig, StudentEncoder
 from unembed.model.student_file import StudentFile, write_student
 from unembed.training.draft_pairs import Pairs
+from unembed.training.pair_feed import PairFolder
 from unembed.training.recipe_parts import parse_duration
 from unembed.training.student import StudentRun, student_cosine, train_student
 
@@ -57,19 +56,11 @@ def main() -> None:
     for block in student.blocks:
         block.compile(dynamic=True)
     dataset = ShardDataset(args.shards)
-    known: set[str] = set()
-
-    def fresh() -> Pairs | None:
-        new = [path for path in sorted(Path(args.pairs).rglob("*.npz")) if str(path) not in known]
-        known.update(map(str, new))
-        parts = [Pairs.load_part(path) for path in new]
-        found = functools.reduce(Pairs.join, parts) if parts else None
-        return found.take(np.flatnonzero(found.rows < len(dataset))) if found is not None else None
-
-    pairs = fresh() or Pairs.load(args.pairs)
+    folder = PairFolder(args.pairs, len(dataset))
+    pairs = folder.fresh() or Pairs.load(args.pairs)
     run = StudentRun(seconds=parse_duration(args.max_time), lr=args.lr, seed=args.seed)
     validation = ShardDataset(args.validation) if args.validation else None
-    result = train_student(student, inverter.denoiser, dataset, pairs, run, args.out, validation, fresh)
+    result = train_student(student, inverter.denoiser, dataset, pairs, run, args.out, validation, folder.fresh)
     cosine = student_cosine(student, inverter.denoiser, validation) if validation is not None else None
     notes = {
         "cosine_on_1000_validation_texts": cosine,
@@ -80,8 +71,8 @@ def main() -> None:
         "result": result,
         "licence": "CC BY-SA 4.0",
     }
-    folder = find_checkpoint(args.model) if args.write else Path(args.out)
-    write_student(folder, StudentFile(student.eval(), {}, notes), inverter.sha256)
+    home = find_checkpoint(args.model) if args.write else Path(args.out)
+    write_student(home, StudentFile(student.eval(), {}, notes), inverter.sha256)
     print(result)
 
 

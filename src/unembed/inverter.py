@@ -4,41 +4,21 @@
     for recovery in inverter.invert(vectors):
         print(recovery.confidence, recovery.text)
 
-Contents: `Inverter`; what it returns is a `recovery.Recovery`.
+Contents: `Inverter`; how it decodes stands in `decoding/decoder.py`, what it returns in `decoding/recovery.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from unembed.data.tokenization import Tokenizer, cut_texts
-from unembed.decoding.batches import batch_starts
-from unembed.decoding.confidence import Calibration, calibration_for
-from unembed.decoding.config import DecodeConfig
-from unembed.decoding.constraints import Constraints
-from unembed.decoding.inputs import vector_rows
-from unembed.decoding.lexicon import Lexicon
-from unembed.decoding.loop import decode, passes, stream
-from unembed.decoding.options import resolve_options, split_options
-from unembed.decoding.prior import PriorReader
-from unembed.decoding.rules import Rules
-from unembed.decoding.trace import Draft, Step
-from unembed.encoders.identity import EncoderIdentity
-from unembed.errors import InputError
-from unembed.machine import choose_device
-from unembed.model.checkpoint import Checkpoint, load_checkpoint
+from unembed.data.tokenization import cut_texts
+from unembed.decoding.decoder import Decoder
+from unembed.decoding.recovery import Recovery, asked, recoveries
 from unembed.model.corrector import Corrector
-from unembed.model.denoiser import Denoiser
-from unembed.model.precision import lower_precision
-from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
-from unembed.recovery import Recovery, asked, recoveries
 from unembed.refinement.aids import Aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
@@ -49,13 +29,11 @@ from unembed.refinement.rounding import Rounding, rounding_of
 __all__ = ["Inverter", "Recovery"]
 
 if TYPE_CHECKING:
-    import torch
-
     from unembed.encoders.protocol import Encoder
 
 
-class Inverter:
-    """Recovers texts from vectors with one checkpoint.
+class Inverter(Decoder):
+    """Recovers texts from vectors with one checkpoint and, where queries are allowed, its encoder.
 
     Args:
         checkpoint: as `load_checkpoint` returns it.
@@ -71,55 +49,6 @@ class Inverter:
         precision: "fp32" or "bf16".
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
     """
-
-    def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
-        self.denoiser: Denoiser = checkpoint.denoiser
-        self.precision = lower_precision(self.denoiser, precision)
-        self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
-        self.identity = EncoderIdentity.from_dict(checkpoint.identity)
-        self.calibrations = checkpoint.calibration
-        self.position_prior = checkpoint.position_prior
-        self._checkpoint = checkpoint
-        self.name = name or Path(checkpoint.path).name
-        self.sha256 = checkpoint.sha256
-        only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
-        self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
-
-    @classmethod
-    def from_pretrained(
-        cls, path_or_name: str | Path = "default", device: str | None = None, precision: str = "fp32"
-    ) -> Inverter:
-        """Load a checkpoint.
-
-        Args:
-            path_or_name: "default", the name of a checkpoint that ships, or a folder.
-            device: "cpu", "cuda", ...; None takes a GPU where there is one.
-            precision: "fp32", "bf16", or "auto": bf16 where it is fast.
-
-        Returns:
-            An inverter that is ready to use.
-
-        Raises:
-            CheckpointError: missing, foreign, truncated or damaged.
-            InputError: no such device or precision.
-        """
-        folder = find_checkpoint(path_or_name)
-        return cls(load_checkpoint(folder, choose_device(device)), name=folder.name, precision=precision)
-
-    @property
-    def limit(self) -> int:
-        """Longest text in tokens."""
-        return self.denoiser.config.limit
-
-    @property
-    def dimension(self) -> int:
-        """Dimension of the vectors."""
-        return self.denoiser.config.vector_dim
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return self.denoiser.banned.device
 
     @cached_property
     def student(self) -> StudentFile | None:
@@ -158,46 +87,9 @@ class Inverter:
         self.__dict__["encoder"] = load_matching(self.identity, encoder)
 
     @cached_property
-    def priors(self) -> PriorReader:
-        """What the strategy prior reads, laid out at first use.
-
-        Raises:
-            InputError: the checkpoint has no token prior.
-        """
-        return PriorReader.of(self.denoiser, self.position_prior)
-
-    @cached_property
     def aids(self) -> Aids:
         """Student and corrector, as far as there are any."""
         return Aids(self.student, self.corrector)
-
-    def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
-        """Work out what `options` mean for this checkpoint.
-
-        A checkpoint may name the strategy that was best on its validation texts, with options; they hold where
-        `options` name no other strategy.
-
-        Args:
-            options: fields of `DecodeConfig`, as `invert` takes them.
-
-        Returns:
-            The config with every field set.
-
-        Raises:
-            InputError: an unknown option, or one that makes no sense.
-        """
-        return resolve_options(options, self.defaults)
-
-    def calibration(self, strategy: str) -> Calibration | None:
-        """Find the calibration of a strategy's confidence.
-
-        Args:
-            strategy: its name.
-
-        Returns:
-            The calibration, None where the checkpoint has none.
-        """
-        return calibration_for(self.calibrations, strategy)
 
     def invert(
         self,
@@ -290,130 +182,7 @@ class Inverter:
         found = self.invert(self.encoder.encode(originals), **options)
         return [dataclasses.replace(r, original=text) for r, text in zip(found, originals, strict=True)]
 
-    def drafts(
-        self,
-        vectors: Any,
-        *,
-        batch_size: int | None = None,
-        progress: bool = False,
-        **options: Any,
-    ) -> list[Draft]:
-        """Decode like `invert`, but return the drafts with all their alternatives; for calibration and refinement.
-
-        Args:
-            vectors, batch_size, progress, options: as `invert`.
-
-        Returns:
-            One draft for each row, in order.
-
-        Raises:
-            InputError: as `invert`.
-        """
-        constraints, config = self._split(options)
-        found = self._drafts(vectors, config, constraints, batch_size, False, progress)
-        return [draft for batch in found for draft in batch]
-
-    def stream(self, vector: Any, **options: Any) -> Iterator[Step]:
-        """Decode one vector and yield each step as it happens; see `unembed.decoding.loop.stream`.
-
-        Args:
-            vector: array, tensor or list of numbers, (d,) or (1, d).
-            options: as `invert`; constraints of one row.
-
-        Returns:
-            An iterator over the steps.
-
-        Raises:
-            InputError: as `invert`, or more than one vector.
-        """
-        import torch
-
-        constraints, config = self._split(options)
-        rows = self._rows(vector)
-        if len(rows) != 1:
-            raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
-        rules = self._rules(constraints, 1)
-        return stream(self.denoiser, torch.from_numpy(rows[0]), config, rules=rules, priors=self._priors(config))
-
-    def passes(
-        self, vectors: Any, *, trace: bool = False, top: int = 0, live: bool = False, **options: Any
-    ) -> Generator[list[Step], None, list[Recovery]]:
-        """Decode like `invert`, all vectors in one batch, and hand control back after each pass.
-
-        Several decodes can so take turns, and one that nobody waits for can be closed.
-
-        Args:
-            vectors, options: as `invert`; checked at once.
-            trace: yield steps, and keep them in each `Recovery.trace`.
-            top: with `trace`, how many of the likeliest tokens of each position `Step.alternatives` holds.
-            live: with `trace`, yield `Step.preview` of the first text while a beam grows.
-
-        Returns:
-            A generator over the steps of each pass, nothing unless `trace`; its value is one recovery for each row.
-
-        Raises:
-            InputError: as `invert`.
-        """
-        import torch
-
-        constraints, config = self._split(options)
-        rows = self._rows(vectors)
-        rules, priors = self._rules(constraints, len(rows)), self._priors(config)
-        batch = torch.from_numpy(rows)
-        steps = passes(self.denoiser, batch, config, rules=rules, priors=priors, trace=trace, top=top, live=live)
-
-        def drive() -> Generator[list[Step], None, list[Recovery]]:
-            drafts = yield from steps
-            return self._recoveries(drafts, config)
-
-        return drive()
-
-    def _priors(self, config: DecodeConfig) -> PriorReader | None:
-        return self.priors if config.strategy == "prior" else None
-
-    def _rows(self, vectors: Any) -> np.ndarray:
-        return vector_rows(vectors, self.dimension, self.identity.name, self.identity.normalised)
-
-    @cached_property
-    def _lexicon(self) -> Lexicon:
-        return Lexicon(self.tokenizer.surfaces)
-
-    def _split(self, options: dict[str, Any]) -> tuple[Constraints, DecodeConfig]:
-        constraints, rest = split_options(options)
-        return constraints, self.resolve(rest)
-
-    def _rules(self, constraints: Constraints, rows: int) -> Rules | None:
-        if not constraints:
-            return None
-        return constraints.compile(self.tokenizer, rows, self.limit, self._lexicon)
-
-    def _drafts(
-        self,
-        vectors: Any,
-        config: DecodeConfig,
-        constraints: Constraints,
-        batch_size: int | None,
-        trace: bool,
-        progress: bool,
-    ) -> Iterator[list[Draft]]:
-        import torch
-
-        rows = self._rows(vectors)
-        rules = self._rules(constraints, len(rows))
-        for part in batch_starts(len(rows), config.batch_size if batch_size is None else batch_size, progress):
-            yield decode(
-                self.denoiser,
-                torch.from_numpy(rows[part]),
-                config,
-                rules=None if rules is None else rules.part(part),
-                trace=trace,
-                priors=self._priors(config),
-            )
-
     def _refined(self, found: Sequence[Refinement]) -> list[Recovery]:
         drafts = [dataclasses.replace(r.drafts[0], spent=r.passes, alternatives=r.drafts[1:]) for r in found]
         plain = recoveries(drafts, self.tokenizer, None)
         return [asked(one, r.cosine, r.queries, r.met) for one, r in zip(plain, found, strict=True)]
-
-    def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
-        return recoveries(drafts, self.tokenizer, self.calibration(config.strategy))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cli_helpers import fails, run
+from counting import Counting
 
 from unembed import Inverter, Recovery
 from unembed.errors import InputError
@@ -28,18 +29,6 @@ def inverter() -> Inverter:
 @pytest.fixture(scope="module")
 def vectors(inverter: Inverter) -> np.ndarray:
     return inverter.encoder.encode(TEXTS)
-
-
-class Counting:
-    """The encoder, with everything that it was sent."""
-
-    def __init__(self, encoder: object) -> None:
-        self.encoder, self.sent = encoder, []
-        self.dimension = encoder.dimension
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        self.sent += texts
-        return self.encoder.encode(texts)
 
 
 @pytest.fixture(scope="module")

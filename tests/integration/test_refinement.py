@@ -7,12 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from counting import Counting
 
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
+from unembed.model.difference import DifferencePrior
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
-from unembed.refinement.difference import DifferencePrior
 from unembed.refinement.reorder import orderings
 from unembed.refinement.search import SearchConfig, refine
 
@@ -24,18 +25,6 @@ TEXTS = [
     "he plays the piano every evening.",
     "the bank is closed on sundays.",
 ]
-
-
-class Counting:
-    """The encoder, with a list of everything that it was sent."""
-
-    def __init__(self, encoder: object) -> None:
-        self.encoder, self.sent = encoder, []
-        self.dimension = encoder.dimension
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        self.sent += texts
-        return self.encoder.encode(texts)
 
 
 @pytest.fixture(scope="module")

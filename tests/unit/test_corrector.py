@@ -22,9 +22,10 @@ from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
 from unembed.refinement.corrector import corrections
-from unembed.training.corrector import CorrectorRun, PairFeed, train_corrector
+from unembed.training.corrector import CorrectorRun, train_corrector
 from unembed.training.corruption import Corruption, similar_tokens
 from unembed.training.draft_pairs import KINDS, PairMaker, Pairs
+from unembed.training.pair_feed import PairFeed
 
 SMALL = CorrectorConfig(layers=1, heads=2, mlp=16, read_heads=1, read_width=8, rank=4, vector_rows=1)
 LIMIT = 8

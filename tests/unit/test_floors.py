@@ -28,7 +28,6 @@ FLOORS = {
     "decoding": 3,
     "training": 4,
     "refinement": 4,
-    "recovery": 4,
     "inverter": 5,
     "evaluation": 6,
     "attacks": 6,

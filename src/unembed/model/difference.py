@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unembed.errors import InputError
 from unembed.model.denoiser import Denoiser
+from unembed.model.prior import TokenPrior
 
 _CHUNK = 8192
 
@@ -37,6 +38,18 @@ class Difference:
     plain: Tensor
 
 
+def _parts(denoiser: Denoiser) -> tuple[TokenPrior, Tensor | None]:
+    """The token prior, and the map back out of whitened space where there is one."""
+    if denoiser.token_prior is None:
+        raise InputError(
+            "This checkpoint has no closed-form token prior, which refinement needs.",
+            "Train with model.token_prior = true.",
+        )
+    if not denoiser.config.whiten:
+        return denoiser.token_prior, None
+    return denoiser.token_prior, torch.linalg.inv(denoiser.whitening.matrix.double()).float()
+
+
 class DifferencePrior:
     """Scores tokens by target minus draft.
 
@@ -48,15 +61,9 @@ class DifferencePrior:
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        if denoiser.token_prior is None:
-            raise InputError(
-                "This checkpoint has no closed-form token prior, which refinement needs.",
-                "Train with model.token_prior = true.",
-            )
-        matrix = denoiser.whitening.matrix if denoiser.config.whiten else None
-        self._means = denoiser.token_prior.means()
-        self._to_white = matrix
-        self._to_plain = None if matrix is None else torch.linalg.inv(matrix.double()).float()
+        prior, self._to_plain = _parts(denoiser)
+        self._means = prior.means()
+        self._to_white = denoiser.whitening.matrix if denoiser.config.whiten else None
 
     def __call__(self, target: Tensor, draft: Tensor) -> Difference:
         """Score the tokens of D drafts.
@@ -83,17 +90,9 @@ class Directions:
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        if denoiser.token_prior is None:
-            raise InputError(
-                "This checkpoint has no closed-form token prior, which correction needs.",
-                "Train with model.token_prior = true.",
-            )
-        self._prior = denoiser.token_prior
+        self._prior, self._inverse = _parts(denoiser)
         self._mean = denoiser.whitening.mean
-        self._inverse = None
         self._unit = denoiser.config.vector_dim**0.5
-        if denoiser.config.whiten:
-            self._inverse = torch.linalg.inv(denoiser.whitening.matrix.double()).float()
 
     def __call__(self, white: Tensor, vectors: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
         """Directions among the class means along which the drafts should move.

@@ -19,7 +19,7 @@ from unembed.model.precision import autocast
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.corrector import corrections
-from unembed.refinement.search import Asked, Refined
+from unembed.refinement.refined import Asked, Refined
 
 
 @dataclass

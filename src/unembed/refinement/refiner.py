@@ -28,8 +28,9 @@ from unembed.refinement.correct import correct
 from unembed.refinement.judging import judge
 from unembed.refinement.ledger import Ledger, Spent, counting_passes
 from unembed.refinement.methods import DEFAULT, check_method
+from unembed.refinement.refined import Asked, Refined
 from unembed.refinement.rounding import Rounding, RoundingEncoder
-from unembed.refinement.search import Asked, Refined, SearchConfig, refine
+from unembed.refinement.search import SearchConfig, refine
 
 if TYPE_CHECKING:
     from unembed.encoders.protocol import Encoder

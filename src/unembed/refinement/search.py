@@ -1,6 +1,6 @@
 """Best-first search over drafts, guided by the denoiser and the difference prior, judged by the encoder.
 
-Contents: `SearchConfig`, `Asked`, `Refined`, `refine`.
+Contents: `SearchConfig`, `refine`.
 
 Any time: what a budget of k queries finds is the best draft among the first k, so one run is a whole curve. All texts
 go together, so that the encoder and the denoiser work on full batches:
@@ -17,7 +17,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,15 +27,16 @@ from unembed.errors import InputError
 from unembed.model.conditioning import Condition
 from unembed.model.corrector import Corrector
 from unembed.model.denoiser import Denoiser
+from unembed.model.difference import DifferencePrior
 from unembed.model.precision import autocast
 from unembed.model.student_file import StudentFile
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
-from unembed.refinement.difference import DifferencePrior
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
+from unembed.refinement.refined import Asked, Refined
 from unembed.refinement.slots import Expansion
-from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate, fitted
+from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Proposal, Surrogate, fitted
 
 
 @dataclass(frozen=True)
@@ -74,52 +75,6 @@ class SearchConfig:
         for move in self.moves:
             if move not in MOVES:
                 raise InputError(f"There is no move {move!r}.", f"Moves: {', '.join(MOVES)}.")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A draft whose vector is known.
-
-    Attributes:
-        ids: its tokens, as the encoder sees them.
-        text: what was sent.
-        cosine: to the target.
-        queries: queries spent on the text when it was found.
-        move: how it was made: "draft", or the last move.
-        features, parent: of the proposal and the cosine of the draft it came from; for fitting the surrogate.
-        log: change of the log-likelihood since the draft of the decode, nats; the sum of those of its moves.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    cosine: float
-    queries: int
-    move: str
-    features: Features = NOTHING
-    parent: float = 0.0
-    log: float = 0.0
-
-
-@dataclass
-class Refined:
-    """What became of one text.
-
-    Attributes:
-        asked: every draft that was asked, in order.
-        passes: denoiser passes of the search, those of the drafts left out.
-        queries: texts sent for it.
-        met: whether the target's vector was met, up to the tolerance.
-    """
-
-    asked: list[Asked] = field(default_factory=list)
-    passes: int = 0
-    queries: int = 0
-    met: bool = False
-
-    def best(self, queries: int | None = None) -> Asked | None:
-        """The nearest draft among those of the first `queries` queries; None where nothing was asked."""
-        known = [a for a in self.asked if queries is None or a.queries <= queries]
-        return max(known, key=lambda a: a.cosine) if known else None
 
 
 class _Search:

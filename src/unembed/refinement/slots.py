@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import GIVEN, MASK, Denoiser
-from unembed.refinement.difference import Difference
+from unembed.model.difference import Difference
 from unembed.refinement.surrogate import Surrogate
 
 _ROWS = 256  # rows whose logits are held at once

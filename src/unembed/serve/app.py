@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -30,6 +30,8 @@ from unembed.serve.service import Service
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter
+
+Body = TypeVar("Body", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,14 @@ def create_app(
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
         return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
+    async def answered(
+        request: Request, model: type[Body], work: Callable[[Body], Coroutine[Any, Any, Any]]
+    ) -> Response:
+        body = await read_body(request, model, limits)
+        with engine.place():
+            async with asyncio.timeout(limits.request_seconds):
+                return Answer(await unless_gone(request.receive, work(body)))
+
     @app.get("/healthz", response_model=schemas.Health, summary="Does the server run?")
     async def health() -> Any:
         return {"status": "ok"}
@@ -102,10 +112,7 @@ def create_app(
         summary="Texts to vectors",
     )
     async def embed(request: Request) -> Response:
-        body = await read_body(request, schemas.EmbedRequest, limits)
-        with engine.place():
-            async with asyncio.timeout(limits.request_seconds):
-                return Answer(await unless_gone(request.receive, service.embed(body)))
+        return await answered(request, schemas.EmbedRequest, service.embed)
 
     @app.post(
         "/v1/invert",
@@ -115,10 +122,7 @@ def create_app(
         summary="Vectors (or texts) to recovered texts",
     )
     async def invert(request: Request) -> Response:
-        body = await read_body(request, schemas.InvertRequest, limits)
-        with engine.place():
-            async with asyncio.timeout(limits.request_seconds):
-                return Answer(await unless_gone(request.receive, service.invert(body)))
+        return await answered(request, schemas.InvertRequest, service.invert)
 
     @app.post(
         "/v1/invert/stream",

@@ -28,8 +28,8 @@ from unembed.serve.turns import watched_refinement
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
+    from unembed.decoding.recovery import Recovery
     from unembed.inverter import Inverter
-    from unembed.recovery import Recovery
 
 TOP = 5
 """Alternatives of each position in a stream."""

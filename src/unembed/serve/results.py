@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.recovery import Recovery
 from unembed.decoding.trace import Step
-from unembed.recovery import Recovery
 
 
 def tokens_of(recovery: Recovery) -> list[dict[str, Any]]:

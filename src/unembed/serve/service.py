@@ -24,8 +24,8 @@ from unembed.serve.limits import Limits
 from unembed.serve.results import aligned, canvas_of, recovered
 
 if TYPE_CHECKING:
+    from unembed.decoding.recovery import Recovery
     from unembed.inverter import Inverter
-    from unembed.recovery import Recovery
 
 
 class Service:

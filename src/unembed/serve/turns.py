@@ -21,9 +21,9 @@ from unembed.refinement.budget import Budget
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
+    from unembed.decoding.recovery import Recovery
     from unembed.encoders.protocol import Encoder
     from unembed.inverter import Inverter
-    from unembed.recovery import Recovery
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Training a corrector on pairs of a text and a draft, beside a denoiser that stays as it is.
 
-Contents: `CorrectorRun`, `PairFeed`, `train_corrector`.
+Contents: `CorrectorRun`, `batch_loss`, `train_corrector`.
 
 Four batches of five are left to right and one is masks. The texts of a batch have one length, their drafts are padded.
 The learning rate follows the clock and is zero when the time is over.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from unembed.training.ema import Ema
 from unembed.training.memory import keep_memory, resolve_precision
 from unembed.training.objective import Columns, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.optimizer import learning_rate, make_optimizer
+from unembed.training.pair_feed import PairBatch, PairFeed
 from unembed.training.recipe import OptimizerPart
 from unembed.training.shortlist import Shortlist
 
@@ -89,96 +90,6 @@ class CorrectorRun:
     def optimizer(self) -> OptimizerPart:
         """The same as a recipe's part."""
         return OptimizerPart(lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip)
-
-
-@dataclass
-class PairBatch:
-    """B texts of one length with their drafts.
-
-    Attributes:
-        ids: (B, n) true texts.
-        vectors: (B, d) their vectors.
-        drafts: (B, m) padded drafts.
-        lengths: (B,) tokens of each draft.
-        own: (B, d) vectors of the drafts.
-        kinds: (B,) index into `KINDS`.
-    """
-
-    ids: Tensor
-    vectors: Tensor
-    drafts: Tensor
-    lengths: Tensor
-    own: Tensor
-    kinds: np.ndarray
-
-
-class PairFeed:
-    """Batches of pairs whose texts have one length, in a seeded order, without end.
-
-    Args:
-        dataset: the texts.
-        pairs: the drafts.
-        batch_size: texts of mean length in a batch.
-        seed: of the order.
-        shares: of each kind in an epoch, see `CorrectorRun.shares`.
-    """
-
-    def __init__(
-        self,
-        dataset: ShardDataset,
-        pairs: Pairs,
-        batch_size: int,
-        seed: int,
-        shares: Mapping[str, float] | None = None,
-    ) -> None:
-        self.dataset, self.pairs = dataset, pairs
-        self._kinds: list[tuple[np.ndarray, float]] = []
-        for name, share in (shares or {}).items():
-            mine = np.flatnonzero(pairs.kinds == KINDS.index(name))
-            if len(mine) and share > 0:
-                self._kinds.append((mine, share))
-        self._lengths = np.asarray(dataset.lengths)[pairs.rows].astype(np.int64)
-        self._tokens = batch_size * max(float(self._lengths.mean()), 1.0)
-        self._most = 2 * batch_size
-        self._seed = seed
-
-    def batches(self, epoch: int) -> list[np.ndarray]:
-        """The pairs of each batch of an epoch."""
-        rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self._lengths))
-        if self._kinds:  # as many of each kind as its share says, none twice
-            size = min(len(mine) / share for mine, share in self._kinds)
-            taken = [rng.permutation(mine)[: max(1, int(size * share))] for mine, share in self._kinds]
-            order = rng.permutation(np.concatenate(taken))
-        order = order[np.argsort(self._lengths[order], kind="stable")]
-        cut: list[np.ndarray] = []
-        for n in np.unique(self._lengths):
-            mine = order[self._lengths[order] == n]
-            size = max(1, min(round(self._tokens / n), self._most))
-            cut += [mine[i : i + size] for i in range(0, len(mine), size)]
-        return [cut[i] for i in rng.permutation(len(cut))]
-
-    def __iter__(self) -> Iterator[PairBatch]:
-        """Yield batches, epoch after epoch."""
-        epoch = 0
-        while True:
-            for index in self.batches(epoch):
-                yield self.take(index)
-            epoch += 1
-
-    def take(self, index: np.ndarray) -> PairBatch:
-        """Read the pairs of `index`, whose texts have one length."""
-        pairs = self.pairs.take(index)
-        ids, lengths, vectors = self.dataset.gather(pairs.rows)
-        longest = int(pairs.lengths.max())
-        return PairBatch(
-            torch.from_numpy(ids[:, : int(lengths[0])]),
-            torch.from_numpy(vectors),
-            torch.from_numpy(pairs.drafts[:, :longest].astype(np.int64)),
-            torch.from_numpy(pairs.lengths.astype(np.int64)),
-            torch.from_numpy(pairs.vectors.astype(np.float32)),
-            pairs.kinds,
-        )
 
 
 def batch_loss(
