@@ -67,6 +67,7 @@ def main() -> None:
         "seconds": run.seconds,
         "texts": len(dataset),
         "pairs": len(pairs),
+        "texts_seen": result["texts"],
         "run": asdict(run),
         "result": result,
         "licence": "CC BY-SA 4.0",

@@ -146,13 +146,15 @@ def card(folder: Path) -> str:
         facts = corrector_notes(folder / CORRECTOR_FILE)
         corrector = (
             f"| corrector | `{CORRECTOR_FILE}`, {(folder / CORRECTOR_FILE).stat().st_size / 2**20:.1f} MiB: "
-            f"{facts['texts']:,} pairs seen in {facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes |\n"
+            f"{facts['texts']:,} pairs seen in {facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes"
+            f"{('; ' + facts['history']) if facts.get('history') else ''} |\n"
         )
     if (folder / STUDENT_FILE).is_file():
         facts = read_json(folder / "student.json")["notes"]
         corrector += (
             f"| student encoder | `{STUDENT_FILE}`, {(folder / STUDENT_FILE).stat().st_size / 2**20:.1f} MiB: "
-            f"{facts['texts']:,} texts and {facts['pairs']:,} pairs, {facts['seconds'] / 60:.0f} minutes on one core; "
+            f"{facts['texts_seen']:,} texts seen of {facts['texts']:,} and {facts['pairs']:,} pairs, "
+            f"{facts['seconds'] / 60:.0f} minutes on one core; "
             f"cosine to the encoder {facts['cosine_on_1000_validation_texts']:.2f} on validation texts |\n"
         )
     return f"""# unembed-minilm
