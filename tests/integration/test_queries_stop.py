@@ -107,6 +107,7 @@ def test_what_was_found_until_then_is_shown(invert: object, server: EmbeddingSer
     assert len(shown) == 20 and shown[:16] == rows[:16]
     assert all(row["text"] and -1 <= row["cosine"] <= 1.001 for row in shown[16:])
     assert 0 < sum(row["queries"] for row in shown[16:]) < sum(row["queries"] for row in rows[16:])
+    assert all(one["queries"] <= row["queries"] for one, row in zip(shown[16:], rows[16:], strict=True))
 
 
 def test_ctrl_c_shows_the_best_so_far(invert: object, server: EmbeddingServer) -> None:

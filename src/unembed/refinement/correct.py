@@ -47,6 +47,7 @@ def correct(
     beam: int = 1,
     tolerance: float = 1e-5,
     report: Callable[[int, float, float], None] | None = None,
+    results: list[Refined] | None = None,
 ) -> list[Refined]:
     """Correct the drafts of T vectors until their budget ends, always from the nearest draft that is left.
 
@@ -60,6 +61,7 @@ def correct(
         beam: hypotheses of a correction; the likeliest that is new is asked, and the next ones until one is nearer.
         tolerance: a cosine of at least 1 - tolerance is the text itself.
         report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
+        results: filled at once and kept up to date, as in `search.refine`.
 
     Returns:
         One result a text, as `search.refine` returns it.
@@ -70,6 +72,8 @@ def correct(
     began = time.monotonic()
     target = torch.nn.functional.normalize(vectors.float(), dim=1)
     texts = [_Text([(tuple(draft), "draft") for draft in part]) for part in drafts]
+    if results is not None:
+        results[:] = [text.result for text in texts]
     with torch.inference_mode(), autocast(denoiser):
         condition = denoiser.condition(vectors.float().to(denoiser.banned.device))
     while budget.seconds is None or time.monotonic() - began < budget.seconds:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from unembed.data.tokenization import Tokenizer
@@ -168,21 +167,21 @@ class Refiner:
                 "Use the refinement best-of, which keeps constraints, or leave the constraints out.",
             )
         began = time.monotonic()
-        rows = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
         with counting_passes(self.denoiser) as passes:
             count = max(budget.queries, 1) if self.method == "best-of" else DRAFTS
             if self.method in ("search", "correct"):
                 drafts, spent = self._decoded(vectors, config, rules, priors)
             else:
                 drafts, spent = gather(self.denoiser, vectors, config, count, rules, priors)
-            ledger = Ledger(self.encoder, self.tokenizer, rows, passes, began)
+            ledger = Ledger(self.encoder, self.tokenizer, passes, began)
+            found: list[Refined] = []
             left = self._left(budget, spent, time.monotonic() - began)
             try:
-                found = self._refine(vectors, drafts, ledger, left, count, report)
+                self._refine(vectors, drafts, ledger, left, count, report, found)
             except BaseException:
                 if salvage is not None:
                     seconds = (time.monotonic() - began) / max(len(vectors), 1)
-                    salvage(self._salvaged(drafts, spent, ledger, seconds))
+                    salvage(self._salvaged(drafts, spent, found, seconds))
                 raise
             kept = [_nearest(result.asked) for result in found]
             judged = self._judge(vectors, kept, drafts)
@@ -223,7 +222,9 @@ class Refiner:
         budget: Budget,
         count: int,
         report: Report | None,
-    ) -> list[Refined]:
+        results: list[Refined],
+    ) -> None:
+        """Run the method; what it finds stands in `results` from its beginning."""
         config = self.search
         if self.method == "best-of":
             config = replace(config, first=count, ask=count, moves=())
@@ -232,8 +233,9 @@ class Refiner:
         if self.method == "correct" and self.aids.corrector is not None:
             network, tolerance = self.aids.corrector, self.search.tolerance
             ids = [part[:1] for part in ids]
-            return correct(network, self.denoiser, vectors, ids, ledger, budget, 4, tolerance, report)
-        return refine(
+            correct(network, self.denoiser, vectors, ids, ledger, budget, 4, tolerance, report, results)
+            return
+        refine(
             self.denoiser,
             vectors,
             ids,
@@ -243,6 +245,7 @@ class Refiner:
             student=self.aids.student,
             corrector=self.aids.corrector if self.method == "combined" else None,
             report=report,
+            results=results,
         )
 
     def _judge(
@@ -265,27 +268,27 @@ class Refiner:
         return out
 
     def _salvaged(
-        self, drafts: Sequence[Sequence[Draft]], spent: Sequence[int], ledger: Ledger, seconds: float
+        self, drafts: Sequence[Sequence[Draft]], spent: Sequence[int], found: Sequence[Refined], seconds: float
     ) -> list[Refinement]:
-        """The best so far of a refinement that was interrupted, from what was asked."""
+        """The best so far of a refinement that was interrupted; new drafts have no probabilities."""
         out = []
         for i, part in enumerate(drafts):
+            result = found[i] if found else Refined()
             known = {draft.ids: draft for draft in part}
-            near = ledger.nearest(i, OTHERS + 1)
-            ids = [tuple(row) for row in self.tokenizer.encode([text for text, _ in near])]
-            found = []
-            for (_, cosine), row in zip(near, ids, strict=True):
-                plain = Draft(row, (0.0,) * len(row), 0.0, 0.0, len(row), 0, 0, 0.0)
-                found.append(replace(known.get(row, plain), score=cosine))
-            nearest = near[0][1] if near else None
+            near = _nearest(result.asked)
+            kept = []
+            for one in near:
+                length = len(one.ids)
+                plain = Draft(one.ids, (0.0,) * length, 0.0, 0.0, length, 0, 0, 0.0)
+                kept.append(replace(known.get(one.ids, plain), score=one.cosine))
             out.append(
                 Refinement(
-                    drafts=tuple(found) or tuple(part) or (_NOTHING,),
-                    cosine=nearest,
-                    queries=int(ledger.queries[i]),
-                    passes=spent[i],
+                    drafts=tuple(kept) or tuple(part) or (_NOTHING,),
+                    cosine=near[0].cosine if near else None,
+                    queries=result.queries,
+                    passes=spent[i] + result.passes,
                     seconds=seconds,
-                    met=nearest is not None and nearest >= 1 - self.search.tolerance,
+                    met=result.met,
                     finished=False,
                 )
             )

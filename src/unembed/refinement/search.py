@@ -143,6 +143,7 @@ def refine(
     report: Callable[[int, float, float], None] | None = None,
     student: StudentFile | None = None,
     corrector: Corrector | None = None,
+    results: list[Refined] | None = None,
 ) -> list[Refined]:
     """Search for the texts of T vectors at once.
 
@@ -157,9 +158,11 @@ def refine(
         student: looks at proposals before they are asked, without a query; None where there is none.
         corrector: writes whole texts anew; None where there is none.
         report: called after each round with the most queries of a text, the mean cosine and the number of texts met.
+        results: filled at once with what is returned and kept up to date, so that an exception (Ctrl-C, an encoder that
+            fails) leaves what was found until then.
 
     Returns:
-        One result a text; stopped early (Ctrl-C is not caught here) nothing is returned.
+        One result a text.
 
     Raises:
         InputError: the checkpoint lacks what the search needs.
@@ -174,6 +177,8 @@ def refine(
         forecaster = Forecaster(student.student, table, target, table.dtype)
         drafts = _sorted(drafts, forecaster)
     searches = [_Search(part, config) for part in drafts]
+    if results is not None:
+        results[:] = [s.result for s in searches]
     grower = None
     if config.moves and budget.queries:
         with torch.inference_mode(), autocast(denoiser):
