@@ -9,12 +9,12 @@ beam with its score; beams that have ended, and texts whose beams all have, leav
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from unembed.decoding.beams import Beams, Options
 from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.coverage import Guide
@@ -24,102 +24,6 @@ from unembed.decoding.rules import Rules, no_text
 from unembed.decoding.trace import Step, alternatives
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
-
-
-class _Options(NamedTuple):
-    """C ways to go on for each of A hypotheses.
-
-    `tokens`, `gain` (what is added to the total) and `log_prob` (what is kept) are (A, C); `evidence` (A,) is the
-    log-probability of a known token, None without constraints.
-    """
-
-    tokens: Tensor
-    gain: Tensor
-    log_prob: Tensor
-    evidence: Tensor | None = None
-
-
-@dataclass
-class _Beams:
-    """K hypotheses of each of R texts (or samples of texts).
-
-    `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `evidence`, `length`, `ended` are (R, K). `total` orders
-    the beams and is -inf for slots that hold nothing; `evidence` is the log-probability of known tokens. `best` holds
-    the likeliest tokens of each position and their probabilities, (R, K, limit, T) each, where they are kept.
-    """
-
-    tokens: Tensor
-    log_prob: Tensor
-    total: Tensor
-    end: Tensor
-    evidence: Tensor
-    length: Tensor
-    ended: Tensor
-    best: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def start(cls, rows: int, beam: int, limit: int, pad: int, device: torch.device, top: int = 0) -> _Beams:
-        total = torch.full((rows, beam), -torch.inf, device=device)
-        total[:, 0] = 0
-        return cls(
-            tokens=torch.full((rows, beam, limit), pad, device=device),
-            log_prob=torch.zeros(rows, beam, limit, device=device),
-            total=total,
-            end=torch.zeros(rows, beam, device=device),
-            evidence=torch.zeros(rows, beam, device=device),
-            length=torch.zeros(rows, beam, dtype=torch.long, device=device),
-            ended=total.isinf(),
-            best=(
-                torch.zeros(rows, beam, limit, top, dtype=torch.long, device=device),
-                torch.zeros(rows, beam, limit, top, device=device),
-            )
-            if top
-            else None,
-        )
-
-    def remember(self, alive: Tensor, parent: Tensor, position: int, best: tuple[Tensor, Tensor]) -> None:
-        """Keep what was likeliest at `position` for the hypotheses `alive` (A,) before they moved: (A, T) each."""
-        assert self.best is not None
-        for kept, found in zip(self.best, best, strict=True):
-            kept.flatten(0, 1)[alive, position] = found
-            kept.copy_(kept.gather(1, parent[..., None, None].expand_as(kept)))
-
-    def advance(self, alive: Tensor, options: _Options, eos: int, position: int) -> Tensor:
-        """Extend the live hypotheses `alive` (A,), flat indices, by C options each; keep the K best of each text.
-
-        Returns:
-            (R, K) the beam that each kept hypothesis came from.
-        """
-        rows, beam = self.total.shape
-        count = options.tokens.shape[1]
-        score = torch.full((rows * beam, count), -torch.inf, device=options.tokens.device)
-        score[alive] = self.total.flatten()[alive].unsqueeze(1) + options.gain
-        score[self.ended.flatten(), 0] = self.total[self.ended]
-        token = torch.full_like(score, eos, dtype=torch.long)
-        token[alive] = options.tokens
-        single = torch.zeros_like(score)
-        single[alive] = options.log_prob
-        best = score.view(rows, -1).topk(beam, dim=1)
-        parent = best.indices // count
-        token = token.view(rows, -1).gather(1, best.indices)
-        single = single.view(rows, -1).gather(1, best.indices)
-        wide = parent.unsqueeze(2).expand(-1, -1, self.tokens.shape[2])
-        self.tokens, self.log_prob = self.tokens.gather(1, wide), self.log_prob.gather(1, wide)
-        self.end, self.length = self.end.gather(1, parent), self.length.gather(1, parent)
-        if options.evidence is not None:
-            self.evidence.view(-1)[alive] += options.evidence
-            self.evidence = self.evidence.gather(1, parent)
-        was_ended = self.ended.gather(1, parent)
-        self.total = best.values
-        real = self.total.isfinite()
-        ends = real & ~was_ended & (token == eos)
-        goes_on = real & ~was_ended & ~ends
-        self.end = torch.where(ends, single, self.end)
-        self.tokens[:, :, position] = torch.where(goes_on, token, self.tokens[:, :, position])
-        self.log_prob[:, :, position] = torch.where(goes_on, single, self.log_prob[:, :, position])
-        self.length = self.length + goes_on.long()
-        self.ended = ~goes_on
-        return parent
 
 
 def draft_left_to_right(
@@ -161,7 +65,7 @@ def draft_left_to_right(
     rows = len(text)
     noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
     guide = None if rules is None else Guide(rules, c.vocab_size, c.eos_id, device)
-    beams = _Beams.start(rows, beam, limit, c.pad_id, device, min(top, c.vocab_size))
+    beams = Beams.start(rows, beam, limit, c.pad_id, device, min(top, c.vocab_size))
     states = [denoiser.start_causal(condition.select(text))]
     if config.guidance != 1:
         states.append(denoiser.start_causal(denoiser.unconditional().select(torch.zeros_like(text))))
@@ -213,7 +117,7 @@ def draft_left_to_right(
     return canvas
 
 
-def _free_options(logits: Tensor, beam: int, temperature: float, gumbel: Tensor | None) -> _Options:
+def _free_options(logits: Tensor, beam: int, temperature: float, gumbel: Tensor | None) -> Options:
     """The likeliest `beam` tokens, or one sampled token, from logits (A, V), which are overwritten."""
     if gumbel is not None:
         tokens, log_prob, _ = choose_tokens(logits, temperature, gumbel)
@@ -222,7 +126,7 @@ def _free_options(logits: Tensor, beam: int, temperature: float, gumbel: Tensor 
         log_prob, tokens = logits.topk(beam, dim=1)
         top = log_prob[:, :1]
         log_prob = log_prob - top - logits.sub_(top).exp_().sum(1, keepdim=True).log()
-    return _Options(tokens, log_prob, log_prob)
+    return Options(tokens, log_prob, log_prob)
 
 
 def _guided_options(
@@ -234,7 +138,7 @@ def _guided_options(
     beam: int,
     config: DecodeConfig,
     gumbel: Tensor | None,
-) -> _Options:
+) -> Options:
     """What constraints allow; log-probabilities stay those of the network, so that hypotheses can be compared."""
     log_probs = logits.log_softmax(-1)
     order = guide.steer(log_probs, hypotheses, text, position)
@@ -246,11 +150,11 @@ def _guided_options(
     single = log_probs.gather(1, tokens)
     known = guide.rules.given[text, position] >= 0
     evidence = torch.where(known, single[:, 0], 0.0)
-    return _Options(tokens, gain, single.masked_fill(known.unsqueeze(1), 0.0), evidence)
+    return Options(tokens, gain, single.masked_fill(known.unsqueeze(1), 0.0), evidence)
 
 
 def _survivors(
-    beams: _Beams, parent: Tensor, alive: Tensor, states: list[CausalState]
+    beams: Beams, parent: Tensor, alive: Tensor, states: list[CausalState]
 ) -> tuple[Tensor, list[CausalState]]:
     """Flat indices of the hypotheses that go on, and the states reordered to match."""
     rows, beam = parent.shape
@@ -306,7 +210,7 @@ def _before(position: int, rows: Tensor) -> Tensor:
 
 
 def _grow(
-    beams: _Beams,
+    beams: Beams,
     rows: Tensor,
     position: int,
     config: DecodeConfig,
@@ -324,7 +228,7 @@ def _grow(
     return out
 
 
-def _leading(beams: _Beams, position: int, config: DecodeConfig, denoiser: DenoiserConfig) -> Step:
+def _leading(beams: Beams, position: int, config: DecodeConfig, denoiser: DenoiserConfig) -> Step:
     """The best hypothesis of the first text so far."""
     n, best = int(beams.length[0, 0]), None
     if beams.best is not None:
@@ -357,7 +261,7 @@ def _replay(
 def _canvas(
     denoiser: Denoiser,
     vectors: Tensor,
-    beams: _Beams,
+    beams: Beams,
     text: Tensor,
     spent: Tensor,
     guide: Guide | None,

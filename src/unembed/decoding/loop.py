@@ -17,8 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas, check_given, check_lengths, open_canvases
+from unembed.decoding.canvas import Canvas, check_lengths, open_canvases
 from unembed.decoding.causal import draft_left_to_right
+from unembed.decoding.checks import check_backbone, one_form
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.enforcing import Enforcer
@@ -119,7 +120,7 @@ def _decode(
     live: bool = False,
 ) -> Generator[list[Step], None, list[Draft]]:
     strategy = get_strategy(config.strategy)
-    _check_backbone(denoiser, config)
+    check_backbone(denoiser, config)
     device = denoiser.banned.device
     vectors = vectors.to(device, torch.float32)
     rules = None if rules is None else rules.to(device)
@@ -145,22 +146,6 @@ def _decode(
     yield from run(proposer, canvas, strategy, config, traced)
     judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
     return choose(canvas, config, judged)
-
-
-def _check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
-    """Refuse what only a network that fills masks can do."""
-    if denoiser.config.fills_masks:
-        return
-    if config.strategy != "left-to-right":
-        raise InputError(
-            f"This checkpoint is autoregressive, so it cannot decode by {config.strategy}.",
-            "Use the strategy left-to-right, greedy or with a beam.",
-        )
-    if config.score == "pseudo":
-        raise InputError(
-            "This checkpoint is autoregressive, so drafts cannot be scored by pseudo-likelihood.",
-            'Use score = "commit".',
-        )
 
 
 def _read(
@@ -212,7 +197,7 @@ def _drive(
         )
     if not len(vectors):
         return []
-    rules = _rules(denoiser, len(vectors), given, rules)
+    rules = one_form(denoiser, len(vectors), given, rules)
     if not get_strategy(config.strategy).network:
         with torch.inference_mode():
             drafts = _read(denoiser, vectors, rules, known_lengths, traced, priors)
@@ -333,22 +318,6 @@ def passes(
     """
     top = top if trace else 0
     return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top, live))
-
-
-def _rules(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:
-    """Check the constraints of a call and bring them into one form."""
-    c = denoiser.config
-    if rules is not None:
-        if given is not None or len(rules) != texts or rules.given.shape[1] != c.limit:
-            raise InputError(
-                f"Rules for {len(rules)} texts of {rules.given.shape[1]} tokens do not fit {texts} vectors.",
-                f"Pass rules of one text a vector and {c.limit} tokens, without given tokens beside them.",
-            )
-        return rules
-    if given is None:
-        return None
-    check_given(denoiser, given, texts)
-    return Rules.of_given(given, c.limit, c.vocab_size)
 
 
 def _final(draft: Draft) -> Step:

@@ -16,13 +16,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unembed.errors import UnembedError
+from unembed.serve.jobs import Job, Slot, Task, Work
 from unembed.serve.memory import Returner
 from unembed.serve.turns import watched_refinement
 
@@ -39,8 +40,6 @@ REFINEMENTS = 2
 
 DRAFTS = 64
 """Drafts that one pass may hold, so that no pass keeps the others waiting for long."""
-
-Work = Generator[Any, None, Sequence[Any]]
 
 
 def drafts_of(config: DecodeConfig) -> int:
@@ -62,70 +61,6 @@ class Busy(UnembedError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """A key of jobs that run one after the other and are never joined."""
-
-    number: int
-
-
-@dataclass(eq=False)
-class _Job:
-    """Rows that one request waits for.
-
-    Jobs of one `key` are joined, or wait for each other where it is a `_Slot`; None for neither. `most` rows at a time.
-    """
-
-    rows: Sequence[Any]
-    key: Hashable
-    start: Callable[[list[Any]], Work]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[list[Any]]
-    on_step: Callable[[Any], None] | None = None
-    most: int = 1
-    results: list[Any] = field(default_factory=list)
-    waiting: deque[int] = field(default_factory=deque)
-    missing: int = 0
-    gone: bool = False
-
-    def __post_init__(self) -> None:
-        self.results = [None] * len(self.rows)
-        self.waiting = deque(range(len(self.rows)))
-        self.missing = len(self.rows)
-
-    def tell(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function in the event loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(function, *arguments)
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """Hand out the results, or the error."""
-
-        def settle() -> None:
-            if self.future.done():
-                return
-            if error is not None:
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(self.results)
-
-        self.tell(settle)
-
-
-@dataclass(eq=False)
-class _Task:
-    """A decode under way: its generator, and which row of which job each of its rows is."""
-
-    work: Work
-    key: Hashable
-    rows: list[tuple[_Job, int]]
-    spent: float
-
-    @property
-    def jobs(self) -> list[_Job]:
-        return list(dict.fromkeys(job for job, _ in self.rows if not job.gone))
-
-
 class Engine:
     """Computes for all requests of a server.
 
@@ -144,8 +79,8 @@ class Engine:
         self.joined: dict[int, int] = {}
         self._typical = 1.0
         self._wake = threading.Condition()
-        self._waiting: dict[Hashable, list[_Job]] = {}
-        self._tasks: list[_Task] = []
+        self._waiting: dict[Hashable, list[Job]] = {}
+        self._tasks: list[Task] = []
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="unembed-engine", daemon=True)
         self._thread.start()
@@ -225,10 +160,10 @@ class Engine:
             async for part in found:
                 yield part
 
-    def _slot(self) -> _Slot:
+    def _slot(self) -> Slot:
         """The next of the few slots that refinements have."""
         self._refined += 1
-        return _Slot(self._refined % REFINEMENTS)
+        return Slot(self._refined % REFINEMENTS)
 
     async def _stream(
         self, vector: np.ndarray, key: Hashable, start: Callable[[list[np.ndarray]], Work]
@@ -258,12 +193,12 @@ class Engine:
         start: Callable[[list[Any]], Work],
         most: int,
         on_step: Callable[[Any], None] | None = None,
-    ) -> _Job:
+    ) -> Job:
         loop = asyncio.get_running_loop()
-        joined = self.batch > 1 or isinstance(key, _Slot)
-        return _Job(rows, key if joined else None, start, loop, loop.create_future(), on_step, most)
+        joined = self.batch > 1 or isinstance(key, Slot)
+        return Job(rows, key if joined else None, start, loop, loop.create_future(), on_step, most)
 
-    async def _wait(self, job: _Job) -> list[Any]:
+    async def _wait(self, job: Job) -> list[Any]:
         if not len(job.rows):
             return []
         self._put(job)
@@ -272,12 +207,12 @@ class Engine:
         finally:
             self._leave(job)
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: Job) -> None:
         with self._wake:
             self._waiting.setdefault(job.key if job.key is not None else id(job), []).append(job)
             self._wake.notify()
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Job) -> None:
         """Nobody waits for the job any more."""
         with self._wake:
             job.gone = True
@@ -293,7 +228,7 @@ class Engine:
                         return
                     self._wake.wait()
                 idle = not self._tasks
-                alone = all(jobs[0].key is None or isinstance(key, _Slot) for key, jobs in self._waiting.items())
+                alone = all(jobs[0].key is None or isinstance(key, Slot) for key, jobs in self._waiting.items())
             if idle and not alone and self.window:
                 time.sleep(self.window)
             self._begin()
@@ -311,17 +246,17 @@ class Engine:
                     jobs = [job for job in jobs if job.waiting]
                     first = min((task.spent for task in self._tasks), default=0.0)
                     work = _begun(rows[0][0].start, [job.rows[index] for job, index in rows])
-                    self._tasks.append(_Task(work, key, rows, first))
+                    self._tasks.append(Task(work, key, rows, first))
                     self.joined[len(rows)] = self.joined.get(len(rows), 0) + 1
                 if jobs:
                     self._waiting[key] = jobs
                 else:
                     del self._waiting[key]
 
-    def _take(self, jobs: list[_Job]) -> list[tuple[_Job, int]]:
+    def _take(self, jobs: list[Job]) -> list[tuple[Job, int]]:
         """Take rows from the jobs in turn, up to a batch."""
-        rows: list[tuple[_Job, int]] = []
-        turn = deque(jobs[:1] if isinstance(jobs[0].key, _Slot) else jobs)
+        rows: list[tuple[Job, int]] = []
+        turn = deque(jobs[:1] if isinstance(jobs[0].key, Slot) else jobs)
         while turn and len(rows) < jobs[0].most:
             job = turn.popleft()
             rows.append((job, job.waiting.popleft()))
@@ -329,7 +264,7 @@ class Engine:
                 turn.append(job)
         return rows
 
-    def _advance(self, task: _Task) -> None:
+    def _advance(self, task: Task) -> None:
         """Run one pass of a task."""
         jobs = task.jobs
         if not jobs:

@@ -1,0 +1,43 @@
+"""What is refused before a decode begins. Contents: `check_backbone`, `one_form`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unembed.decoding.canvas import check_given
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.rules import Rules
+from unembed.errors import InputError
+from unembed.model.denoiser import Denoiser
+
+
+def check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
+    """Refuse what only a network that fills masks can do."""
+    if denoiser.config.fills_masks:
+        return
+    if config.strategy != "left-to-right":
+        raise InputError(
+            f"This checkpoint is autoregressive, so it cannot decode by {config.strategy}.",
+            "Use the strategy left-to-right, greedy or with a beam.",
+        )
+    if config.score == "pseudo":
+        raise InputError(
+            "This checkpoint is autoregressive, so drafts cannot be scored by pseudo-likelihood.",
+            'Use score = "commit".',
+        )
+
+
+def one_form(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:
+    """Check the constraints of a call and bring them into one form."""
+    c = denoiser.config
+    if rules is not None:
+        if given is not None or len(rules) != texts or rules.given.shape[1] != c.limit:
+            raise InputError(
+                f"Rules for {len(rules)} texts of {rules.given.shape[1]} tokens do not fit {texts} vectors.",
+                f"Pass rules of one text a vector and {c.limit} tokens, without given tokens beside them.",
+            )
+        return rules
+    if given is None:
+        return None
+    check_given(denoiser, given, texts)
+    return Rules.of_given(given, c.limit, c.vocab_size)
