@@ -9,8 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 	$(BIN)/unembed invert examples/vectors.parquet --compare text
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.dev ## run the tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 dev: $(VENV)/.dev ## set up .venv with everything that development needs
 

@@ -36,7 +36,7 @@ def texts(path: str) -> list[str]:
 vectors: np.ndarray = load_encoder("minilm").encode(["a text"])
 """
 WRONG = {
-    "Inverter.from_pretrained(3)": 'Argument 1 to "from_pretrained" of "Inverter"',
+    "Inverter.from_pretrained(3)": 'Argument 1 to "from_pretrained" of',
     "recovery.txt": 'has no attribute "txt"',
     'load_encoder("minilm").encode("one", 2)': "Too many arguments",
     "number: int = recovery.confidence": 'expression has type "float", variable has type "int"',
