@@ -88,7 +88,7 @@ def explore(
 
 
 def fit(rows: list[dict[str, Any]], clip: float) -> dict[str, list[float]]:
-    """Ridge regression for each kind of move; a kind with few samples takes the weights of all."""
+    """Ridge regression for each kind of move that is there; a kind with few samples takes the weights of all."""
 
     def design(part: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         x = np.array([[1.0, *r["features"]] for r in part])
@@ -101,7 +101,7 @@ def fit(rows: list[dict[str, Any]], clip: float) -> dict[str, list[float]]:
 
     every = solve(rows)
     parts = {move: [r for r in rows if r["move"] == move] for move in MOVES}
-    return {move: solve(part) if len(part) >= 200 else every for move, part in parts.items()}
+    return {move: solve(part) if len(part) >= 200 else every for move, part in parts.items() if part}
 
 
 def judge(rows: list[dict[str, Any]], surrogate: Surrogate) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def main() -> None:
     rows = explore(inverter, file, data, args.each, args.seed)
     train, test = [r for r in rows if r["text"] % 5], [r for r in rows if not r["text"] % 5]
     weights = fit(train, PLAIN.clip)
-    fitted = Surrogate({move: tuple(w) for move, w in weights.items()})
+    fitted = Surrogate({**PLAIN.weights, **{move: tuple(w) for move, w in weights.items()}})
     result = {
         "model": inverter.sha256,
         "student": file is not None,
@@ -155,7 +155,7 @@ def main() -> None:
     write_json(args.out, result)
     print(result["held_out"])
     if args.write and file is not None:
-        file.surrogate = fit(rows, PLAIN.clip)
+        file.surrogate = {**file.surrogate, **fit(rows, PLAIN.clip)}
         write_student(folder, file, inverter.sha256)
 
 

@@ -52,7 +52,9 @@ class Runner:
     def sets(self) -> list[tuple[EvaluationSet, bool]]:
         """The sets, and whether their source was left out of training."""
         n, seed = self.args.n, self.args.seed
-        found = [(EvaluationSet.from_rows(self.args.test_name, ShardDataset(self.args.test), n, seed), False)]
+        found = []
+        if self.args.test:
+            found.append((EvaluationSet.from_rows(self.args.test_name, ShardDataset(self.args.test), n, seed), False))
         if self.args.left_out:
             others = left_out_sets(Path(self.args.left_out), n, seed)
             found += [(data, True) for data in others if data.name in self.args.sources]
@@ -196,7 +198,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what was asked for."""
-    if args.test is None:
+    if args.test is None and (args.left_out is None or {"ablations", "costs"} & set(args.only)):
         raise SystemExit("--test is missing: shards of the test set")
     runner = Runner(args)
     sets = runner.sets()

@@ -11,6 +11,7 @@ from decoding_helpers import some_vectors, tiny_denoiser
 
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
+from unembed.decoding.proposals import sample_tokens
 from unembed.model.denoiser import Denoiser
 
 
@@ -119,3 +120,26 @@ def test_only_the_best_drafts_are_corrected(how: str) -> None:
     many = decode(denoiser, vectors, replace(config, keep=100))
     if how == "likelihood":  # a beam's hypotheses all differ; samples may repeat
         assert [d.ids for d in many] == [d.ids for d in whole]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_one_number_a_row_samples_from_the_softmax(temperature: float) -> None:
+    """Inverting the cumulative distribution: shares of 40,000 samples, and none that is banned."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(600, generator=generator) * 2
+    logits[[0, 17, 599]] = -torch.inf
+    uniform = torch.rand(40_000, generator=generator, dtype=torch.float64)
+    tokens, log_prob = sample_tokens(logits.expand(40_000, -1).clone(), temperature, uniform)
+    expected = (logits / temperature).softmax(0)
+    share = torch.bincount(tokens, minlength=600) / 40_000
+    assert float((share - expected).abs().sum()) < 0.12
+    assert not bool(torch.isin(tokens, torch.tensor([0, 17, 599])).any())
+    torch.testing.assert_close(log_prob, logits.log_softmax(0)[tokens])
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0 - 2**-53])
+def test_numbers_at_the_ends_give_tokens_that_are_possible(number: float) -> None:
+    logits = torch.full((1, 300), -torch.inf)
+    logits[0, [3, 280]] = 0.0
+    token, _ = sample_tokens(logits, 0.7, torch.tensor([number], dtype=torch.float64))
+    assert token.item() == (3 if number == 0.0 else 280)

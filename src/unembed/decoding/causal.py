@@ -19,11 +19,12 @@ from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.coverage import Guide
 from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import choose_tokens, guided, likeliest
+from unembed.decoding.proposals import choose_tokens, guided, likeliest, sample_tokens
 from unembed.decoding.rules import Rules, no_text
 from unembed.decoding.trace import Step, alternatives
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig
+from unembed.model.row_parts import row_parts
 
 
 def draft_left_to_right(
@@ -83,12 +84,13 @@ def draft_left_to_right(
         if position == 0:
             logits[:, c.eos_id] = -torch.inf
         best = None if beams.best is None else likeliest(logits, beams.best[0].shape[-1])
-        gumbel = None
-        if config.temperature > 0:
-            gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
         if guide is None:
-            options = _free_options(logits, beam, config.temperature, gumbel)
+            uniform = noise.uniform(owner.tolist(), 1, torch.float64)[:, 0] if config.temperature > 0 else None
+            options = _free_options(logits, beam, config.temperature, uniform)
         else:
+            gumbel = None
+            if config.temperature > 0:
+                gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
             hypotheses = beams.tokens.flatten(0, 1)[alive]
             options = _guided_options(guide, logits, hypotheses, text[owner], position, beam, config, gumbel)
         parent = beams.advance(alive, options, c.eos_id, position)
@@ -117,15 +119,19 @@ def draft_left_to_right(
     return canvas
 
 
-def _free_options(logits: Tensor, beam: int, temperature: float, gumbel: Tensor | None) -> Options:
+def _free_options(logits: Tensor, beam: int, temperature: float, uniform: Tensor | None) -> Options:
     """The likeliest `beam` tokens, or one sampled token, from logits (A, V), which are overwritten."""
-    if gumbel is not None:
-        tokens, log_prob, _ = choose_tokens(logits, temperature, gumbel)
-        tokens, log_prob = tokens.unsqueeze(1), log_prob.unsqueeze(1)
-    else:
-        log_prob, tokens = logits.topk(beam, dim=1)
-        top = log_prob[:, :1]
-        log_prob = log_prob - top - logits.sub_(top).exp_().sum(1, keepdim=True).log()
+    found = []
+    for rows in row_parts(len(logits), logits.shape[1], logits.device):
+        part = logits[rows]
+        if uniform is not None:
+            tokens, log_prob = (one.unsqueeze(1) for one in sample_tokens(part, temperature, uniform[rows]))
+        else:
+            log_prob, tokens = part.topk(beam, dim=1)
+            top = log_prob[:, :1]
+            log_prob = log_prob - top - part.sub_(top).exp_().sum(1, keepdim=True).log()
+        found.append((tokens, log_prob))
+    tokens, log_prob = (torch.cat(part) for part in zip(*found, strict=True))
     return Options(tokens, log_prob, log_prob)
 
 

@@ -39,11 +39,11 @@ class Noise:
             generator.manual_seed(int.from_bytes(digest, "little") >> 1)
             self.generators.append(generator)
 
-    def uniform(self, drafts: Sequence[int], count: int) -> Tensor:
-        """Draw `count` numbers in [0, 1) for each of the named drafts: (A, count) float32."""
-        out = torch.empty(len(drafts), count, device=self.device)
+    def uniform(self, drafts: Sequence[int], count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw `count` numbers in [0, 1) for each of the named drafts: (A, count)."""
+        out = torch.empty(len(drafts), count, dtype=dtype, device=self.device)
         for i, draft in enumerate(drafts):
-            torch.rand(count, generator=self.generators[draft], device=self.device, out=out[i])
+            torch.rand(count, generator=self.generators[draft], dtype=dtype, device=self.device, out=out[i])
         return out
 
     def gumbel(self, drafts: Sequence[int], rows: Sequence[int], vocab: int) -> Tensor:

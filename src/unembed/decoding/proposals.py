@@ -1,6 +1,6 @@
 """One pass of the denoiser over many drafts, reduced at once to what the rules need.
 
-Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `likeliest`, `guided`.
+Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `sample_tokens`, `likeliest`, `guided`.
 
 Logits are (rows, V), by far the largest tensors of a decode. Drafts are sorted by length and go through the blocks in
 chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy a row
@@ -22,8 +22,9 @@ from unembed.decoding.noise import Noise
 from unembed.decoding.rules import no_text
 from unembed.model.conditioning import Condition
 from unembed.model.denoiser import GIVEN, MASK, Denoiser, Reading
+from unembed.model.row_parts import row_parts
 
-LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 1024 * 2**20}
+_BLOCK = 256  # tokens whose weights are summed at once to find a sampled token
 CHUNK_ROWS = {"cpu": 2048, "cuda": 16384}
 
 
@@ -72,6 +73,42 @@ def choose_tokens(
     total = weights.sum(-1)
     mean = torch.linalg.vecdot(weights, logits) / total
     return token, chosen - total.log(), total.log() - mean
+
+
+def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample a token a row by inverting the cumulative distribution, with one random number a row.
+
+    The same distribution as `choose_tokens` with noise, without V random numbers and V logarithms a row.
+
+    Args:
+        logits: (R, V) float32, -inf where banned; overwritten.
+        temperature: of the choice, above 0.
+        uniform: (R,) float64 in [0, 1).
+
+    Returns:
+        Tokens (R,) and their log-probabilities at temperature 1 (R,).
+    """
+    rows, vocab = logits.shape
+    blocks = -(-vocab // _BLOCK)
+    logits.sub_(logits.max(1, keepdim=True).values)
+    weights = logits.new_zeros(rows, blocks * _BLOCK)
+    torch.div(logits, temperature, out=weights[:, :vocab])
+    weights[:, :vocab].exp_()
+    by_block = weights.view(rows, blocks, _BLOCK)
+    ends = by_block.sum(2, dtype=torch.float64).cumsum(1)
+    aim = uniform.unsqueeze(1) * ends[:, -1:]
+    block = _first_above(ends, aim)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_min(0)), 0.0)
+    inside = by_block[torch.arange(rows, device=logits.device), block[:, 0]].double().cumsum(1)
+    token = block[:, 0] * _BLOCK + _first_above(inside, aim - before)[:, 0]
+    chosen = logits.gather(1, token.unsqueeze(1)).squeeze(1)
+    return token, chosen - logits.exp_().sum(1).log()
+
+
+def _first_above(cumulative: Tensor, aim: Tensor) -> Tensor:
+    """(R, 1) first column of (R, C) above `aim` (R, 1), or the last that rises, where rounding left none."""
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(cumulative, aim.contiguous(), right=True), last)
 
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -198,9 +235,7 @@ class Proposer:
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """Cut `rows` into parts whose logits take at most `LOGIT_BYTES`."""
-        budget = LOGIT_BYTES.get(self.denoiser.banned.device.type, LOGIT_BYTES["cpu"])
-        most = max(1, budget // (4 * self.denoiser.config.vocab_size))
-        return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
+        return row_parts(rows, self.denoiser.config.vocab_size, self.denoiser.banned.device)
 
     def _read(self, canvas: Canvas, drafts: Tensor, ids: Tensor, rows: Tensor) -> list[Reading]:
         """Run the blocks over C drafts; the positions `rows` (C, n) are masked, all others count as given.

@@ -19,6 +19,7 @@ from unembed.model.conditioning import Condition
 from unembed.model.config import DenoiserConfig
 from unembed.model.parts import DenoiserParts
 from unembed.model.reading import CausalState, Reading
+from unembed.model.row_parts import row_parts
 from unembed.model.time import time_of
 
 __all__ = ["GIVEN", "GUESS", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
@@ -265,5 +266,8 @@ class Denoiser(DenoiserParts):
         hidden = modulate(F.layer_norm(x, (self.config.width,)), final[:, 0], final[:, 1])[:, 0]
         owner = torch.arange(len(last), device=last.device)
         tokens = torch.cat((state.tokens, ids), dim=1)
-        scores = self.token_logits(hidden, owner, state.condition, used=tokens)
+        vocab = self.config.vocab_size
+        scores = torch.empty(len(last), vocab, device=hidden.device)
+        for rows in row_parts(len(last), vocab, hidden.device):
+            scores[rows] = self.token_logits(hidden[rows], owner[rows], state.condition, used=tokens[rows])
         return scores, CausalState(state.condition, past, state.index + 1, tokens)

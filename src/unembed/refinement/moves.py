@@ -19,9 +19,10 @@ from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
 from unembed.refinement.corrector import corrections
 from unembed.refinement.forecast import Forecaster
+from unembed.refinement.joint import joined
 from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots
-from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
+from unembed.refinement.surrogate import NOTHING, PLAIN, USUAL, Features, Proposal, Surrogate
 
 _WHOLE = ("reorder", "correct")  # few, and no feature tells how good they are: the student always sees them
 
@@ -31,7 +32,7 @@ class MoverConfig:
     """What is proposed.
 
     Attributes:
-        moves: names out of `MOVES`.
+        moves: names out of `surrogate.MOVES`.
         top: tokens considered for a masked position.
         pair_top: tokens considered for each of two neighbours that are masked together.
         corrections: texts that the corrector writes.
@@ -41,7 +42,7 @@ class MoverConfig:
         most: proposals of a draft that are kept.
     """
 
-    moves: tuple[str, ...] = MOVES
+    moves: tuple[str, ...] = USUAL
     top: int = 6
     pair_top: int = 2
     corrections: int = 6
@@ -103,9 +104,12 @@ class Mover:
         if self.corrector is not None and "correct" in self.config.moves:
             self._correct(self.corrector, expansion, vectors, found, passes)
         if self.forecaster is not None:
-            for draft, known in zip(expansion.drafts, found, strict=True):
-                self._structural(draft, known)
+            if {"exchange", "shift"} & set(self.config.moves):
+                for draft, known in zip(expansion.drafts, found, strict=True):
+                    self._structural(draft, known)
             found = self._forecast(expansion, vectors, found)
+            if "several" in self.config.moves:
+                self._join(self.forecaster, expansion, vectors, found)
         return [_best(part, self.config.most) for part in found], passes
 
     # ------------------------------------------------------------------ one kind after the other
@@ -236,6 +240,23 @@ class Mover:
                 )
             out.append(judged)
         return out
+
+    def _join(
+        self,
+        forecaster: Forecaster,
+        expansion: Expansion,
+        vectors: torch.Tensor,
+        found: list[dict[tuple[int, ...], Proposal]],
+    ) -> None:
+        """Several promising changes at once, as the student sees them together."""
+
+        def judge(proposals: list[list[tuple[int, ...]]]) -> list[list[float]]:
+            return forecaster.changes(expansion.drafts, expansion.texts, vectors, proposals)
+
+        new = joined(expansion.drafts, found, judge, self.surrogate, self.denoiser.config.limit)
+        for known, part in zip(found, new, strict=True):
+            for ids, features in part.items():
+                self._add(known, ids, "several", features)
 
 
 def _best(proposals: dict[tuple[int, ...], Proposal], most: int) -> list[Proposal]:

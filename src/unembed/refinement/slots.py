@@ -3,7 +3,8 @@
 Contents: `Slot`, `Expansion`, `read_slots`.
 
 Three kinds of canvas are made of a draft: one position masked (replace, delete), one mask more than the draft has
-(insert), two neighbours masked (pair, swap). All canvases go through the denoiser in a few batched passes.
+(insert), two neighbours masked (pair, swap). A canvas of a long draft holds two or three such places far apart. All
+canvases go through the denoiser in a few batched passes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from unembed.refinement.surrogate import Surrogate
 
 _ROWS = 256  # rows whose logits are held at once
 _CANVASES = 512
+_APART = 8  # tokens of a draft for each place of a canvas
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class _Canvas:
+    """A draft with masks; `marks` says which (start, column) of the draft each masked position is."""
+
     draft: int
     kind: str
     ids: list[int]
-    masks: tuple[int, ...]
+    marks: dict[int, tuple[int, int]]
 
 
 def read_slots(
-    denoiser: Denoiser, expansion: Expansion, surrogate: Surrogate, top: int
+    denoiser: Denoiser, expansion: Expansion, surrogate: Surrogate, top: int, apart: int = _APART
 ) -> tuple[list[Slot], list[int]]:
     """Mask, read, and keep the best tokens of every masked position.
 
@@ -88,11 +92,12 @@ def read_slots(
         expansion: the drafts.
         surrogate: orders the tokens.
         top: tokens kept for each masked position.
+        apart: tokens of a draft for each place of a canvas; with more than a draft has, every canvas has one place.
 
     Returns:
         The slots, in no particular order, and the passes that each draft took.
     """
-    canvases = _canvases(expansion.drafts, denoiser.config.mask_id, denoiser.config.limit)
+    canvases = _canvases(expansion.drafts, denoiser.config.mask_id, denoiser.config.limit, apart)
     passes = [0] * len(expansion.drafts)
     for canvas in canvases:
         passes[canvas.draft] += 1
@@ -103,15 +108,29 @@ def read_slots(
     return slots, passes
 
 
-def _canvases(drafts: Sequence[tuple[int, ...]], mask: int, limit: int) -> list[_Canvas]:
+def _canvases(drafts: Sequence[tuple[int, ...]], mask: int, limit: int, apart: int) -> list[_Canvas]:
     found = []
     for owner, draft in enumerate(drafts):
-        ids, n = list(draft), len(draft)
-        found += [_Canvas(owner, "replace", [*ids[:i], mask, *ids[i + 1 :]], (i,)) for i in range(n)]
-        if n < limit:
-            found += [_Canvas(owner, "insert", [*ids[:i], mask, *ids[i:]], (i,)) for i in range(n + 1)]
-        found += [_Canvas(owner, "pair", [*ids[:i], mask, mask, *ids[i + 2 :]], (i, i + 1)) for i in range(n - 1)]
+        n = len(draft)
+        for kind, places in (("replace", n), ("insert", n + 1 if n < limit else 0), ("pair", n - 1)):
+            together = max(1, min(places // apart, limit - n if kind == "insert" else places))
+            step = -(-places // together)
+            found += [_canvas(owner, draft, kind, list(range(first, places, step)), mask) for first in range(step)]
     return found
+
+
+def _canvas(owner: int, draft: tuple[int, ...], kind: str, starts: list[int], mask: int) -> _Canvas:
+    """Mask the places that begin at `starts`, in ascending order and not overlapping."""
+    ids: list[int] = []
+    marks: dict[int, tuple[int, int]] = {}
+    done = 0
+    for start in starts:
+        ids += draft[done:start]
+        width = 2 if kind == "pair" else 1
+        marks |= {len(ids) + k: (start, start + k) for k in range(width)}
+        ids += [mask] * width
+        done = start if kind == "insert" else start + width
+    return _Canvas(owner, kind, [*ids, *draft[done:]], marks)
 
 
 def _read(
@@ -123,7 +142,7 @@ def _read(
     lengths = torch.tensor([len(c.ids) for c in canvases], device=device)
     masked = torch.zeros_like(ids, dtype=torch.bool)
     for row, canvas in enumerate(canvases):
-        masked[row, list(canvas.masks)] = True
+        masked[row, list(canvas.marks)] = True
     text = torch.tensor([expansion.texts[c.draft] for c in canvases], device=device)
     uneven = None if bool((lengths == n).all()) else lengths
     reading = denoiser.read(ids, torch.where(masked, MASK, GIVEN), expansion.condition.select(text), uneven, masked)
@@ -152,13 +171,15 @@ def _slots(
     base = []
     for i, (canvas, column) in enumerate(zip(canvases, columns, strict=True)):
         draft = expansion.drafts[canvas.draft]
+        start, mine = canvas.marks[column]
         if canvas.kind == "insert":
             own.append({})
             base.append(-expansion.length_change(canvas.draft, 1))
             continue
-        known = {token: max(float(scores[i, token]), -30.0) for token in {draft[k] for k in canvas.masks}}
+        masked = draft[start : start + (2 if canvas.kind == "pair" else 1)]
+        known = {token: max(float(scores[i, token]), -30.0) for token in masked}
         own.append(known)
-        base.append(known[draft[column]])
+        base.append(known[draft[mine]])
     changes = scores - torch.tensor(base, device=device).unsqueeze(1)
     gains = torch.empty_like(scores)
     moves = ["replace" if c.kind == "pair" else c.kind for c in canvases]
@@ -169,6 +190,6 @@ def _slots(
     best = gains.masked_fill_(~scores.isfinite(), -torch.inf).topk(top, dim=1).indices
     tokens, logs = best.tolist(), scores.gather(1, best).tolist()
     return [
-        Slot(c.draft, c.kind, c.masks[0], column, tokens[i], logs[i], own[i])
+        Slot(c.draft, c.kind, *c.marks[column], tokens[i], logs[i], own[i])
         for i, (c, column) in enumerate(zip(canvases, columns, strict=True))
     ]
