@@ -377,6 +377,10 @@ def test_the_query_budget_is_spent(open_page: Open, server: str) -> None:
     recover(page)
     queries = page.locator("#facts .fact", has_text="Queries").locator("dd").inner_text()
     assert 0 < int(queries) <= 10
+    with page.expect_download() as saved:
+        page.click("#save-svg")
+    drawn = Path(saved.value.path()).read_text("utf-8")
+    assert re.search(r"after \d+ quer(y|ies): cosine", drawn)  # what the queries brought is in the picture too
 
 
 def test_two_runs_side_by_side(open_page: Open) -> None:

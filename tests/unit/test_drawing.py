@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
-from unembed.evaluation.animation import draw, frames
+from unembed.evaluation.animation import draw, frames, refined
 from unembed.serve.drawing import MOST_STEPS, PostedTrace, picture
 
 NAMES = {0: "[MASK]", 5: "<lee>", 7: "##ing"}
@@ -57,6 +57,21 @@ def test_it_is_what_the_library_draws() -> None:
     )
     assert found == wanted
     assert "<lee>" in "".join(ET.fromstring(found).itertext())
+
+
+def test_what_queries_made_of_the_draft_is_drawn_behind_it() -> None:
+    more = [
+        {"queries": 1, "cosine": 0.5, "tokens": ["a", "b"]},
+        {"queries": 16, "cosine": 0.75, "tokens": ["c", "##d", "e"]},
+    ]
+    found = picture(PostedTrace.model_validate(posted(refinements=more)))
+    said = "".join(ET.fromstring(found).itertext())
+    assert "after 1 query: cosine 0.50" in said and "after 16 queries: cosine 0.75" in said
+    shown = frames(STEPS, lambda ids: [NAMES[token] for token in ids])
+    whole = refined(shown, [(1, 0.5, ["a", "b"]), (16, 0.75, ["c", "##d", "e"])])
+    assert [frame.caption for frame in whole[:-2]] == [frame.caption for frame in shown]
+    assert whole[-1].seconds == shown[-1].seconds > whole[-2].seconds
+    assert refined(shown, []) == shown
 
 
 @pytest.mark.parametrize(

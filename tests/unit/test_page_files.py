@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unembed.decoding.config import STRATEGIES
+
 STATIC = Path(__file__).resolve().parents[2] / "src" / "unembed" / "serve" / "static"
 FILES = sorted(path for path in STATIC.iterdir() if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
@@ -16,7 +18,7 @@ HTML = (STATIC / "index.html").read_text("utf-8")
 
 def texts() -> set[str]:
     source = (STATIC / "strings.en.js").read_text("utf-8")
-    return set(re.findall(r'^  "([a-z.]+)":', source, re.MULTILINE))
+    return set(re.findall(r'^  "([a-z.-]+)":', source, re.MULTILINE))
 
 
 def code() -> str:
@@ -89,6 +91,11 @@ def test_every_text_is_there_and_used() -> None:
     unused = {key for key in made if f'"{key}"' not in code() and f"`{key.rsplit('.', 1)[0]}.$" not in code()}
     families = ("settings.", "error.", "result.", "hero.")
     assert not {key for key in unused if not key.startswith(families)}
+
+
+def test_every_strategy_is_described_there() -> None:
+    named = {key.removeprefix("strategy.") for key in texts() if key.startswith("strategy.")}
+    assert named == set(STRATEGIES)
 
 
 def test_every_import_is_a_file() -> None:

@@ -1,5 +1,5 @@
-"""One decode as an animated SVG: its real trace, drawn step by step. Contents: `Frame`, `Cell`, `frames`, `draw`,
-`animate`.
+"""One decode as an animated SVG: its real trace, drawn step by step. Contents: `Frame`, `Cell`, `frames`, `refined`,
+`draw`, `animate`.
 
 The file is self-contained: CSS keyframes, no script, no font, nothing fetched. It follows prefers-color-scheme, and
 where motion is not wanted (prefers-reduced-motion), or by a program that cannot animate, its last frame is shown.
@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -51,12 +51,12 @@ class Cell:
     Attributes:
         kind: "mask", "open" (masked again by this step) or "token".
         text: the token; empty for masks.
-        percent: confidence of the token, 0 to 100.
+        percent: confidence of the token, 0 to 100; None where it is not known.
     """
 
     kind: str
     text: str = ""
-    percent: int = 0
+    percent: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,30 @@ def frames(
         found.append(Frame(seconds, cells(step, step.remasked), name + done))
     last = found.pop()
     return [*found, Frame(hold, last.cells, last.caption)]
+
+
+def refined(
+    shown: Sequence[Frame], found: Sequence[tuple[int, float, Sequence[str]]], seconds: float = 0.8
+) -> list[Frame]:
+    """Append the drafts that a refinement found, each nearer than those before; the last one is held.
+
+    Args:
+        shown: of the decode, as `frames` makes them.
+        found: queries spent, cosine and tokens of each draft, in order.
+        seconds: a draft.
+    """
+    if not found:
+        return list(shown)
+    parts = [
+        Frame(
+            seconds,
+            tuple(Cell("token", name, None) for name in names),
+            f"after {queries} {'query' if queries == 1 else 'queries'}: cosine {cosine:.2f}",
+        )
+        for queries, cosine, names in found
+    ]
+    hold = shown[-1].seconds
+    return [*shown[:-1], replace(shown[-1], seconds=2 * seconds), *parts[:-1], replace(parts[-1], seconds=hold)]
 
 
 def draw(
@@ -304,6 +328,8 @@ def _cell(cell: Cell, x: float, y: float, width: float) -> str:
         return f'{box} class="{cell.kind[0]}"/>'
     middle = x + width / 2
     token = _text(cell.text, middle, y + 19, _SIZE, anchor="middle", room=width - _PAD)
+    if cell.percent is None:
+        return f'{box} class="s" fill-opacity="0.25"/>{token}'
     number = _text(f"{cell.percent}%", middle, y + _CELL + 13, _SMALL, "d", "middle")
     return f'{box} class="s" fill-opacity="{0.06 + 0.0044 * cell.percent:.2f}"/>{token}{number}'
 

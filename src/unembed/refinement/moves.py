@@ -19,7 +19,6 @@ from unembed.model.denoiser import Denoiser
 from unembed.model.precision import autocast
 from unembed.refinement.corrector import corrections
 from unembed.refinement.forecast import Forecaster
-from unembed.refinement.joint import joined
 from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots
 from unembed.refinement.surrogate import NOTHING, PLAIN, USUAL, Features, Proposal, Surrogate
@@ -108,8 +107,6 @@ class Mover:
                 for draft, known in zip(expansion.drafts, found, strict=True):
                     self._structural(draft, known)
             found = self._forecast(expansion, vectors, found)
-            if "several" in self.config.moves:
-                self._join(self.forecaster, expansion, vectors, found)
         return [_best(part, self.config.most) for part in found], passes
 
     # ------------------------------------------------------------------ one kind after the other
@@ -240,23 +237,6 @@ class Mover:
                 )
             out.append(judged)
         return out
-
-    def _join(
-        self,
-        forecaster: Forecaster,
-        expansion: Expansion,
-        vectors: torch.Tensor,
-        found: list[dict[tuple[int, ...], Proposal]],
-    ) -> None:
-        """Several promising changes at once, as the student sees them together."""
-
-        def judge(proposals: list[list[tuple[int, ...]]]) -> list[list[float]]:
-            return forecaster.changes(expansion.drafts, expansion.texts, vectors, proposals)
-
-        new = joined(expansion.drafts, found, judge, self.surrogate, self.denoiser.config.limit)
-        for known, part in zip(found, new, strict=True):
-            for ids, features in part.items():
-                self._add(known, ids, "several", features)
 
 
 def _best(proposals: dict[tuple[int, ...], Proposal], most: int) -> list[Proposal]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unembed.errors import CheckpointError
 
-MOVES = ("replace", "insert", "delete", "pair", "swap", "several", "exchange", "shift", "reorder", "correct")
-USUAL = ("replace", "insert", "delete", "pair", "swap", "several", "correct")  # the others brought too little
+MOVES = ("replace", "insert", "delete", "pair", "swap", "exchange", "shift", "reorder", "correct")
+USUAL = ("replace", "insert", "delete", "pair", "swap", "correct")  # the others brought too little
 Features = tuple[float, float, float, float]
 NOTHING: Features = (0.0, 0.0, 0.0, 0.0)
 
@@ -68,7 +68,6 @@ PLAIN = Surrogate(
         "delete": (-0.04, 0.004, 0.0, 0.3, 0.0),
         "pair": (-0.035, 0.001, 0.0001, 0.2, 0.0),
         "swap": (-0.01, 0.0025, 0.0, 0.0, 0.0),
-        "several": (-0.03, 0.001, 0.0, 0.0, 1.0),
         "exchange": (-0.03, 0.0, 0.0, 0.0, 0.0),
         "shift": (-0.03, 0.0, 0.0, 0.0, 0.0),
         "reorder": (-0.005, 0.001, 0.0, 0.0, 0.0),

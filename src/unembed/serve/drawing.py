@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
-from unembed.evaluation.animation import draw, frames
+from unembed.evaluation.animation import draw, frames, refined
 
 MOST_STEPS, MOST_TOKENS, MOST_CELLS = 256, 512, 16_384
 Text = Annotated[str, Field(max_length=20_000)]
@@ -41,6 +41,14 @@ class PostedStep(_Part):
     canvas: Annotated[list[PostedCell], Field(max_length=MOST_TOKENS)]
 
 
+class PostedDraft(_Part):
+    """What a refinement had found after some queries, as a `refine` event holds it."""
+
+    queries: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    cosine: Annotated[float, Field(ge=-1.01, le=1.01)]
+    tokens: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MOST_TOKENS)]
+
+
 class PostedTrace(_Part):
     """The steps of one draft in order, and what came of them."""
 
@@ -51,6 +59,7 @@ class PostedTrace(_Part):
     original: Text | None = None
     cosine: Annotated[float, Field(ge=-1.01, le=1.01)] | None = None
     steps: Annotated[list[PostedStep], Field(min_length=1, max_length=MOST_STEPS)]
+    refinements: Annotated[list[PostedDraft], Field(max_length=MOST_STEPS)] = []
 
 
 def picture(trace: PostedTrace) -> str:
@@ -65,13 +74,14 @@ def picture(trace: PostedTrace) -> str:
     Raises:
         InputError: more cells than a picture holds.
     """
-    cells = sum(len(step.canvas) for step in trace.steps)
+    cells = sum(len(step.canvas) for step in trace.steps) + sum(len(one.tokens) for one in trace.refinements)
     if cells > MOST_CELLS:
         raise InputError(f"A trace of {cells:,} cells is too large to draw.", f"Draw at most {MOST_CELLS:,} cells.")
     names = {cell.id: cell.text for step in trace.steps for cell in step.canvas}
     way = f" ({trace.strategy})" if trace.strategy else ""
+    shown = frames([_step(step) for step in trace.steps], lambda ids: [names[token] for token in ids])
     return draw(
-        frames([_step(step) for step in trace.steps], lambda ids: [names[token] for token in ids]),
+        refined(shown, [(one.queries, one.cosine, one.tokens) for one in trace.refinements]),
         recovered=trace.recovered,
         confidence=trace.confidence,
         original=trace.original,

@@ -2,7 +2,7 @@
 // switched off and says why.
 
 import { $, el, freshId } from "./dom.js";
-import { number, t } from "./strings.js";
+import { has, number, t } from "./strings.js";
 
 /** What each number may be. `digits` after the point; the server has the last word. */
 export const RANGES = {
@@ -173,7 +173,8 @@ export class Controls {
     const { strategy, temperature } = this.#chosen;
     const known = this.#model.strategies.find((s) => s.name === strategy) ?? {};
     this.strategy.value = strategy;
-    this.about.textContent = known.description ?? "";
+    const about = `strategy.${strategy}`; // one that this page does not know speaks for itself
+    this.about.textContent = has(about) ? t(about) : (known.description ?? "");
     for (const [name, part] of Object.entries(this.#sliders)) part.set(this.#chosen[name]);
     const prior = strategy === "prior" ? t("settings.prior.unused") : "";
     this.#sliders.passes.disable(strategy === "left-to-right" ? t("settings.passes.unused") : prior);

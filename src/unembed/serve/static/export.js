@@ -18,7 +18,7 @@ export function traceOf(run, { version, model }) {
   };
 }
 
-/** The body of POST /v1/trace.svg: the steps of the draft that was chosen, without what is not drawn. */
+/** The body of POST /v1/trace.svg: the steps of the draft that was chosen and what queries made of it, without what is not drawn. */
 export function drawable(run) {
   const steps = run.drafts.get(run.shown) ?? [];
   const keep = ({ id, text, masked, confidence, chosen, remasked }) => ({ id, text, masked, confidence, chosen, remasked });
@@ -29,6 +29,7 @@ export function drawable(run) {
     confidence: run.done.confidence,
     original: run.original,
     cosine: run.done.cosine ?? null,
+    refinements: run.refinements.map(({ queries, cosine, tokens }) => ({ queries, cosine, tokens })),
     steps: steps.map((step) => ({ index: step.index, pass: step.pass, canvas: step.canvas.map(keep) })),
   };
 }

@@ -116,6 +116,17 @@ export const STRINGS = {
   "fact.passes": "Passes in all",
   "fact.queries": "Queries",
 
+  "strategy.adaptive": "as many places a pass as are sure enough together",
+  "strategy.confidence": "the surest places first, evenly spread over the passes",
+  "strategy.sequential": "from left to right, a few places a pass",
+  "strategy.euler": "each place at a random pass",
+  "strategy.euler-remask": "each place at a random pass, and some are opened again",
+  "strategy.two-stage": "from left to right, then a part is opened again and filled anew",
+  "strategy.remdm": "each place at a random pass, and some are opened again, as ReMDM does",
+  "strategy.left-to-right": "token by token, from left to right",
+  "strategy.draft-correct": "a draft from left to right, then its least sure places are predicted again",
+  "strategy.prior": "no pass at all: the likeliest tokens by closed form; the fast baseline",
+
   "settings.title": "Settings",
   "settings.model": "Model",
   "settings.strategy": "Strategy",

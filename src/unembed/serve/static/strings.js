@@ -11,6 +11,9 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
+/** Whether a key has a text. */
+export const has = (key) => key in STRINGS;
+
 /** A number with a fixed count of digits after the point, with a true minus sign. */
 export function number(value, digits = 2) {
   return value.toFixed(digits).replace(/^-/, "\u2212");
