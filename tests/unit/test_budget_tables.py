@@ -89,6 +89,8 @@ def test_the_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     text = write_page(folder, page)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert text.index("## set") < text.index("## other, a source left out of training") < text.index("moves-all")
+    assert all(text.count(f"{words}, over all lengths") == 2 for words in METRICS.values())
+    assert text.count("| method | budget | queries spent |") == 2
     assert (folder / "refinement-set.svg").exists() and "results/refinement-other.svg" in text
     assert write_page(folder, page) == text
     page.write_text("no marks")

@@ -1,6 +1,7 @@
 """Curves over queries as tables, a figure and a page, from result files alone.
 
-Contents: `curve_table`, `method_table`, `cost_table`, `ablation_table`, `budget_figure`, `write_page`, `read_curves`.
+Contents: `curve_table`, `method_table`, `spent_table`, `cost_table`, `ablation_table`,
+`budget_figure`, `write_page`, `read_curves`.
 
 The page is docs/queries.md: what stands between its two marks is written anew from the files, the rest is left alone.
 """
@@ -15,7 +16,13 @@ from unembed.errors import DataError
 from unembed.evaluation.tables import cell, table
 from unembed.files import atomic_path, atomic_write_bytes, read_json
 
-METRICS = ("exact_match", "token_f1", "bleu", "edit_similarity", "cosine")
+METRICS = {
+    "exact_match": "Exact match",
+    "token_f1": "Token F1",
+    "bleu": "BLEU",
+    "edit_similarity": "Edit similarity",
+    "cosine": "Cosine",
+}
 FIGURES = ("exact_match", "token_f1")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOT_RUN = "The curve has not been measured for this version; `python benchmarks/refinement.py` does it.\n"
@@ -62,6 +69,17 @@ def method_table(results: Sequence[Mapping[str, Any]], metric: str = "exact_matc
             cells = {entry["queries"]: _metrics(entry, which)[1].get(metric) for entry in result["budgets"]}
             lines.append([which or "all", f"`{result['name']}`", *(cell(metric, cells.get(k)) for k in budgets)])
     return table(["tokens", "method", *(f"{k} queries" for k in budgets)], lines, left=2)
+
+
+def spent_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """What each budget of each method took in the run of the curve."""
+    lines = []
+    for result in results:
+        for entry in result["budgets"]:
+            met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
+            spent = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
+            lines.append([f"`{result['name']}`", str(entry["queries"]), *spent])
+    return table(["method", "budget", "queries spent", "passes", "s a text", "met"], lines)
 
 
 def cost_table(costs: Sequence[Mapping[str, Any]]) -> str:
@@ -172,11 +190,10 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
             f"bootstrap intervals; the cosine of random pairs of these texts is {cell('cosine', floor)}. Tolerance "
             f"{(best['search'] or {}).get('tolerance', 0):.1g}.\n",
             f"![Exact match and token_f1 against queries on {name}](" + f"{link}{picture})\n",
-            "Exact match of each method:\n",
-            method_table(here),
-            f"All figures of `{best['name']}`:\n",
-            curve_table(best),
         ]
+        for metric, words in METRICS.items():
+            parts += [f"{words}, over all lengths and by length in tokens:\n", method_table(here, metric)]
+        parts += ["What was spent, and the share of vectors that were met:\n", spent_table(here)]
     if more.get("costs"):
         parts += [
             "## What it costs\n",
@@ -186,7 +203,7 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
             cost_table(more["costs"]),
         ]
     if more.get("ablations"):
-        parts += ["## What each kind of move brings\n", ablation_table(more["ablations"])]
+        parts += ["## What is lost without a kind of move\n", ablation_table(more["ablations"])]
     return "\n".join(parts)
 
 
