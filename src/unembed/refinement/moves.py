@@ -21,7 +21,7 @@ from unembed.refinement.corrector import corrections
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots
-from unembed.refinement.surrogate import NOTHING, PLAIN, USUAL, Features, Proposal, Surrogate
+from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Features, Proposal, Surrogate
 
 _WHOLE = ("reorder", "correct")  # few, and no feature tells how good they are: the student always sees them
 
@@ -36,16 +36,18 @@ class MoverConfig:
         pair_top: tokens considered for each of two neighbours that are masked together.
         corrections: texts that the corrector writes.
         corrected: drafts of a text that the corrector sees: the first, where it finds most to do.
+        ordered: tokens of a draft, at most, whose order is tried anew; longer ones have wrong words to mend first.
         far: places that a token is moved, at most.
         look: proposals of a draft that the student sees.
         most: proposals of a draft that are kept.
     """
 
-    moves: tuple[str, ...] = USUAL
+    moves: tuple[str, ...] = MOVES
     top: int = 6
     pair_top: int = 2
     corrections: int = 6
     corrected: int = 2
+    ordered: int = 20
     far: int = 3
     look: int = 96
     most: int = 64
@@ -163,7 +165,7 @@ class Mover:
         new = []
         for i, (draft, text) in enumerate(zip(expansion.drafts, expansion.texts, strict=True)):
             bag = (text, tuple(sorted(draft)))
-            if len(draft) > 1 and bag not in self._ordered:
+            if 1 < len(draft) <= self.config.ordered and bag not in self._ordered:
                 self._ordered.add(bag)
                 new.append(i)
         rows = torch.tensor([expansion.texts[i] for i in new], dtype=torch.long, device=self.denoiser.banned.device)

@@ -36,7 +36,7 @@ from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.refined import Asked, Refined
 from unembed.refinement.slots import Expansion
-from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, USUAL, Proposal, Surrogate, fitted
+from unembed.refinement.surrogate import MOVES, NOTHING, PLAIN, Proposal, Surrogate, fitted
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SearchConfig:
     look: int = 96
     fluency: float = 0.004
     tolerance: float = 1e-5
-    moves: tuple[str, ...] = USUAL
+    moves: tuple[str, ...] = MOVES
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""

@@ -1,6 +1,6 @@
 """What a proposal is, and how its worth is guessed before it costs a query.
 
-Contents: `MOVES`, `USUAL`, `Proposal`, `Surrogate`, `PLAIN`, `FORECAST`, `fitted`.
+Contents: `MOVES`, `Proposal`, `Surrogate`, `PLAIN`, `FORECAST`, `fitted`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch import Tensor
 from unembed.errors import CheckpointError
 
 MOVES = ("replace", "insert", "delete", "pair", "swap", "exchange", "shift", "reorder", "correct")
-USUAL = ("replace", "insert", "delete", "pair", "swap", "correct")  # the others brought too little
 Features = tuple[float, float, float, float]
 NOTHING: Features = (0.0, 0.0, 0.0, 0.0)
 
