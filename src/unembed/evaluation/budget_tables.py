@@ -15,6 +15,7 @@ from typing import Any
 from unembed.errors import DataError
 from unembed.evaluation.tables import cell, table
 from unembed.files import atomic_path, atomic_write_bytes, read_json
+from unembed.refinement.surrogate import MOVES
 
 METRICS = {
     "exact_match": "Exact match",
@@ -188,7 +189,7 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
             f"n = {best['data']['n']} of {best['data']['of']} texts (seed {best['seed']}), {best['encoder']}, "
             f"checkpoint `{best['checkpoint']['sha256'][:8]}`, {best['machine']['summary']}. Brackets are 95% "
             f"bootstrap intervals; the cosine of random pairs of these texts is {cell('cosine', floor)}. Tolerance "
-            f"{(best['search'] or {}).get('tolerance', 0):.1g}.\n",
+            f"{(best['search'] or {}).get('tolerance', 0):.1g}.{_without(here)}\n",
             f"![Exact match and token_f1 against queries on {name}](" + f"{link}{picture})\n",
         ]
         for metric, words in METRICS.items():
@@ -205,6 +206,17 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
     if more.get("ablations"):
         parts += ["## What is lost without a kind of move\n", ablation_table(more["ablations"])]
     return "\n".join(parts)
+
+
+def _without(curves: Sequence[Mapping[str, Any]]) -> str:
+    """Which curves of a search were measured without some kinds of move."""
+    out = ""
+    for curve in curves:
+        moves = (curve["search"] or {}).get("moves") or ()
+        missing = [f"`{move}`" for move in MOVES if move not in moves]
+        if moves and missing and curve["refinement"] in ("search", "combined"):
+            out += f" `{curve['name']}` was measured without the moves {', '.join(missing)}."
+    return out
 
 
 def write_page(folder: str | Path, page: str | Path) -> str:
