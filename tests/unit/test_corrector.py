@@ -132,6 +132,7 @@ def test_shapes_that_cannot_be_are_refused() -> None:
 
 
 def test_corrections_are_sorted_and_greedy_is_greedy() -> None:
+    torch.manual_seed(0)  # a beam may lose the greedy text; with these weights it does not
     base = with_prior()
     corrector = changed(Corrector(base, SMALL))
     vectors, ids, lengths, own = inputs()

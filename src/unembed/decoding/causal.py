@@ -19,7 +19,7 @@ from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.coverage import Guide
 from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import choose_tokens, guided, likeliest, sample_tokens
+from unembed.decoding.proposals import guided, likeliest, sample_tokens
 from unembed.decoding.rules import Rules, no_text
 from unembed.decoding.trace import Step, alternatives
 from unembed.model.conditioning import Condition
@@ -84,15 +84,12 @@ def draft_left_to_right(
         if position == 0:
             logits[:, c.eos_id] = -torch.inf
         best = None if beams.best is None else likeliest(logits, beams.best[0].shape[-1])
+        uniform = noise.uniform(owner.tolist(), 1, torch.float64)[:, 0] if config.temperature > 0 else None
         if guide is None:
-            uniform = noise.uniform(owner.tolist(), 1, torch.float64)[:, 0] if config.temperature > 0 else None
             options = _free_options(logits, beam, config.temperature, uniform)
         else:
-            gumbel = None
-            if config.temperature > 0:
-                gumbel = noise.gumbel(owner.tolist(), [1] * len(owner), c.vocab_size)
             hypotheses = beams.tokens.flatten(0, 1)[alive]
-            options = _guided_options(guide, logits, hypotheses, text[owner], position, beam, config, gumbel)
+            options = _guided_options(guide, logits, hypotheses, text[owner], position, beam, config, uniform)
         parent = beams.advance(alive, options, c.eos_id, position)
         if best is not None:
             beams.remember(alive, parent, position, best)
@@ -143,13 +140,13 @@ def _guided_options(
     position: int,
     beam: int,
     config: DecodeConfig,
-    gumbel: Tensor | None,
+    uniform: Tensor | None,
 ) -> Options:
     """What constraints allow; log-probabilities stay those of the network, so that hypotheses can be compared."""
     log_probs = logits.log_softmax(-1)
     order = guide.steer(log_probs, hypotheses, text, position)
-    if gumbel is not None:
-        tokens = choose_tokens(order.clone(), config.temperature, gumbel)[0].unsqueeze(1)
+    if uniform is not None:
+        tokens = sample_tokens(order.clone(), config.temperature, uniform)[0].unsqueeze(1)
         gain = order.gather(1, tokens)
     else:
         gain, tokens = order.topk(beam, dim=1)

@@ -90,7 +90,8 @@ def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[
     """
     rows, vocab = logits.shape
     blocks = -(-vocab // _BLOCK)
-    logits.sub_(logits.max(1, keepdim=True).values)
+    top = logits.max(1, keepdim=True).values
+    logits.sub_(top.masked_fill_(top.isneginf(), 0.0))  # a row without any token takes the first
     weights = logits.new_zeros(rows, blocks * _BLOCK)
     torch.div(logits, temperature, out=weights[:, :vocab])
     weights[:, :vocab].exp_()
