@@ -14,8 +14,10 @@ from unembed.inverter import Inverter
 from unembed.model.difference import DifferencePrior
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
+from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.reorder import orderings
 from unembed.refinement.search import SearchConfig, refine
+from unembed.refinement.slots import Expansion
 
 TEXTS = [
     "the train to london leaves at nine.",
@@ -104,6 +106,19 @@ def test_orders_are_permutations(inverter: Inverter) -> None:
         assert [log for _, log in orders] == sorted((log for _, log in orders), reverse=True)
         assert len({ids for ids, _ in orders}) == len(orders)
     assert inverter.tokenizer.decode(found[1][0][0]) == "she bought three red apples ."
+
+
+@pytest.mark.parametrize(("ordered", "some"), [(20, True), (5, False)])
+def test_only_short_drafts_are_ordered_anew(inverter: Inverter, ordered: int, some: bool) -> None:
+    denoiser, draft = inverter.denoiser, tuple(inverter.tokenizer.encode(["apples red three bought she ."])[0])
+    target = torch.from_numpy(inverter.encoder.encode(["she bought three red apples."]))
+    own = torch.from_numpy(inverter.encoder.encode([inverter.tokenizer.decode(list(draft))]))
+    with torch.inference_mode():
+        condition, lengths = denoiser.condition(target), denoiser.length_log_probs(target)
+        expansion = Expansion([draft], [0], DifferencePrior(denoiser)(target, own), condition, lengths)
+    found, _ = Mover(denoiser, config=MoverConfig(("reorder",), ordered=ordered))(expansion, own)
+    assert len(draft) == 6 and bool(found[0]) is some
+    assert {proposal.move for proposal in found[0]} <= {"reorder"}
 
 
 def test_mistakes_are_named(inverter: Inverter) -> None:

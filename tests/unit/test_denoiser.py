@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unembed.errors import InputError
+from unembed.model import row_parts
 from unembed.model.block import Block
 from unembed.model.denoiser import GIVEN, GUESS, MASK, PREFIX, Denoiser, DenoiserConfig
 
@@ -155,6 +156,23 @@ def test_incremental_equals_parallel_causal(changes: dict, inputs: tuple[Tensor,
     again, _ = denoiser.next_logits(ids[[2, 0], -1], swapped)
     straight, _ = denoiser.next_logits(ids[:, -1], state)
     assert torch.allclose(again, straight[[2, 0]], atol=1e-5)
+
+
+def test_rows_scored_in_parts_are_the_rows_scored_at_once(
+    inputs: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that fit the cache: four rows in parts of one, with the tokens that stand in each text already."""
+    ids, _, vectors = inputs
+    denoiser = build(token_prior=True)
+    state = denoiser.start_causal(denoiser.condition(vectors))
+    for i in range(3):
+        whole, after = denoiser.next_logits(ids[:, i], state)
+        with monkeypatch.context() as small:
+            small.setitem(row_parts.LOGIT_BYTES, "cpu", 4)
+            assert len(list(row_parts.row_parts(4, CONFIG.vocab_size, ids.device))) == 4
+            parts, _ = denoiser.next_logits(ids[:, i], state)
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+        state = after
 
 
 def test_the_evidence_of_a_visible_token_is_spent(inputs: tuple[Tensor, Tensor, Tensor]) -> None:

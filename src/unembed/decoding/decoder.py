@@ -38,22 +38,7 @@ if TYPE_CHECKING:
 
 
 class Decoder:
-    """Decodes vectors with one checkpoint.
-
-    Args:
-        checkpoint: as `load_checkpoint` returns it.
-        name: what it was called; shown in results.
-        precision: "fp32", "bf16", or "auto" (bf16 where it is fast); of the products of the network.
-
-    Attributes:
-        denoiser: the network.
-        tokenizer: between ids and texts.
-        identity: the encoder that the checkpoint belongs to.
-        name, sha256: of the checkpoint.
-        calibrations: confidence calibrations as stored in the checkpoint, or None.
-        precision: "fp32" or "bf16".
-        position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
-    """
+    """Decodes vectors with one checkpoint: `Inverter` without queries; arguments and attributes are described there."""
 
     def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
         self.denoiser: Denoiser = checkpoint.denoiser

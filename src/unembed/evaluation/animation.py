@@ -133,16 +133,12 @@ def refined(
     """
     if not found:
         return list(shown)
-    parts = [
-        Frame(
-            seconds,
-            tuple(Cell("token", name, None) for name in names),
-            f"after {queries} {'query' if queries == 1 else 'queries'}: cosine {cosine:.2f}",
-        )
-        for queries, cosine, names in found
-    ]
-    hold = shown[-1].seconds
-    return [*shown[:-1], replace(shown[-1], seconds=2 * seconds), *parts[:-1], replace(parts[-1], seconds=hold)]
+    parts = [replace(shown[-1], seconds=2 * seconds)]
+    for queries, cosine, names in found:
+        cells = tuple(Cell("token", name, None) for name in names)
+        said = f"after {queries} {'query' if queries == 1 else 'queries'}: cosine {cosine:.2f}"
+        parts.append(Frame(seconds, cells, said))
+    return [*shown[:-1], *parts[:-1], replace(parts[-1], seconds=shown[-1].seconds)]
 
 
 def draw(

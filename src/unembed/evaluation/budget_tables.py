@@ -198,9 +198,8 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
     if more.get("costs"):
         parts += [
             "## What it costs\n",
-            f"Runs of their own, one a budget, on {more['machine']['summary']} with {more['machine']['threads']} "
-            "threads; the share in matrix products is operations counted over time, divided by the measured rate of a "
-            "plain product.\n",
+            f"Runs of their own, one a budget, on {more['machine']['summary']}; the share in matrix products is "
+            "operations counted over time, divided by the measured rate of a plain product.\n",
             cost_table(more["costs"]),
         ]
     if more.get("ablations"):
