@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test dev lint format hooks docs package matrix smoke browser results clean
+.PHONY: demo test slow dev lint format hooks docs package matrix smoke browser results clean
 
 demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 	$(BIN)/unembed invert examples/vectors.parquet --compare text
 
 test: $(VENV)/.dev ## run the tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+slow: $(VENV)/.dev ## run the tests that `make test` leaves out: documentation pages, memory
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 dev: $(VENV)/.dev ## set up .venv with everything that development needs
 

@@ -21,8 +21,8 @@ import torch
 
 from unembed.machine import describe
 
-NEW = ["model.backbone='adaln-zero'", "model.layers=4", "model.heads=6", "optimizer.lr=1.2e-3", "optimizer.warmup=50"]
-BERT = ["model.backbone='bert'", "model.layers=6", "model.heads=12", "optimizer.lr=6e-4", "optimizer.warmup=50"]
+NEW = ["model.layers=4", "model.heads=6", "optimizer.lr=1.2e-3", "optimizer.warmup=50", "objective.causal_share=0.5"]
+ADAMW = ["optimizer.matrices='adamw'"]
 PAPER = ["model.backbone='paper'", "model.prefix_tokens=0", "model.embedding_dim=0", "model.time_conditioning=true"]
 PRINTED = ["objective.masking='time'", "objective.schedule='exponential'", "objective.loss_weight='printed'"]
 DERIVED = ["objective.loss_weight='bound'"]
@@ -30,36 +30,26 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "base": ("whitening, 8 prefix tokens, canvas of n, causal share 0.5, shortlist", []),
     "no-causal": ("no causal rows", ["objective.causal_share=0.0"]),
     "log-odds": ("token prior as gated bias", ["model.token_prior=true"]),
-    "position-prior": ("position prior as gated bias", ["model.position_prior=true"]),
     "no-whitening": ("vectors scaled only", ["model.whiten=false"]),
     "no-prefix": ("no prefix tokens, AdaLN alone", ["model.prefix_tokens=0"]),
     "eos-canvas": ("canvas of 33 with learnt end", ["model.canvas='eos'"]),
     "full-softmax": ("no shortlist", ["objective.shortlist_frequent=0"]),
     "all-causal": ("causal rows only", ["objective.causal_share=1.0"]),
     "bound-weight": ("loss weight n/k", ["objective.loss_weight='bound'"]),
-    "candidates": ("32 candidates as extra keys", ["model.candidates=32"]),
     "vector-drop": ("vector dropped in a tenth of the texts", ["objective.vector_drop=0.1"]),
     "vector-noise": ("noise of a tenth of their length on the vectors", ["data.noise=0.1"]),
     "time": ("time as an input, counts drawn", ["model.time_conditioning=true"]),
     "time-drawn": ("times drawn, linear schedule, weight 1", ["objective.masking='time'"]),
     "cosine": ("times drawn, cosine schedule, weight 1", ["objective.masking='time'", "objective.schedule='cosine'"]),
     "factored": ("modulation through 64 dimensions", ["model.adaln='factored'"]),
-    "shared": ("one modulation for all blocks", ["model.adaln='shared'"]),
     "muon": ("Muon for the blocks' matrices", ["optimizer.matrices='muon'"]),
     "paper-network": ("equations 5 to 10 of 2602.11047, everything else alike", [*PAPER]),
     "paper-objective": ("and its schedule and weight as printed", [*PAPER, *PRINTED]),
     "paper-bound": ("and its schedule with the weight that belongs to it", [*PAPER, *PRINTED, *DERIVED]),
     # Of the default recipe (--recipe recipes/default.toml), not of the small one.
-    "adaln": ("default recipe: 4 new AdaLN-Zero blocks of 384", [*NEW]),
-    "adaln-position-prior": ("position prior as gated bias too", [*NEW, "model.position_prior=true"]),
-    "adaln-full-softmax": ("no shortlist", [*NEW, "objective.shortlist_frequent=0"]),
-    "bert": ("6 blocks from the encoder's own layers", [*BERT]),
-    "bert-new": ("the same blocks without the encoder's weights", [*BERT, "model.init_blocks=false"]),
-    "bert-4": ("4 of the encoder's 6 layers", [*BERT, "model.layers=4"]),
-    "bert-muon": ("encoder's layers, Muon for the blocks' matrices", [*BERT, "optimizer.matrices='muon'"]),
+    "adaln": ("default recipe: 4 new AdaLN-Zero blocks of 384", [*NEW, *ADAMW]),
+    "adaln-full-softmax": ("no shortlist", [*NEW, *ADAMW, "objective.shortlist_frequent=0"]),
     "adaln-muon": ("4 new blocks, Muon for their matrices", [*NEW, "optimizer.matrices='muon'"]),
-    "bert-lr-12e-4": ("encoder's layers, a higher learning rate", [*BERT, "optimizer.lr=1.2e-3"]),
-    "bert-causal-75": ("encoder's layers, causal share 0.75", [*BERT, "objective.causal_share=0.75"]),
 }
 
 CHILD = """
@@ -118,7 +108,7 @@ def main() -> None:
     parser.add_argument("--cores", nargs="*", type=int, default=[0, 1], help="one variant runs on each")
     parser.add_argument("--runs", default="runs/ablations")
     parser.add_argument("--out", default="docs/results/ablations.json")
-    small = [name for name in VARIANTS if not name.startswith(("adaln", "bert"))]
+    small = [name for name in VARIANTS if not name.startswith("adaln")]
     parser.add_argument("--variants", nargs="*", default=small)
     arguments = parser.parse_args()
     out = Path(arguments.out)

@@ -23,43 +23,36 @@ from unembed.inverter import Inverter
 SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu")
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "greedy": ("left-to-right", {}),
-    "beam-4": ("left-to-right", {"beam": 4}),
     "beam-8": ("left-to-right", {"beam": 8}),
     "beam-16": ("left-to-right", {"beam": 16}),
-    "beam-8-power-1": ("left-to-right", {"beam": 8, "length_power": 1.0}),
+    "beam-8-student-50": ("left-to-right", {"beam": 8, "choose": "student", "student_weight": 50.0}),
+    "beam-8-student-100": ("left-to-right", {"beam": 8, "choose": "student", "student_weight": 100.0}),
+    "beam-8-student-200": ("left-to-right", {"beam": 8, "choose": "student", "student_weight": 200.0}),
+    "beam-16-student-50": ("left-to-right", {"beam": 16, "choose": "student", "student_weight": 50.0}),
+    "beam-16-student-100": ("left-to-right", {"beam": 16, "choose": "student", "student_weight": 100.0}),
+    "beam-16-student-200": ("left-to-right", {"beam": 16, "choose": "student", "student_weight": 200.0}),
+    "beam-16-student": (
+        "left-to-right",
+        {"beam": 16, "choose": "student", "student_weight": 60.0, "length_power": 0.25, "length_weight": 0.5},
+    ),
+    "beam-8-correct-4-student": (
+        "draft-correct",
+        {"beam": 8, "passes": 4, "remask_rate": 0.3, "choose": "student", "student_weight": 100.0},
+    ),
+    "beam-32-student-100": ("left-to-right", {"beam": 32, "choose": "student", "student_weight": 100.0}),
+    "beam-32-student": (
+        "left-to-right",
+        {"beam": 32, "choose": "student", "student_weight": 100.0, "length_power": 0.25, "length_weight": 0.5},
+    ),
+    "samples-16-student-100": (
+        "left-to-right",
+        {"samples": 16, "temperature": 0.5, "choose": "student", "student_weight": 100.0},
+    ),
     "beam-8-mbr": ("left-to-right", {"beam": 8, "choose": "mbr"}),
-    "samples-8-mbr": ("left-to-right", {"samples": 8, "temperature": 0.5, "choose": "mbr"}),
-    "samples-16-mbr": ("left-to-right", {"samples": 16, "temperature": 0.6, "choose": "mbr"}),
-    "samples-32-mbr": ("left-to-right", {"samples": 32, "temperature": 0.6, "choose": "mbr"}),
-    "beam-4-correct-2": ("draft-correct", {"beam": 4, "passes": 2, "remask_rate": 0.3}),
     "beam-4-correct-4": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.3}),
-    "beam-8-correct-4-pseudo": ("draft-correct", {"beam": 8, "passes": 4, "remask_rate": 0.3, "score": "pseudo"}),
-    "beam-4-correct-8": ("draft-correct", {"beam": 4, "passes": 8, "remask_rate": 0.3}),
-    "beam-4-correct-4-half": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.5}),
     "beam-8-keep-1-correct-4": ("draft-correct", {"beam": 8, "keep": 1, "passes": 4, "remask_rate": 0.3}),
-    "beam-8-keep-4-correct-4": ("draft-correct", {"beam": 8, "keep": 4, "passes": 4, "remask_rate": 0.3}),
-    "samples-16-mbr-keep-1-correct-4": (
-        "draft-correct",
-        {"samples": 16, "temperature": 0.6, "choose": "mbr", "keep": 1, "passes": 4, "remask_rate": 0.3},
-    ),
-    "samples-16-mbr-keep-4-correct-4": (
-        "draft-correct",
-        {"samples": 16, "temperature": 0.6, "choose": "mbr", "keep": 4, "passes": 4, "remask_rate": 0.3},
-    ),
-    "samples-16-mbr-order-keep-1-correct-4": (
-        "draft-correct",
-        {"samples": 16, "temperature": 0.6, "choose": "mbr-order", "keep": 1, "passes": 4, "remask_rate": 0.3},
-    ),
-    "beam-8-keep-1-correct-4-length": (
-        "draft-correct",
-        {"beam": 8, "keep": 1, "passes": 4, "remask_rate": 0.3, "length_weight": 1.0},
-    ),
     "adaptive-8": ("adaptive", {"passes": 8}),
-    "adaptive-8-lengths-1": ("adaptive", {"passes": 8, "lengths": 1}),
-    "adaptive-16-lengths-5": ("adaptive", {"passes": 16, "lengths": 5}),
-    "adaptive-8-power-1": ("adaptive", {"passes": 8, "length_power": 1.0}),
     "confidence-16": ("confidence", {"passes": 16}),
-    "confidence-32": ("confidence", {"passes": 32}),
 }
 
 

@@ -34,11 +34,10 @@ from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
 from unembed.refinement.refined import Refined
 from unembed.refinement.search import SearchConfig, refine
-from unembed.training.corruption import Corruption
 from unembed.training.draft_pairs import PairMaker
+from unembed.training.pairs import Texts
 
 SHOWN = ("exact_match", "token_f1", "token_accuracy", "edit_similarity")
-NONE = np.zeros((0, 0), dtype=np.int64)
 BINS = ((1, 8), (9, 16), (17, 31), (32, 32))
 
 
@@ -112,8 +111,9 @@ def main() -> None:
     )
     seconds["best-of"] = time.monotonic() - began
     began = time.monotonic()
-    maker = PairMaker(inverter.denoiser, inverter.tokenizer, inverter.encoder, dataset, Corruption(NONE, NONE, 0))
-    filled, _ = maker.filled(seeded_subset(len(dataset), args.n, args.seed), args.seed)
+    maker = PairMaker(inverter.denoiser, inverter.tokenizer, inverter.encoder.encode)
+    texts = Texts.read(dataset, seeded_subset(len(dataset), args.n, args.seed))
+    filled, _ = maker.filled(texts, args.seed)
     near = correct(
         corrector,
         inverter.denoiser,

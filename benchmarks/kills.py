@@ -90,15 +90,17 @@ class Process:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        if code:
-            self._errors.seek(0)
-            raise RuntimeError(f"{' '.join(self._command)} ended with {code}: {self._errors.read().decode()}")
+        with self._errors as errors:
+            if code:
+                errors.seek(0)
+                raise RuntimeError(f"{' '.join(self._command)} ended with {code}: {errors.read().decode()}")
         return True
 
     def kill(self) -> None:
         """Send SIGKILL."""
         self._process.kill()
         self._process.wait()
+        self._errors.close()
 
     def finish(self) -> None:
         """Wait for its end."""

@@ -28,7 +28,7 @@ from race_contestants import CONTESTANTS, Contestant
 
 from unembed.files import write_json
 from unembed.machine import describe
-from unembed.training.recipe_parts import parse_duration
+from unembed.training.recipe_values import parse_duration
 
 HERE = Path(__file__).resolve().parent
 METRICS = ("token_f1", "token_accuracy", "exact_match", "bleu", "rouge_l", "length_error")
@@ -185,14 +185,14 @@ def child_cost(task: dict[str, Any]) -> dict[str, Any]:
     prepared = prepare(recipe)
     denoiser = prepared.denoiser.train()
     shortlist = Shortlist.of(recipe.objective, prepared.counts, denoiser.banned)
-    loss = StepLoss(denoiser, recipe.objective, shortlist, prepared.counts, "fp32")
+    loss = StepLoss(denoiser, recipe.objective, shortlist, "fp32")
     generator = torch.Generator().manual_seed(0)
     texts = tokens = 0
     counter = MatrixProducts()
     with counter:
         for _ in range(4):
             for group in prepared.feed.next():
-                loss.backward(torch.from_numpy(group.ids), torch.from_numpy(group.vectors), generator)
+                loss(torch.from_numpy(group.ids), torch.from_numpy(group.vectors), generator).backward()
                 texts, tokens = texts + len(group), tokens + group.ids.size
     counts = denoiser.parameter_counts()
     own = counts["total"] - counts["vocabulary"]

@@ -18,6 +18,7 @@ STEPS = (
     "optimizer.warmup=100",
     "optimizer.decay='linear'",
     "optimizer.ema=0.999",
+    "optimizer.matrices='adamw'",  # for all alike; the race compares networks
     "objective.shortlist_frequent=3000",
     "objective.shortlist_sampled=1500",
 )
@@ -72,10 +73,10 @@ PAPER_WAYS = (
 
 CONTESTANTS: dict[str, Contestant] = {
     "default": Contestant(
-        "the default recipe: masks in half of the texts, the next token in the other half; AdaLN-Zero and 8 memory "
+        "the default network: masks in half of the texts, the next token in the other half; AdaLN-Zero and 8 memory "
         "rows from the whitened vector, the closed-form token prior, a length head",
         "recipes/default.toml",
-        (*SIZE, *EMBEDDING, *STEPS),
+        (*SIZE, *EMBEDDING, *STEPS, "objective.causal_share=0.5"),
         (
             Way(
                 "draft-correct, beam 4, 4 passes",
@@ -118,7 +119,7 @@ CONTESTANTS: dict[str, Contestant] = {
         regular=False,
     ),
     "default-causal": Contestant(
-        "the default recipe with the next token in every text: how much of the default's drafts the masks cost",
+        "the default network with the next token in every text: how much of the default's drafts the masks cost",
         "recipes/default.toml",
         (*SIZE, *EMBEDDING, *STEPS, "objective.causal_share=1.0"),
         (GREEDY, BEAM),

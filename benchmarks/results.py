@@ -241,7 +241,7 @@ def run(runner: Runner, args: argparse.Namespace) -> None:
             names = [n for n in names if n != "prior"]
         for name in names:
             runner.strategy(part, harness.Setting(name))
-        for passes in args.passes:
+        for passes in () if default in ("left-to-right", "prior") else args.passes:  # those have no number of passes
             runner.strategy(part, harness.Setting(default, {"passes": passes}, f"{default}-{passes}-passes"))
     if "baselines" in args.only:
         for name in baselines.BASELINES:

@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     inverter = Inverter.from_pretrained(args.model, device="cpu", precision="auto")
     if inverter.student is None:
-        raise SystemExit("This checkpoint has no student; benchmarks/train_student.py makes one.")
+        raise SystemExit("This checkpoint has no student; train one from recipes/student.toml.")
     data = EvaluationSet.from_rows("english-validation", ShardDataset(args.data), args.n, args.seed)
     target = torch.nn.functional.normalize(torch.from_numpy(data.vectors).float(), dim=1)
     table = inverter.denoiser.embedding.weight

@@ -2,8 +2,8 @@
 
     python benchmarks/train.py recipes/default.toml --set data.shards=data/train
 
-The steps are those of `unembed train`: masks, shortlist, forward, backward, clipping, AdamW, EMA. Closed forms are
-fitted before the clock starts. `share` is the part of the measured matrix-multiply rate that the arithmetic of the
+The steps are the loop's own (`training/stepper.py`): draw, score, backward, clipping, optimizer, average. Closed forms
+are fitted before the clock starts. `share` is the part of the measured matrix-multiply rate that the arithmetic of the
 design (6 A n, and 6 x rows x columns x width for the head) says is used.
 """
 
@@ -15,8 +15,8 @@ import torch
 from common import emit, machine, matmul_rates
 
 from unembed.training.estimate import measure_pace
-from unembed.training.prepare import prepare
 from unembed.training.recipe import Recipe
+from unembed.training.tasks import make_task
 
 
 def main() -> None:
@@ -32,11 +32,9 @@ def main() -> None:
     recipe = Recipe.load(args.recipe, args.overrides)
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    device = torch.device(args.device)
-    prepared = prepare(recipe)
-    parameters = prepared.denoiser.parameter_counts()
+    task = make_task(recipe, torch.device(args.device))
     rates = matmul_rates(args.device, args.matmul_seconds)
-    pace = measure_pace(recipe, prepared, device, warmup=args.warmup, steps=args.steps)
+    pace = measure_pace(recipe, task, warmup=args.warmup, steps=args.steps)
     gflops = pace.operations / pace.seconds / 1e9
     part = recipe.objective
     emit(
@@ -44,9 +42,9 @@ def main() -> None:
             "benchmark": "train",
             "recipe": args.recipe,
             "overrides": args.overrides,
-            "parameters": parameters,
+            "parameters": task.notes()["parameters"],
             "precision": pace.precision,
-            "compiled": pace.compiled,
+            "compiled": recipe.run.compiles(args.device),
             "batch_size": recipe.data.batch_size,
             "shortlist": part.shortlist_frequent + part.shortlist_sampled if part.shortlist_frequent else None,
             "steps": args.steps,

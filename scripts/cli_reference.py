@@ -27,7 +27,8 @@ WIDTH = 120
 _MARK = (
     "<!-- test page: small; with notes.txt, texts.txt, vectors.npy, vectors.parquet, corpus, shards/train, "
     "shards/validation; take invert for COMMAND; take minilm for http://127.0.0.1:8000/v1?model=NAME; "
-    "take notes.txt for hf:allenai/c4?config=en&take=2000000 -->"
+    "take notes.txt for hf:allenai/c4?config=en&take=2000000; take recipes/default.toml for recipes/long.toml; "
+    "take runs/mine for runs/long -->"
 )
 _HEAD = f"""# Commands
 

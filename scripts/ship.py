@@ -1,9 +1,11 @@
-"""Turn a run's checkpoint into the model that ships: calibrated confidence, int8 weights, licence and card.
+"""Turn a run's checkpoint into the model that ships: calibrated confidence, small weights, licence and card.
 
     python scripts/ship.py --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
 
-With --corrector a corrector that benchmarks/train_corrector.py trained is put beside the weights in --out and nothing
-else is done; the checksum that results name stays. With --positions a position prior for the strategy prior is fitted on those training shards and stored beside the
+With --corrector or --student what `unembed train` made of recipes/corrector.toml or recipes/student.toml is put beside
+the weights in --out, which it must have been trained beside, and nothing else is done; the checksum that results name
+stays. With --decode-only the model in --out gets another default decode and its calibration; its weights stay. With
+--positions a position prior for the strategy prior is fitted on those training shards and stored beside the
 weights; with --positions-only it is added to the model in --out and nothing else is done (its config.json, and so the
 checksum that results name, becomes another). The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
 those named by --strategies. The card's tables come from docs/results/*.json (run it again with --card-only).
@@ -26,16 +28,18 @@ from unembed.data.shards import ShardDataset
 from unembed.evaluation.harness import fit_calibration
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
-from unembed.files import atomic_write_bytes, read_json, sha256_file
+from unembed.files import atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.inverter import Inverter
 from unembed.model.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
 from unembed.model.closed_form import fit_position_prior
 from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.model.position_prior import PositionPrior
-from unembed.model.student_file import STUDENT_FILE
+from unembed.model.student_file import STUDENT_FILE, read_student, write_student
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_MIB = 48
+LIMIT_MIB = 64
+FILE_MIB = 15
+STORED = {"int8": "int8 by row", "int6": "matrices in 6 bits by row, the token prior in 4"}
 SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine")
 _log = logging.getLogger("ship")
 
@@ -60,19 +64,19 @@ def fit_places(checkpoint: Checkpoint, shards: str, most: int) -> PositionPrior:
 
 
 def check_size(folder: str | Path) -> None:
-    """End with an error where a model is larger than may ship."""
-    size = sum(p.stat().st_size for p in Path(folder).iterdir()) / 2**20
+    """End with an error where a model, or one file of it, is larger than may ship."""
+    sizes = {path.name: path.stat().st_size / 2**20 for path in Path(folder).iterdir()}
+    size = sum(sizes.values())
     _log.info("%s holds %.1f MiB", folder, size)
     if size > LIMIT_MIB:
         raise SystemExit(f"The model holds {size:.1f} MiB, more than {LIMIT_MIB}.")
+    largest = max(sizes, key=sizes.__getitem__)
+    if sizes[largest] > FILE_MIB:
+        raise SystemExit(f"{largest} holds {sizes[largest]:.1f} MiB, more than {FILE_MIB}.")
 
 
-def ship(args: argparse.Namespace) -> None:
-    """Calibrate and store."""
-    checkpoint = load_checkpoint(args.run)
-    inverter = Inverter.from_pretrained(args.run)
-    if args.positions:
-        inverter.position_prior = fit_places(checkpoint, args.positions, args.position_texts)
+def calibrate(inverter: Inverter, checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
+    """Fit the confidence of the default decode, and of the strategies named, on validation texts trained on none."""
     dataset = ShardDataset(args.validation)
     excluded = checkpoint.recipe["data"]["exclude_sources"]
     names = dataset.source_names
@@ -87,6 +91,30 @@ def ship(args: argparse.Namespace) -> None:
         fitted = fit_calibration(inverter, data.ids, data.vectors, strategy=strategy)
         calibration[strategy] = fitted.to_dict()
         _log.info("calibrated %s on %d texts", strategy, args.n)
+    return calibration
+
+
+def set_default(folder: Path, args: argparse.Namespace) -> None:
+    """Give a model another default decode, calibrated; its weights stay, and so does the student beside them."""
+    checkpoint = load_checkpoint(folder)
+    inverter = Inverter.from_pretrained(folder)
+    calibration = calibrate(inverter, checkpoint, args)
+    config, student = read_json(folder / "config.json"), folder / "student.json"
+    write_json(folder / "calibration.json", {**(checkpoint.calibration or {}), **calibration})
+    config["notes"] |= {"decode": inverter.defaults, "calibration_texts": args.n}
+    config["files"]["calibration.json"] = sha256_file(folder / "calibration.json")
+    write_json(folder / "config.json", config)
+    if student.exists() and (told := read_json(student))["checkpoint"] == checkpoint.sha256:
+        write_json(student, {**told, "checkpoint": sha256_file(folder / "config.json")})
+
+
+def ship(args: argparse.Namespace) -> None:
+    """Calibrate and store."""
+    checkpoint = load_checkpoint(args.run)
+    inverter = Inverter.from_pretrained(args.run)
+    if args.positions:
+        inverter.position_prior = fit_places(checkpoint, args.positions, args.position_texts)
+    calibration = calibrate(inverter, checkpoint, args)
     notes = {
         **checkpoint.notes,
         "calibration_texts": args.n,
@@ -102,7 +130,7 @@ def ship(args: argparse.Namespace) -> None:
         checkpoint.recipe,
         calibration,
         notes,
-        dtype="int8",
+        dtype="int6",
         position_prior=inverter.position_prior,
     )
     check_size(args.out)
@@ -118,11 +146,31 @@ def add_corrector(folder: Path, file: str) -> None:
     check_size(folder)
 
 
+def add_student(folder: Path, path: str) -> None:
+    """Put a student beside the weights that it was trained beside; calibrating them anew does not part the two."""
+    checkpoint, told = load_checkpoint(folder), read_json(Path(path) / "student.json")
+    file = read_student(path, told["checkpoint"])
+    if file is None or checkpoint.weights != file.notes.get("base"):
+        raise SystemExit(f"{path} holds no student that was trained beside the weights in {folder}.")
+    write_student(folder, file, checkpoint.sha256)
+    _log.info("%s: a student of %d parameters", folder, sum(p.numel() for p in file.student.parameters()))
+    check_size(folder)
+
+
 def _attribution() -> str:
     with open(ROOT / "docs" / "sources.tsv", encoding="utf-8", newline="") as stream:
         rows = [r for r in csv.DictReader(stream, delimiter="\t") if r["language"] == "en"]
     body = [[r["source"], r["repository"].replace("|", "/"), r["licence as stated by the repository"]] for r in rows]
     return table(["source", "repository", "licence as stated there"], body)
+
+
+def _history(facts: dict[str, Any]) -> str:
+    """What a student or a corrector began from, in words."""
+    begun = facts.get("begun")
+    if begun:
+        steps = f" of {begun['steps']:,} steps" if begun.get("steps") else ""
+        return f"; began from one{steps} beside other weights"
+    return f"; {facts['history']}" if facts.get("history") else ""
 
 
 def card(folder: Path) -> str:
@@ -146,16 +194,17 @@ def card(folder: Path) -> str:
         facts = corrector_notes(folder / CORRECTOR_FILE)
         corrector = (
             f"| corrector | `{CORRECTOR_FILE}`, {(folder / CORRECTOR_FILE).stat().st_size / 2**20:.1f} MiB: "
-            f"{facts['texts']:,} pairs seen in {facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes"
-            f"{('; ' + facts['history']) if facts.get('history') else ''} |\n"
+            f"{facts.get('texts_seen', facts.get('texts')):,} pairs seen in {facts['steps']:,} steps, "
+            f"{facts['seconds'] / 60:.0f} minutes{_history(facts)} |\n"
         )
     if (folder / STUDENT_FILE).is_file():
         facts = read_json(folder / "student.json")["notes"]
+        cosine = facts.get("metrics", {}).get("cosine", facts.get("cosine_on_1000_validation_texts"))
         corrector += (
             f"| student encoder | `{STUDENT_FILE}`, {(folder / STUDENT_FILE).stat().st_size / 2**20:.1f} MiB: "
             f"{facts['texts_seen']:,} texts seen of {facts['texts']:,} and {facts['pairs']:,} pairs, "
-            f"{facts['seconds'] / 60:.0f} minutes on one core; "
-            f"cosine to the encoder {facts['cosine_on_1000_validation_texts']:.2f} on validation texts |\n"
+            f"{facts['seconds'] / 60:.0f} minutes; cosine to the encoder {cosine:.2f} on validation texts"
+            f"{_history(facts)} |\n"
         )
     return f"""# unembed-minilm
 
@@ -165,9 +214,9 @@ Recovers text from vectors of **all-MiniLM-L6-v2** ({identity["dimension"]} dime
 | | |
 |---|---|
 | network | {shape["layers"]} blocks of width {shape["width"]}, {shape["heads"]} heads; {parameters["blocks"]:,} parameters in blocks, {parameters["total"]:,} in all |
-| stored | int8 by row, {size:.1f} MiB |
+| stored | {STORED[config["dtype"]]}, {size:.1f} MiB |
 | encoder | {identity["name"]}, revision {identity["revision"]} |
-| training | {notes["texts_seen"]:,} texts seen in {notes["steps"]:,} steps, {notes["seconds"] / 60:.0f} minutes on two CPU cores ({notes["precision"]}) |
+| training | {notes["texts_seen"]:,} texts seen in {notes["steps"]:,} steps, {notes["seconds"] / 60:.0f} minutes of a CPU; the row below says from which weights |
 | recipe | `recipe.json` beside this file; seed {recipe["run"]["seed"]}{("; " + notes["history"]) if notes.get("history") else ""} |
 | default decode | `{json.dumps(notes["decode"])}` |
 | confidence | calibrated on {notes["calibration_texts"]:,} validation texts |
@@ -216,6 +265,8 @@ def main() -> None:
     parser.add_argument("--position-texts", type=int, default=200_000, help="the first so many of them")
     parser.add_argument("--positions-only", action="store_true", help="add it to the model in --out, no more")
     parser.add_argument("--corrector", help="a corrector's file: put it beside the model in --out, no more")
+    parser.add_argument("--student", help="folder of a student: put it beside the model in --out, no more")
+    parser.add_argument("--decode-only", action="store_true", help="give the model in --out the --decode, no more")
     parser.add_argument("--card-only", action="store_true")
     args = parser.parse_args()
     if args.positions_only and not args.positions:
@@ -225,13 +276,19 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if args.corrector:
         add_corrector(Path(args.out), args.corrector)
+    elif args.student:
+        add_student(Path(args.out), args.student)
+    elif args.decode_only:
+        set_default(Path(args.out), args)
     elif args.positions_only:
         places = fit_places(load_checkpoint(args.out), args.positions, args.position_texts)
         add_position_prior(args.out, places)
         check_size(args.out)
     elif not args.card_only:
         ship(args)
-    atomic_write_bytes(Path(args.out) / "README.md", card(Path(args.out)).encode())
+    path = Path(args.out) / "README.md"
+    if path.is_file() or not (args.corrector or args.student):  # a base that was not shipped has no card
+        atomic_write_bytes(path, card(Path(args.out)).encode())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from unembed.data.tokenization import cut_texts
 from unembed.decoding.decoder import Decoder
 from unembed.decoding.recovery import Recovery, asked, recoveries
 from unembed.model.corrector import Corrector
-from unembed.model.student_file import StudentFile, read_student
 from unembed.refinement.aids import Aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
@@ -49,11 +48,6 @@ class Inverter(Decoder):
         precision: "fp32" or "bf16".
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
     """
-
-    @cached_property
-    def student(self) -> StudentFile | None:
-        """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
-        return read_student(self._checkpoint.path, self.sha256, self.device)
 
     @property
     def corrector(self) -> Corrector | None:
@@ -141,6 +135,8 @@ class Inverter(Decoder):
         if spend is None:
             found = self._drafts(vectors, config, constraints, batch_size, trace, progress)
             return self._recoveries([draft for batch in found for draft in batch], config)
+        if config.choose == "student":  # the encoder itself is asked
+            config = dataclasses.replace(config, choose="likelihood")
         rows = self._rows(vectors)
         rounding = rounding or rounding_of(vectors)
         if tolerance is not None:

@@ -62,18 +62,18 @@ def matmul_rate(precision: str = "fp32", device: str = "cpu", seconds: float = 0
         precision: "fp32" or "bf16".
         device: where to compute.
         seconds: how long to measure after one warm-up product.
-        side: rows and columns; 0 takes 1,024 on a CPU and 8,192 elsewhere.
+        side: rows and columns; 0 takes 1,024 on a CPU (256 where one such product would take longer than `seconds`, as
+            in a precision that a CPU has no instructions for) and 8,192 elsewhere.
 
     Returns:
         GFLOP/s, with 2 side^3 operations a product: the best product of all, so that a busy machine misleads least.
     """
     import torch
 
-    side = side or (_SIDE if device == "cpu" else 8 * _SIDE)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(side, side, generator=generator).to(device, dtype)
-    right = torch.randn(side, side, generator=generator).to(device, dtype)
+
+    def factor(side: int) -> torch.Tensor:
+        return torch.randn(side, side, generator=torch.Generator().manual_seed(side)).to(device, dtype)
 
     def product() -> float:
         began = time.perf_counter()
@@ -82,6 +82,12 @@ def matmul_rate(precision: str = "fp32", device: str = "cpu", seconds: float = 0
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
+    if not side and device == "cpu":
+        left = right = factor(_SIDE // 4)
+        product()
+        side = _SIDE if 4**3 * product() < seconds else _SIDE // 4
+    side = side or 8 * _SIDE
+    left, right = factor(side), factor(side)
     product()
     best, end = product(), time.perf_counter() + seconds
     while time.perf_counter() < end:

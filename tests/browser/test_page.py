@@ -249,8 +249,8 @@ def test_alternatives_come_by_pointer_and_by_focus(open_page: Open, width: str) 
 
 
 def test_opened_positions_are_seen(open_page: Open) -> None:
-    page = open_page()
-    recover(page)  # the model's own strategy corrects a draft
+    page = open_page("#strategy=draft-correct")
+    recover(page)
     for at in range(frames_of(page)):
         page.locator("#view .player input").fill(str(at))
         if page.locator("#view .chip-open").count():
@@ -302,7 +302,7 @@ def test_another_draft_is_shown(open_page: Open) -> None:
 
 def test_original_and_recovered_are_aligned(open_page: Open) -> None:
     page = open_page()
-    recover(page)
+    recover(page, "Quaint zeppelins quietly overtook the marmalade factory before breakfast.")  # part of it is lost
     said = re.search(r"(\d+) of (\d+) tokens", page.inner_text("#matched"))
     assert said
     original, back = page.locator("#aligned .tokens").all()
@@ -361,7 +361,7 @@ def test_controls_reach_the_server(open_page: Open) -> None:
     page.locator("#facts .fact", has_text="Passes").get_by_text("0", exact=True).wait_for()
     assert sent[-1]["options"] == {"strategy": "prior"}
     page.get_by_role("button", name="Model's own settings").click()
-    assert page.get_by_label("Strategy").first.input_value() == "draft-correct"
+    assert page.get_by_label("Strategy").first.input_value() == "left-to-right"
 
 
 def test_the_query_budget_is_spent(open_page: Open, server: str) -> None:
@@ -395,7 +395,9 @@ def test_two_runs_side_by_side(open_page: Open) -> None:
         side.locator(".facts").wait_for()
         assert side.locator(".tokens").count() == 2
         assert side.locator(".chip").count() > 2
-    assert {body["options"].get("passes") for body in sent} == {4, 3}
+    asked = {body["options"]["strategy"]: body["options"].get("passes") for body in sent}
+    other = b.get_by_label("Strategy").input_value()
+    assert asked == {"left-to-right": None, other: 3}  # left to right takes one pass a token: none is set
     scrub = page.locator(".compare > .player input")
     scrub.fill("0")
     for side in (a, b):
@@ -476,7 +478,7 @@ def test_a_link_cannot_do_harm(open_page: Open) -> None:
     page = open_page(
         "#strategy=nonsense&passes=1e9&temperature=-4&seed=x&bits=999&text=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E"
     )
-    assert page.get_by_label("Strategy").first.input_value() == "draft-correct"
+    assert page.get_by_label("Strategy").first.input_value() == "left-to-right"
     assert page.locator("#settings input[type=range]").first.input_value() == "32"
     assert page.input_value("#text") == "<img src=x onerror=alert(1)>"
     assert page.locator("img").count() == 0
@@ -492,7 +494,7 @@ def test_a_trace_is_saved_as_json(open_page: Open) -> None:
     assert len(trace["vector"]) == 384
     assert "".join(token["text"].removeprefix("##") for token in trace["result"]["tokens"]) == came
     assert len([step for step in trace["steps"] if step["draft"] == trace["draft"]]) > 3
-    assert trace["request"]["options"]["strategy"] == "draft-correct"
+    assert trace["request"]["options"]["strategy"] == "left-to-right"
 
 
 def test_a_trace_is_saved_as_an_animated_picture(open_page: Open) -> None:
@@ -506,7 +508,7 @@ def test_a_trace_is_saved_as_an_animated_picture(open_page: Open) -> None:
     assert "@keyframes" in svg and "<script" not in svg and "@import" not in svg
     assert re.findall(r"https?://[^\"']+", svg) == ["http://www.w3.org/2000/svg"]
     shown = "".join(root.itertext())
-    assert "the patient" in shown and "384 numbers become a text (draft-correct)" in shown
+    assert "the patient" in shown and "384 numbers become a text (left-to-right)" in shown
 
 
 # for everyone

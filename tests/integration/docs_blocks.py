@@ -144,10 +144,11 @@ def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
 
 def write_recipe(path: Path, body: str) -> None:
     """Write recipes/default.toml with the keys of a toml block changed."""
-    values: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "recipes" / "default.toml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = tomllib.loads((ROOT / "recipes" / "default.toml").read_text(encoding="utf-8"))
     for table, keys in tomllib.loads(body).items():
         values[table].update(keys)
-    text = "".join(
+    text = f"task = {json.dumps(values.pop('task'))}\n"
+    text += "".join(
         f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
         for table, keys in values.items()
     )

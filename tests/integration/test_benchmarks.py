@@ -227,6 +227,7 @@ def test_the_page_of_other_tools_is_what_its_file_says(script):
         assert peer["page"].startswith("https://") and peer["copy"], peer["name"]
 
 
+@pytest.mark.slow
 def test_common_tasks_measures_a_command(script, tmp_path):
     """One task on the shipped model, really run."""
     code, _ = script("common_tasks", "--tasks", "check", "--out", tmp_path / "tasks.json")

@@ -134,6 +134,7 @@ def test_shards_of_a_stream_go_on_where_they_stopped(folders: dict[str, Path], t
     assert parts.n == whole.n == 900 - whole.dropped
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_texts(tmp_path: Path) -> None:
     """3,000 and 24,000 texts into shards of 1,500: the difference of the peaks is less than their vectors."""
     (tmp_path / "data").mkdir()

@@ -65,6 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_the_example_embeds_trains_and_inverts(site: Path, tmp_path: Path) -> None:
     texts = [f"{a} {b} {c}" for a in ("a", "no", "my") for b in ("cat", "dog", "fox", "hen") for c in ("ran", "sat")]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from cli_helpers import Place, fails, run
 
 from unembed.cli import main
@@ -112,12 +114,22 @@ def test_a_disk_that_is_full_while_others_write(
         fails(capsys, args, "recipe.json", "File too large")
 
 
+def test_lines_that_nobody_can_read_end_no_run(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stderr that is full, or whose reader went away, costs the lines and nothing that was learnt."""
+    args = ["train", place.recipe, "--out", tmp_path / "r", "--set", f'data.shards="{place.shards}"']
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+        main([str(arg) for arg in [*args, "--set", "run.validate_every=1e-9"]])
+        monkeypatch.undo()
+    assert {"checkpoint", "state.safetensors"} <= set(names(tmp_path / "r"))
+
+
 def test_a_disk_that_is_full_when_the_log_grows(tmp_path: Path) -> None:
     from unembed.training.report import Reporter, read_log
 
     facts = {"step": 1, "texts": 8, "seconds": 1.0}
     with Reporter(tmp_path, False, None) as reporter:
-        reporter.step(facts, 1.0, 8, 0.1, 0.1, 0.1)
+        reporter.step(facts, torch.tensor(1.0), 8, 0.1, 0.1, 0.1, torch.tensor(0.0))
         with small_disk(250), pytest.raises(DataError, match=r"log\.jsonl failed.*--resume"):
             for step in range(2, 9):
                 reporter.validation({**facts, "step": step}, {"bound": 1.0})
@@ -250,7 +262,8 @@ def test_shards_with_a_flipped_byte(place: Place, tmp_path: Path, capsys: pytest
     good = flipped(path)
     embed = ["embed", place.texts, "--shards", shards, "--encoder", "hashing:32", "--limit", "12", "-q"]
     evaluate = ["evaluate", shards, "-m", place.model, "-n", "5", "--no-cosine"]
-    for args in (train, [*train, "--set", "run.steps=2", "--resume"], embed, evaluate):
+    anew = [str(tmp_path / "new") if arg == tmp_path / "run" else arg for arg in train]
+    for args in (anew, [*train, "--set", "run.steps=2", "--resume"], embed, evaluate):
         fails(capsys, args, "Shard 0", "shard-00000.vectors.npy", "damaged", "Copy it again")
     manifest = json.loads((shards / "manifest.json").read_text())
     for entry in manifest["shards"]:
@@ -291,7 +304,7 @@ def test_shards_of_another_encoder(place: Place, tmp_path: Path, capsys: pytest.
 def test_a_state_that_is_cut(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = ["train", place.recipe, "--out", tmp_path / "r", "-q", "--set", f'data.shards="{place.shards}"']
     train += ["--set", "run.steps=2"]
-    fails(capsys, [*train, "--resume"], "no training state", "Leave out --resume")
+    fails(capsys, [*train, "--resume"], "no training state", "Begin the run first")
     assert run(capsys, *train).code == 0
     for name in (".state.safetensors.abc.part", ".tmpAb3dE6", "checkpoint/.tmpAb3dE6"):  # what a SIGKILL leaves behind
         (tmp_path / "r" / name).write_text("")
@@ -299,14 +312,14 @@ def test_a_state_that_is_cut(place: Place, tmp_path: Path, capsys: pytest.Captur
     assert not [name for name in names(tmp_path / "r") if Path(name).name.startswith(".")]
     state = tmp_path / "r" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
-    fails(capsys, [*train, "--resume"], "training state", "begin a new run")
+    fails(capsys, [*train, "--resume"], "training state", "Begin a new run")
 
 
 def test_checkpoints_of_other_formats(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model"
     shutil.copytree(place.model, model)
     config = json.loads((model / "config.json").read_text())
-    for version, do in ((config["version"] + 1, "newer unembed"), (config["version"] - 1, "that wrote it")):
+    for version, do in ((config["version"] + 1, "newer unembed"), (0, "that wrote it")):
         (model / "config.json").write_text(json.dumps({**config, "version": version}))
         for args in (["invert", place.vectors, "-m"], ["evaluate", place.texts, "-m"], ["models", "verify"]):
             fails(capsys, [*args, model], f"format {version}", do)
@@ -401,6 +414,6 @@ def test_colours_only_on_a_terminal(place: Place, tmp_path: Path) -> None:
 
 def test_a_progress_bar_with_the_time_left_appears_after_two_seconds(tmp_path: Path) -> None:
     texts = tmp_path / "many.txt"
-    texts.write_text("the old house near the tree\n" * 400_000)
+    texts.write_text("the old house near the tree\n" * 80_000)
     shown = on_a_terminal("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
-    assert "Embedding" in shown and "/400000" in shown and "0:0" in shown
+    assert "Embedding" in shown and "/80000" in shown and "0:0" in shown

@@ -38,8 +38,8 @@ def inverter(encoder, tmp_path_factory):
     denoiser = Denoiser(config, banned)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     free = (~denoiser.banned).nonzero().squeeze(1)
-    for step in range(300):
-        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, 2 - step / 150)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, 2 - step / 100)
         ids = free[20 + torch.randint(CHAINS, (64, 1)) + torch.arange(LENGTH)]
         masked = torch.rand(64, LENGTH) < 0.4
         masked[:, 0] |= ~masked.any(dim=1)

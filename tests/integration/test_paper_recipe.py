@@ -27,7 +27,7 @@ SMALL = [
     "data.encoder=hashing:64",
     "data.limit=16",
     "data.batch_size=16",
-    "data.buckets=[16]",
+    "optimizer.accumulate=2",
     "optimizer.lr=4e-3",
     "optimizer.warmup=20",
     "optimizer.decay=linear",
@@ -64,10 +64,12 @@ def make_gpt2(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 sentences as text, and as shards with GPT-2's kind of tokens."""
+    """10 sentences as text, and as shards with GPT-2's kind of tokens; of two lengths, a batch of each a step."""
     folder = tmp_path_factory.mktemp("paper")
-    (folder / "texts.txt").write_text("\n".join(SENTENCES[:16]) + "\n")
     tokens = make_gpt2(folder / "gpt2")
+    lengths = [len(ids) for ids in load_tokenizer(str(tokens), load_encoder("hashing:64")).encode(SENTENCES)]
+    chosen = [s for wanted in (13, 15) for s, n in zip(SENTENCES, lengths, strict=True) if n == wanted][2:12]
+    (folder / "texts.txt").write_text("\n".join(chosen) + "\n")
     arguments = ["embed", folder / "texts.txt", "--shards", folder / "shards", "--encoder", "hashing:64"]
     arguments += ["--tokenizer", tokens, "--limit", "16", "--dtype", "float32", "--quiet"]
     assert main([str(a) for a in arguments]) == 0
@@ -80,29 +82,30 @@ def recipe(place: Path, *more: str) -> Recipe:
     return Recipe.load(RECIPE, [*SMALL, *paths, *more])
 
 
-@pytest.mark.parametrize("loss_weight", ["printed", "bound"])
-def test_a_tiny_paper_network_overfits_16_sentences_and_returns_them(
+@pytest.mark.parametrize("loss_weight", [pytest.param("printed", marks=pytest.mark.slow), "bound"])
+def test_a_tiny_paper_network_overfits_10_sentences_and_returns_them(
     place: Path, tmp_path: Path, loss_weight: str
 ) -> None:
     threads = torch.get_num_threads()
     more = [f"objective.loss_weight={loss_weight}"]
     if loss_weight == "bound":  # and once with causal rows, for the strategies that draft left to right
-        more += ["objective.causal_share=0.4", "run.steps=550"]
+        more += ["objective.causal_share=0.4", "run.steps=330", "optimizer.lr=6e-3"]
     result = train(recipe(place, *more), tmp_path / "run", device="cpu")
     torch.set_num_threads(threads)
     inverter = Inverter.from_pretrained(result.checkpoint, device="cpu")
     config = inverter.denoiser.config
     assert (config.backbone, config.schedule, config.time_conditioning) == ("paper", "exponential", True)
     assert config.vocab_size == inverter.tokenizer.size > 500
-    vectors = load_encoder("hashing:64").encode(SENTENCES[:16])
+    sentences = (place / "texts.txt").read_text().splitlines()
+    vectors = load_encoder("hashing:64").encode(sentences)
     names = ["sequential", "euler", "euler-remask", "two-stage", "adaptive"]
     names += ["left-to-right", "draft-correct"] if config.causal else []
     exact = {}
     for strategy in names:
         found = inverter.invert(vectors, strategy=strategy)
-        exact[strategy] = sum(r.text == s for r, s in zip(found, SENTENCES, strict=False))
-    assert min(exact.values()) >= 15, exact
-    assert sum(r.text == r.original for r in inverter.invert_strings(SENTENCES[:16])) >= 15
+        exact[strategy] = sum(r.text == s for r, s in zip(found, sentences, strict=True))
+    assert min(exact.values()) >= 9, exact
+    assert sum(r.text == r.original for r in inverter.invert_strings(sentences)) >= 9
 
 
 def test_resuming_is_bit_for_bit_with_times_drawn(place: Path, tmp_path: Path) -> None:
@@ -119,11 +122,11 @@ def test_resuming_is_bit_for_bit_with_times_drawn(place: Path, tmp_path: Path) -
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_another_tokenizer_than_the_shards_is_refused(place: Path, tmp_path: Path) -> None:
+def test_another_tokenizer_than_the_shards_and_buckets_of_shards_are_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"another tokenizer.*"):
         train(recipe(place, "data.tokenizer=encoder"), tmp_path / "run", device="cpu")
-    with pytest.raises(RecipeError, match="layers with another tokenizer"):
-        train(recipe(place, "model.backbone=bert", "model.init_blocks=true"), tmp_path / "run", device="cpu")
+    with pytest.raises(RecipeError, match=r"data\.buckets"):
+        train(recipe(place, "data.buckets=[16]"), tmp_path / "run", device="cpu")
 
 
 def test_tokenizers_by_name(place: Path, tmp_path: Path) -> None:

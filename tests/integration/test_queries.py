@@ -125,7 +125,8 @@ def store(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_columns(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["invert", store, "--queries", 4, "--refinement", "search"]
+    args = ["invert", store, "--queries", 4, "--refinement", "search", "--passes", 4, "--lengths", 2]
+    args += ["--strategy", "adaptive"]
     done = run(capsys, *args, "--json")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 0 and len(rows) == 2

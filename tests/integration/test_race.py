@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import subprocess
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +21,39 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("data.encoder='hashing:16'", "data.limit=8", "data.batch_size=16", "model.width=16", "model.embedding_dim=16")
 
 
-def race(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+# One of the cores that the tests may use.
+CORE = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+
+
+@pytest.fixture
+def race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[], str]]:
+    """Runs it, in this process but for its children, and returns what it writes to stderr."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(ROOT)
     sets = [part for key in (*SMALL, "model.mlp=32", "validation.texts=32") for part in ("--set", key)]
-    command = [sys.executable, str(ROOT / "benchmarks" / "race.py"), "--shards", str(folder / "train")]
-    command += ["--validation", str(folder / "test"), "--exclude", "--time", "20m", "--milestones", "0.1s"]
+    command = ["race", "--shards", str(tmp_path / "train")]
+    command += ["--validation", str(tmp_path / "test"), "--exclude", "--time", "20m", "--milestones", "0.1s"]
     command += ["--set", "run.steps=30", "--set", "run.horizon='steps'", "--set", "run.precision='fp32'", *sets]
-    command += ["--n", "6", "--compile", "no", "--cores", "0", "--contestants", "autoregressive", *more]
-    command += ["--runs", str(folder / "runs"), "--out", str(folder / "race.json"), "--page", str(folder / "race.md")]
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command += ["--n", "6", "--compile", "no", "--cores", str(CORE), "--contestants", "autoregressive"]
+    command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "race.json")]
+    monkeypatch.setattr(sys, "argv", [*command, "--page", str(tmp_path / "race.md")])
+
+    def run() -> str:
+        code = importlib.import_module("race").main()
+        said = capsys.readouterr().err
+        assert code == 0, said + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+        return said
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_the_race_is_run_resumed_and_written(tmp_path: Path) -> None:
+@pytest.mark.soak
+def test_the_race_is_run_resumed_and_written(tmp_path: Path, race: Callable[[], str]) -> None:
     encoder = HashingEncoder(16)
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
     words = "the old dog saw a small house near river and city people went home with water".split()
@@ -39,8 +61,7 @@ def test_the_race_is_run_resumed_and_written(tmp_path: Path) -> None:
     texts = [(" ".join(generator.choice(words, size=generator.integers(2, 8))), "mail") for _ in range(120)]
     write_shards(tmp_path / "train", texts[:90], encoder, tokenizer, limit=8)
     write_shards(tmp_path / "test", texts[90:], encoder, tokenizer, limit=8)
-    first = race(tmp_path)
-    assert first.returncode == 0, first.stderr + "".join(p.read_text() for p in tmp_path.rglob("*.log"))
+    race()
     found = json.loads((tmp_path / "race.json").read_text())
     (contestant,) = found["contestants"]
     assert {(row["way"], row["end"]) for row in contestant["decoded"]} == {
@@ -59,10 +80,9 @@ def test_the_race_is_run_resumed_and_written(tmp_path: Path) -> None:
     trained = tmp_path / "runs" / "autoregressive" / "trained.json"
     stamp = trained.stat().st_mtime_ns
     (tmp_path / "runs" / "autoregressive" / "decoded-end.json").unlink()
-    again = race(tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = race()
     assert trained.stat().st_mtime_ns == stamp
-    assert "decoded-end" in again.stderr and "train" not in again.stderr and "0.1s" not in again.stderr
+    assert "decoded-end" in again and "train" not in again and "0.1s" not in again
 
 
 def test_the_page_of_the_race_is_what_its_result_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

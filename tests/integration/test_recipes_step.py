@@ -14,7 +14,8 @@ from unembed.inverter import Inverter
 from unembed.training.loop import train
 from unembed.training.recipe import Recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+RECIPES = [path for path in ALL if Recipe.load(path).task == "denoiser"]
 WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
 ENCODER = "hashing:32"  # a recipe's own may lie on a hub
 
@@ -37,13 +38,13 @@ def shrunk(path: Path, corpus: Path) -> list[str]:
     recipe = Recipe.load(path)
     online = bool(recipe.data.texts) and not recipe.data.shards
     data = f'data.texts=["{corpus / "texts.txt"}"]' if online else f'data.shards="{corpus / "shards"}"'
-    small = [f"data.encoder={ENCODER}", "data.tokenizer=encoder", data, "data.batch_size=16"]
+    small = [f"data.encoder={ENCODER}", "data.tokenizer=encoder", data, "data.batch_size=16", "data.buckets=[]"]
     small += ["data.exclude_sources=[]", 'data.prompt_name=""']
-    small += [f"model.width={4 * recipe.model.heads}", "model.layers=1", "model.mlp=0", "model.init_blocks=false"]
+    small += [f"model.width={4 * recipe.model.heads}", "model.layers=1", "model.mlp=0"]
     small += [f"model.embedding_dim={16 if recipe.model.embedding_dim else 0}", "model.adaln_rank=4"]
     small += [f"objective.shortlist_{kind}=20" for kind in ("frequent", "sampled")]
     small += ["run.steps=2", 'run.max_time=""', "run.horizon=steps", "run.compile=no", "run.precision=fp32"]
-    small += ["run.processes=1", "run.threads=1", 'validation.shards=""', "validation.texts=16", "validation.decoded=2"]
+    small += ["run.threads=1", 'validation.shards=""', "validation.texts=16", "validation.decoded=2"]
     return [*small, "optimizer.accumulate=1", "run.validate_every=1e9"]
 
 

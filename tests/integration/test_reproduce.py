@@ -146,6 +146,7 @@ def polyglot(folder: Path) -> Path:
     return folder / "polyglot"
 
 
+@pytest.mark.slow
 def test_other_languages_with_a_local_encoder_that_was_trained_for(place: Path, tmp_path: Path) -> None:
     lines = [f"{language}\twritten here\t{text}" for language, texts in SPOKEN.items() for text in texts]
     (tmp_path / "spoken.tsv").write_text("\n".join(lines), encoding="utf-8")

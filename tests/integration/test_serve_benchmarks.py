@@ -19,7 +19,7 @@ def run(script: str, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_load_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "load.json"
     short = ["--clients", "1,4", "--requests", "4", "--rounds", "2", "--streams", "2", "--vectors", "6"]
@@ -31,7 +31,7 @@ def test_the_load_is_measured(tmp_path: Path) -> None:
     assert all(0 < waits["p50"] <= waits["p99"] for waits in found["first_token"].values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_soak_is_run(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     model = tiny_checkpoint(tmp_path / "tiny", token_prior=True)

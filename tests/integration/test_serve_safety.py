@@ -277,6 +277,6 @@ def test_schemathesis_finds_no_500(server: Running) -> None:
     fuzz(server, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_schemathesis_finds_no_500_in_many_tries(server: Running) -> None:
     fuzz(server, 500)

@@ -110,7 +110,7 @@ def test_train_saves_its_state(
     process = start(*args)
     wait_for(process, lambda: (out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_size)
     err = stop(process, number)
-    assert "stopping; the state is saved first" in err and "--resume goes on" in err
+    assert "stopping: the state is saved, then validation and checkpoint" in err and "--resume goes on" in err
     names = {path.name for path in out.iterdir()}
     assert names >= {"state.safetensors", "checkpoint", "recipe.json", "log.jsonl"}
     assert not [name for name in names if name.endswith(".part")]
@@ -144,7 +144,7 @@ def test_a_pipe_that_closes_on_short_output(command: str) -> None:
     assert code in (0, 141) and err == ""
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_kill_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """benchmarks/kills.py with six kills; docs/results/kills.json holds the figures of 100."""
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -1,57 +1,93 @@
-"""A student is trained on shards and pairs: it comes near to the encoder on texts that it never saw."""
+"""A student from its recipe to a model that uses it: it comes near to its encoder on texts that it never saw."""
 
 from __future__ import annotations
 
-import json
+import importlib
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
+import pytest
+from task_helpers import Home, make_home
+from test_corrector_training import golden
 
-from unembed.data.shard_writer import write_shards
-from unembed.data.shards import ShardDataset
-from unembed.data.tokenization import Tokenizer
-from unembed.encoders.hashing import HashingEncoder
-from unembed.model.config import DenoiserConfig
-from unembed.model.denoiser import Denoiser
-from unembed.model.student import StudentConfig, StudentEncoder
-from unembed.training.draft_pairs import Pairs
-from unembed.training.student import StudentRun, student_cosine, train_student
+from unembed.errors import CheckpointError
+from unembed.files import read_json
+from unembed.inverter import Inverter
+from unembed.model.student_file import STUDENT_FILE, StudentFile, read_student, write_student
+from unembed.training.loop import train
 
-LIMIT = 8
-WORDS = "the old dog saw a small house near river and city people went home with water every morning".split()
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_training_brings_the_student_near_to_its_encoder(tmp_path: Path) -> None:
-    encoder = HashingEncoder(24)
-    tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 7))) for _ in range(400)]
-    for name, part in (("train", texts[:300]), ("validation", texts[300:])):
-        write_shards(tmp_path / name, [(text, "a") for text in part], encoder, tokenizer, limit=LIMIT)
-    dataset, validation = ShardDataset(tmp_path / "train"), ShardDataset(tmp_path / "validation")
-    config = DenoiserConfig(
-        vector_dim=24, vocab_size=tokenizer.size, width=32, layers=1, heads=2, limit=LIMIT, causal=True,
-        mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    denoiser = Denoiser(config).eval()
-    denoiser.whitening.mean.zero_()
-    drafts = [" ".join(rng.permutation(text.split())) for text in texts[:100]]
-    ids = tokenizer.encode(drafts)
-    padded = np.zeros((100, LIMIT), dtype=np.int32)
-    for row, found in enumerate(ids):
-        padded[row, : len(found)] = found
-    pairs = Pairs(
-        np.arange(100), padded, np.array([len(found) for found in ids], dtype=np.uint8),
-        encoder.encode(drafts).astype(np.float16), np.zeros(100, dtype=np.uint8),
-    )  # fmt: skip
-    student = StudentEncoder(StudentConfig(24, LIMIT, denoiser.embedding.weight.shape[1], 64, 1, 1, 128))
-    before = student_cosine(student, denoiser, validation)
-    run = StudentRun(steps=200, tokens=256, warmup=5, precision="fp32", ema=0.9, validate_every=2.0)
-    result = train_student(student, denoiser, dataset, pairs, run, tmp_path / "out", validation)
-    after = student_cosine(student, denoiser, validation)
-    assert before < 0.5 < 0.8 < after
-    assert result["cosine"] == after and result["texts"] > 500
-    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["loss"] < log[0]["loss"] or len(log) == 1
+def test_32_texts_are_learnt(tmp_path: Path) -> None:
+    """The golden overfit of a student."""
+    assert train(golden(tmp_path, "student", steps=300, lr=5e-3), tmp_path / "run").metrics["cosine"] > 0.95
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make_home(tmp_path_factory.mktemp("student"))
+
+
+def test_it_comes_near_to_its_encoder_on_other_texts_and_is_used(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out texts; put beside the base by the script or by hand; another base's model leaves it alone."""
+    model = tmp_path / "model"
+    shutil.copytree(home.base, model)
+    shape = {"width": 64, "mlp": 128}
+    recipe = home.recipe("student", data={"base": str(model)}, student=shape, run={"steps": 150})
+    before = train(replace(recipe, run=replace(recipe.run, steps=1)), tmp_path / "first").metrics["cosine"]
+    result = train(recipe, tmp_path / "run")
+    assert before < 0.4 < 0.75 < result.metrics["cosine"]
+    shutil.copy(result.checkpoint, model)
+    shutil.copy(Path(result.checkpoint).parent / "student.json", model)
+    inverter = Inverter.from_pretrained(model, device="cpu")
+    assert inverter.student is not None and inverter.student.notes["pairs"] > 50
+    (found,) = inverter.invert_strings(["red house under the tree"], queries=4)
+    assert found.queries <= 4 and found.text
+    for name in (STUDENT_FILE, "student.json"):
+        (model / name).unlink()
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", ["ship", "--student", str(Path(result.checkpoint).parent), "--out", str(model)])
+    importlib.import_module("ship").main()
+    assert Inverter.from_pretrained(model, device="cpu").student is not None
+    other = tmp_path / "other"
+    train(home.recipe("denoiser", run={"steps": 2}, validation={"decoded": 0}), tmp_path / "another")
+    shutil.copytree(tmp_path / "another" / "checkpoint", other)
+    monkeypatch.setattr(sys, "argv", ["ship", "--student", str(Path(result.checkpoint).parent), "--out", str(other)])
+    with pytest.raises(SystemExit, match="no student that was trained beside the weights"):
+        importlib.import_module("ship").main()
+    sys.modules.pop("ship", None)
+
+
+def test_one_of_an_older_base_is_a_better_start_than_none(home: Home, tmp_path: Path) -> None:
+    """With what was fitted to it; its file or folder; another shape is refused."""
+    old = train(home.recipe("student", run={"steps": 80}), tmp_path / "old")
+    folder = Path(old.checkpoint).parent
+    told = read_json(folder / "student.json")
+    found = read_student(folder, told["checkpoint"])
+    assert found is not None
+    weights = {"replace": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    write_student(folder, StudentFile(found.student, weights, found.notes), told["checkpoint"], "fp32")
+    base = train(
+        home.recipe("denoiser", run={"steps": 3}, validation={"decoded": 0}), tmp_path / "new", init_from=home.base
+    )
+    one = home.recipe("student", run={"steps": 2}, data={"base": base.checkpoint})
+    cold = train(one, tmp_path / "cold")
+    warm = train(one, tmp_path / "warm", init_from=old.checkpoint)
+    assert warm.metrics["cosine"] > cold.metrics["cosine"] + 0.1
+    assert train(one, tmp_path / "same", init_from=folder).metrics == warm.metrics
+    written = read_json(tmp_path / "warm" / "checkpoint" / "student.json")
+    assert written["surrogate"] == weights and written["notes"]["begun"]["steps"] == 80
+    with pytest.raises(CheckpointError, match="another shape"):
+        train(replace(one, student=replace(one.student, layers=2)), tmp_path / "x", init_from=old.checkpoint)
+    with pytest.raises(CheckpointError, match="holds no student"):
+        train(one, tmp_path / "x", init_from=home.base)
+
+
+def test_texts_alone_need_no_pairs(home: Home, tmp_path: Path) -> None:
+    recipe = home.recipe("student", student={"paired": 0.0}, pairs={"folder": ""}, run={"steps": 3})
+    assert train(recipe, tmp_path / "run").steps == 3

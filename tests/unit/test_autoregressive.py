@@ -105,7 +105,7 @@ def test_every_parameter_learns(network: Denoiser) -> None:
     network.train()
     ids = texts(4, 6)
     rows = prepare_causal(ids, CONFIG.bos_id, CONFIG.eos_id)
-    loss, _ = rows_loss(network, network.condition(vectors(4)), rows, full_columns(network, True), ids)
+    loss, _ = rows_loss(network, network.condition(vectors(4)), rows, full_columns(network, True))
     loss.backward()
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert all(name.startswith("length.") for name in without), without
@@ -132,7 +132,7 @@ def test_other_strategies_refuse_it(network: Denoiser, strategy: str) -> None:
         decode(network, vectors(2), DecodeConfig(strategy="left-to-right", score="pseudo"))
 
 
-@pytest.mark.parametrize("key, value", [("prefix_tokens", 0), ("canvas", "eos"), ("candidates", 8)])
+@pytest.mark.parametrize("key, value", [("prefix_tokens", 0), ("canvas", "eos"), ("time_conditioning", True)])
 def test_shapes_that_it_cannot_have(key: str, value: object) -> None:
     with pytest.raises(InputError, match=key):
         Shape(**{"backbone": "autoregressive", key: value})

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from unembed.errors import CheckpointError
-from unembed.model.checkpoint import SHARD_BYTES, _decode, load_checkpoint, save_checkpoint, verify_checkpoint
+from unembed.files import sha256_file
+from unembed.model.checkpoint import SHARD_BYTES, load_checkpoint, save_checkpoint, verify_checkpoint
 from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.model.prior import TokenPrior
+from unembed.model.shipped import find_checkpoint
+from unembed.model.student_file import read_student
 
 CONFIG = DenoiserConfig(
     vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, limit=6, prefix_tokens=2, token_prior=True
@@ -39,7 +44,14 @@ def test_round_trip(written: tuple[Path, Denoiser]) -> None:
     assert not loaded.denoiser.training
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("fp16", 1e-3), ("int8", 0.5 / 127)])
+def test_loading_draws_no_random_numbers(written: tuple[Path, Denoiser]) -> None:
+    """What is replaced need not be drawn, and a program's own random numbers do not hang on what it loads."""
+    before = torch.get_rng_state()
+    load_checkpoint(written[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("fp16", 1e-3), ("int8", 0.5 / 127), ("int6", 0.5 / 31)])
 def test_small_types_stay_close(tmp_path: Path, dtype: str, bound: float) -> None:
     """The error of a row is bounded by the type's step; the whitening matrix is exact."""
     torch.manual_seed(0)
@@ -63,7 +75,97 @@ def test_counts_above_fp16_do_not_become_infinite(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "c").denoiser.token_prior
     assert loaded is not None
     assert torch.equal(loaded.counts, denoiser.token_prior.counts)
-    assert _decode({"a": torch.tensor([torch.inf, 2.0]).half()})["a"].isfinite().all()
+
+
+def with_means(vocab: int = 300) -> Denoiser:
+    """A denoiser whose token prior knows class means."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(replace(CONFIG, vocab_size=vocab, vector_dim=32)).eval()
+    sums, counts = torch.randn(vocab, 32) * 50, torch.randint(1, 200, (vocab,))
+    denoiser.token_prior = TokenPrior.from_sums(sums, counts, 1000)
+    return denoiser
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int6"])
+def test_the_squares_of_the_prior_are_those_of_the_means_as_stored(tmp_path: Path, dtype: str) -> None:
+    """They are not in the file; with 4-bit codes those of the fit would belong to other means."""
+    denoiser = with_means()
+    save_checkpoint(tmp_path / "c", denoiser, "{}", {}, {}, dtype=dtype)
+    before, after = denoiser.token_prior, load_checkpoint(tmp_path / "c").denoiser.token_prior
+    assert before is not None and after is not None and after.codes.dtype == torch.int8
+    assert torch.allclose(after.square, after.means().square().sum(1), rtol=1e-5)
+    assert torch.equal(after.codes, before.codes) == (dtype != "int6")
+    cosine = torch.nn.functional.cosine_similarity(after.means(), before.means())
+    assert float(cosine.mean()) > 0.99 and float(cosine.min()) > 0.98
+
+
+def test_int6_is_small_and_stored_again_it_is_the_same(tmp_path: Path) -> None:
+    denoiser = with_means(4000)
+    for name in ("int8", "int6"):
+        save_checkpoint(tmp_path / name, denoiser, "{}", {}, {}, dtype=name)
+    sizes = {name: sum(s.stat().st_size for s in (tmp_path / name).glob("model-*")) for name in ("int8", "int6")}
+    assert sizes["int6"] < 0.8 * sizes["int8"]
+    once = load_checkpoint(tmp_path / "int6")
+    save_checkpoint(tmp_path / "again", once.denoiser, "{}", {}, {}, dtype="int6")
+    assert load_checkpoint(tmp_path / "again").weights == once.weights
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
+    """int8 rows beside any float32 scales, and squares in float16, which are kept as they are."""
+    denoiser = with_means()
+    save_checkpoint(tmp_path, denoiser, "{}", {}, {}, dtype="int8")
+    shard = next(tmp_path.glob("model-*"))
+    prior = denoiser.token_prior
+    assert prior is not None
+    stored = load_file(shard) | {"token_prior.square": prior.square.half()}
+    stored["embedding.weight:scale"] = torch.rand(300) * 0.01
+    save_file(stored, shard)
+    files = json.loads((tmp_path / "config.json").read_text())["files"] | {shard.name: sha256_file(shard)}
+    _config(tmp_path, version=1, files=files)
+    found = load_checkpoint(tmp_path).denoiser
+    rows = stored["embedding.weight:int8"] * stored["embedding.weight:scale"][:, None]
+    assert torch.equal(found.embedding.weight, rows) and found.token_prior is not None
+    assert torch.equal(found.token_prior.square, prior.square.half().float())
+
+
+def test_the_shipped_files_are_read() -> None:
+    """Weights, student and corrector, whichever version they were shipped in."""
+    folder = find_checkpoint("default")
+    checkpoint = load_checkpoint(folder)
+    prior = checkpoint.denoiser.token_prior
+    assert prior is not None and checkpoint.corrector is not None
+    assert torch.allclose(prior.square, prior.means().square().sum(1), rtol=2e-3)
+    assert read_student(folder, checkpoint.sha256) is not None
+
+
+def _parts(path: Path, **changes: torch.Tensor | None) -> None:
+    shard = next(path.glob("model-*"))
+    stored = {name: value for name, value in (load_file(shard) | changes).items() if value is not None}
+    save_file(stored, shard)
+    files = json.loads((path / "config.json").read_text())["files"] | {shard.name: sha256_file(shard)}
+    _config(path, files=files)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"embedding.weight:scale": None}, "embedding.weight has no scale"),
+        ({"embedding.weight:scale": torch.full((300,), torch.nan)}, "embedding.weight has a scale that is no finite"),
+        ({"token_prior.codes:factor": None}, "token_prior.codes has no factor"),
+        ({"token_prior.scale": torch.ones(299)}, r"token_prior.scale has shape \(299,\)"),
+        ({"token_prior.scale": None}, "it lacks token_prior.scale"),
+        ({"banned@1": torch.zeros(3)}, "the parts of banned do not belong together"),
+        ({"banned@x": torch.zeros(3)}, "the parts of banned do not belong together"),
+        ({"banned": None, "banned@0": torch.zeros(3), "banned@1": torch.zeros(3, 1)}, "the parts of banned do not"),
+    ],
+)
+def test_foreign_tensors_are_named(tmp_path: Path, changes: dict[str, torch.Tensor | None], words: str) -> None:
+    """Right checksums around tensors that cannot be used: two sentences, no trace."""
+    save_checkpoint(tmp_path, with_means(), "{}", {}, {}, dtype="int6")
+    _parts(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_checkpoint(tmp_path)
+    assert caught.value.do and str(tmp_path) in caught.value.what
 
 
 def test_large_tensors_are_split_into_shards(tmp_path: Path) -> None:
@@ -111,12 +213,12 @@ BROKEN = {
     "flipped": (_flip, "damaged"),
     "lost": (_lose, "lacks"),
     "foreign": (lambda p: _config(p, format="other"), "not an unembed checkpoint"),
-    "newer": (lambda p: _config(p, version=99), "format 99, this program reads format 1. Install a newer unembed"),
+    "newer": (lambda p: _config(p, version=99), "format 99, this program reads formats 1 to 2. Install a newer"),
     "older": (
         lambda p: _config(p, version=0),
-        "format 0, this program reads format 1. Install the unembed that wrote it",
+        "format 0, this program reads formats 1 to 2. Install the unembed that wrote it",
     ),
-    "no number": (lambda p: _config(p, version="one"), "format one, this program reads format 1. Install the unembed"),
+    "no number": (lambda p: _config(p, version="one"), "format one, this program reads formats 1 to 2. Install the un"),
     "unknown key": (lambda p: _config(p, denoiser={**CONFIG.to_dict(), "bells": 3}), "does not fit"),
     "no config": (lambda p: (p / "config.json").unlink(), "not a whole checkpoint"),
     "half config": (lambda p: (p / "config.json").write_text('{"format":'), "not a whole checkpoint"),

@@ -1,7 +1,9 @@
-"""The corrector: nothing changes at the start, the base never does, a few pairs are learnt, its file comes back."""
+"""The corrector: nothing changes at the start, the base never does, its file comes back; and drafts with mistakes."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +11,14 @@ import pytest
 import torch
 from decoding_helpers import some_vectors, tiny_denoiser
 
-from unembed.data.shards import ShardDataset, write_shards
-from unembed.data.tokenization import Tokenizer
-from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.model import corrector_file
 from unembed.model.checkpoint import load_checkpoint, save_checkpoint
 from unembed.model.corrector import Corrector, CorrectorConfig
 from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector
-from unembed.model.denoiser import MASK, Denoiser, DenoiserConfig
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
-from unembed.refinement.correct import correct
+from unembed.model.denoiser import MASK, Denoiser
 from unembed.refinement.corrector import corrections
-from unembed.training.corrector import CorrectorRun, train_corrector
 from unembed.training.corruption import Corruption, similar_tokens
-from unembed.training.draft_pairs import KINDS, PairMaker, Pairs
-from unembed.training.pair_feed import PairFeed
 
 SMALL = CorrectorConfig(layers=1, heads=2, mlp=16, read_heads=1, read_width=8, rank=4, vector_rows=1)
 LIMIT = 8
@@ -206,6 +199,15 @@ def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         read_corrector(path, base)
     from safetensors.torch import save_file
 
+    stored = {**Corrector(base, SMALL).state_dict(), "x": torch.zeros(1)}
+    header = {"shape": json.dumps(asdict(SMALL)), "notes": "{}", "sha256": corrector_file._digest(stored)}
+    save_file(stored, str(path), metadata={**header, "format": "unembed-corrector-2"})
+    with pytest.raises(CheckpointError, match="x has no place in the network"):
+        read_corrector(path, base)
+    stored.pop("x")
+    header["sha256"] = corrector_file._digest(stored)
+    save_file(stored, str(path), metadata={**header, "format": "unembed-corrector-1"})
+    assert torch.equal(read_corrector(path, base).mix.weight, stored["mix.weight"])
     save_file({"x": torch.zeros(1)}, str(path))
     with pytest.raises(CheckpointError, match="holds no corrector"):
         read_corrector(path, base)
@@ -218,7 +220,7 @@ def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         write_corrector(path, Corrector(base, SMALL))
 
 
-# ---------------------------------------------------------------------- pairs and training
+# ---------------------------------------------------------------------- drafts with mistakes
 
 
 def test_mistakes_are_texts() -> None:
@@ -237,119 +239,3 @@ def test_mistakes_are_texts() -> None:
     assert 0.01 < np.mean([draft == text for draft in drafts]) < 0.2
     assert {len(draft) for draft in drafts} >= {LIMIT, LIMIT - 1} and len({tuple(draft) for draft in drafts}) > 200
     assert 1 <= len(corruption([30], rng)) <= LIMIT
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory):
-    """Shards of the hashing encoder, and an untrained denoiser with a fitted prior."""
-    from unembed.model.closed_form import fit_closed_form
-
-    folder = tmp_path_factory.mktemp("corrector")
-    encoder = HashingEncoder(24)
-    tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
-    words = "the old dog saw a small house near river and city people went home with water every morning".split()
-    rng = np.random.default_rng(0)
-    texts = [(" ".join(rng.choice(words, size=5)), "news") for _ in range(64)]
-    write_shards(folder / "shards", texts, encoder, tokenizer, limit=LIMIT)
-    dataset = ShardDataset(folder / "shards")
-    torch.manual_seed(0)
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    config = DenoiserConfig(
-        vector_dim=24, vocab_size=tokenizer.size, width=32, layers=2, heads=2, limit=LIMIT, causal=True,
-        prefix_tokens=1, token_prior=True, prior_once=True, mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id,
-        bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
-    base = Denoiser(config, banned).eval()
-    ids, lengths, vectors = dataset.gather(np.arange(len(dataset)))
-    padded = np.zeros((len(ids), LIMIT), dtype=np.int64)
-    padded[:, : ids.shape[1]] = ids
-    batch = torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
-    parts = fit_closed_form([batch], tokenizer.size, LIMIT, positions=False)
-    base.whitening.load_state_dict(parts.whitening.state_dict())
-    base.token_prior.load_state_dict(parts.token_prior.state_dict())
-    with torch.no_grad():
-        base.embedding.weight.mul_(20)  # logits that can be sharp
-    return encoder, tokenizer, dataset, base
-
-
-def test_a_handful_of_pairs_is_learnt_beside_a_frozen_base(home, tmp_path: Path) -> None:
-    encoder, tokenizer, dataset, base = home
-    before = {name: value.clone() for name, value in base.state_dict().items()}
-    prior = base.token_prior
-    similar = similar_tokens(prior.means(), prior.counts, neighbours=4, least=1)
-    pool = np.flatnonzero(prior.counts.numpy() > 0)
-    maker = PairMaker(base, tokenizer, encoder, dataset, Corruption(similar, pool, LIMIT))
-    maker.write(tmp_path / "pairs", [("mistakes", np.arange(8)), ("own", np.arange(8, 16))], seed=0)
-    pairs = Pairs.load(tmp_path / "pairs")
-    assert {KINDS[k] for k in pairs.kinds.tolist()} >= {"mistakes", "greedy"}
-    for draft, n, vector in zip(pairs.drafts, pairs.lengths, pairs.vectors, strict=True):
-        seen = encoder.encode([tokenizer.decode(draft[:n].tolist())])[0]
-        assert np.allclose(seen, vector.astype(np.float32), atol=1e-3)
-    torch.manual_seed(1)
-    corrector = Corrector(base, CorrectorConfig(layers=1, heads=2, mlp=64, read_heads=4, read_width=16, rank=8))
-    run = CorrectorRun(
-        steps=200, batch_size=16, lr=1e-2, warmup=10, frequent=40, sampled=20, held=0, causal_share=0.9,
-        precision="fp32", ema=0.9,
-    )  # fmt: skip
-    result = train_corrector(corrector, dataset, pairs, run, tmp_path / "run")
-    assert result["steps"] == 200
-    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
-    assert not base.training and all(p.grad is None for p in base.parameters())
-    trained = read_corrector(tmp_path / "run" / CORRECTOR_FILE, base)
-    ids, lengths, vectors = dataset.gather(pairs.rows)
-    targets = [tuple(row[:n].tolist()) for row, n in zip(ids, lengths, strict=True)]
-    drafts = [tuple(row[:n].tolist()) for row, n in zip(pairs.drafts, pairs.lengths, strict=True)]
-    assert np.mean([a == b for a, b in zip(drafts, targets, strict=True)]) < 0.5
-    with torch.no_grad():
-        condition = base.condition(torch.from_numpy(vectors))
-    own = torch.from_numpy(pairs.vectors.astype(np.float32))
-    found, _ = corrections(trained, base, condition, drafts, own, beam=2)
-    assert np.mean([part[0][0] == text for part, text in zip(found, targets, strict=True)]) > 0.8
-    corrected = maker.corrected(trained, pairs, seed=0)[1]
-    assert np.mean([tuple(a) == b for a, b in zip(corrected, targets, strict=True)]) > 0.4
-
-    asker = Asker(encoder, tokenizer)
-    target = torch.from_numpy(encoder.encode([tokenizer.decode(list(text)) for text in targets]))
-    results = correct(trained, base, target, [[draft] for draft in drafts], asker, Budget(queries=4))
-    assert asker.sent == sum(r.queries for r in results) and all(r.queries <= 4 for r in results)
-    assert np.mean([r.best().ids == text for r, text in zip(results, targets, strict=True)]) > 0.8
-    first, last = (np.mean([r.best(k).cosine for r in results if r.best(k)]) for k in (1, 4))
-    assert last > first
-
-
-def test_damaged_pairs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pairs"):
-        Pairs.load(tmp_path)
-    (tmp_path / "0000-own.npz").write_bytes(b"PK no archive")
-    with pytest.raises(DataError, match="is damaged"):
-        Pairs.load(tmp_path)
-
-
-def test_filled_texts_keep_their_length_and_most_differ(home) -> None:
-    encoder, tokenizer, dataset, base = home
-    maker = PairMaker(base, tokenizer, encoder, dataset, Corruption(np.zeros((0, 0)), np.zeros(0), LIMIT))
-    rows = np.arange(40)
-    drafts, kinds = maker.filled(rows, seed=0)
-    assert {KINDS[k] for k in kinds} == {"filled"} and maker.filled(rows, seed=0)[0] == drafts
-    ids, lengths, _ = dataset.gather(rows)
-    texts = [row[:n].tolist() for row, n in zip(ids, lengths, strict=True)]
-    assert [len(draft) for draft in drafts] == [len(text) for text in texts]
-    wrong = [sum(a != b for a, b in zip(draft, text, strict=True)) for draft, text in zip(drafts, texts, strict=True)]
-    assert np.mean(np.array(wrong) > 0) > 0.6 and np.mean(wrong) < 4
-    assert not {token for draft in drafts for token in draft} & set(tokenizer.banned.tolist())
-
-
-def test_an_epoch_holds_each_kind_by_its_share(home) -> None:
-    _, _, dataset, _ = home
-    kinds = np.array([KINDS.index("greedy")] * 10 + [KINDS.index("mistakes")] * 40 + [KINDS.index("begun")] * 10)
-    count = len(kinds)
-    pairs = Pairs(np.arange(count), np.ones((count, 2), int), np.ones(count, int), np.zeros((count, 24)), kinds)
-    feed = PairFeed(dataset, pairs, 8, seed=0, shares={"greedy": 0.25, "mistakes": 0.75})
-    for epoch in range(3):
-        taken = np.concatenate(feed.batches(epoch))
-        assert len(set(taken.tolist())) == len(taken) == 40
-        assert np.bincount(kinds[taken]).tolist() == [10, 0, 0, 30]
-    assert sorted(np.concatenate(PairFeed(dataset, pairs, 8, seed=0).batches(0)).tolist()) == list(range(count))
-    with pytest.raises(InputError, match="'greed' makes no sense"):
-        CorrectorRun(shares={"greed": 1.0})

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from decoding_helpers import some_vectors, tiny_denoiser
+from decoding_helpers import DIM, some_vectors, tiny_denoiser
 
 from unembed.decoding.choosing import _ranked, agreement, placement
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.judge import Judge
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
 from unembed.metrics.text import token_f1
 from unembed.model.denoiser import GIVEN, MASK
+from unembed.model.student import StudentConfig, StudentEncoder
 
 
 def all_of(draft: Draft) -> list[Draft]:
@@ -110,3 +112,29 @@ def test_order_counts_in_mbr_order() -> None:
     assert order[0] == 0 and order[-1] == 1
     expected = (agreement(drafts[0], drafts[1:]) + placement(drafts[0], drafts[1:])) / 2
     assert score[0] == pytest.approx(expected)
+
+
+def test_a_student_adds_the_cosine_that_it_sees() -> None:
+    """score = likelihood + weight x cosine of the student's vector of the draft and the vector itself."""
+    denoiser, vectors = tiny_denoiser(limit=8), some_vectors(6)
+    torch.manual_seed(0)
+    student = StudentEncoder(StudentConfig(DIM, 8, 8, width=8, layers=1, heads=2, mlp=8)).eval()
+    table = denoiser.embedding.weight.detach()
+    beam = {"strategy": "left-to-right", "beam": 4}
+    plain = decode(denoiser, vectors, DecodeConfig(**beam))
+    config = DecodeConfig(**beam, choose="student", student_weight=50.0)
+    judged = decode(denoiser, vectors, config, judge=Judge(student, table))
+    for row, (a, b) in enumerate(zip(plain, judged, strict=True)):
+        before = {draft.ids: draft.score for draft in all_of(a)}
+        assert {draft.ids for draft in all_of(b)} == set(before)
+        assert b.score == max(draft.score for draft in all_of(b))
+        for draft in all_of(b):
+            if not draft.ids:
+                continue
+            with torch.no_grad():
+                seen = student(table[list(draft.ids)].unsqueeze(0))[0]
+            cosine = float(torch.nn.functional.cosine_similarity(seen, vectors[row], dim=0))
+            assert draft.score == pytest.approx(before[draft.ids] + 50.0 * cosine, abs=1e-3)
+    assert [d.ids for d in plain] != [d.ids for d in judged]
+    alone = decode(denoiser, vectors, config)  # nobody to ask
+    assert [(d.ids, d.score) for d in alone] == [(d.ids, d.score) for d in plain]

@@ -165,7 +165,7 @@ def test_time_is_read_off_the_canvas_and_padding_does_not_count() -> None:
     assert full.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("backbone", ["paper", "adaln-zero", "bert"])
+@pytest.mark.parametrize("backbone", ["paper", "adaln-zero"])
 def test_time_is_an_input_of_every_backbone(backbone: str) -> None:
     """Another time gives other rows; without one, the time of the share of masks is taken; it is off by default."""
     config = replace(CONFIG, backbone=backbone, schedule="linear")

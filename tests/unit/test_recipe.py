@@ -10,7 +10,7 @@ import pytest
 
 from unembed.errors import RecipeError
 from unembed.training.recipe import Recipe
-from unembed.training.recipe_parts import parse_duration
+from unembed.training.recipe_values import parse_duration
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
@@ -39,20 +39,43 @@ def commented_keys(path: Path) -> dict[str, tuple[str, str]]:
         elif key := re.match(r"(\w+) = ", line):
             value = re.match(r'\w+ = ("[^"]*"|\[[^]]*\]|[^#]*)', line)
             assert value is not None
-            found[f"{table}.{key[1]}"] = (line[value.end() :].strip(), above)
+            found[f"{table}.{key[1]}" if table else key[1]] = (line[value.end() :].strip(), above)
             above = ""
         else:
             above = ""
     return found
 
 
+OTHER_TASKS = ("student.", "corrector.", "pairs.", "data.base")
+"""Keys that only a student or a corrector has; they stand in the recipes of those."""
+
+
+def flat(values: dict) -> dict:
+    """Tables of keys and values as one: "table.key", and "task" as it is."""
+    out = {}
+    for name, value in values.items():
+        out |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return out
+
+
+def test_every_key_of_the_other_tasks_stands_in_a_recipe_of_theirs_with_a_comment() -> None:
+    """As the default recipe does for a denoiser."""
+    wanted = {name for name in flat(Recipe().to_dict()) if name.startswith(OTHER_TASKS)}
+    found = {}
+    for path in RECIPES:
+        if Recipe.load(path).task != "denoiser":
+            found |= commented_keys(path)
+    assert wanted <= set(found)
+    silent = [name for name in wanted if not re.findall(r"\w{2,}", "".join(found[name]))]
+    assert not silent
+
+
 def test_the_default_recipe_holds_every_key_with_a_comment() -> None:
     """Exactly the keys of all parts; each has words behind it or right above; the departures name the default."""
     path = next(p for p in RECIPES if p.name == "default.toml")
     comments = commented_keys(path)
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    written = {f"{table}.{key}": value for table, keys in raw.items() for key, value in keys.items()}
-    known = {f"{table}.{key}": value for table, keys in Recipe().to_dict().items() for key, value in keys.items()}
+    written = flat(tomllib.loads(path.read_text(encoding="utf-8")))
+    known = {name: v for name, v in flat(Recipe().to_dict()).items() if not name.startswith(OTHER_TASKS)}
     assert set(written) == set(known) == set(comments)
     for name, (behind, above) in comments.items():
         assert len(re.findall(r"\w{2,}", behind.replace("(*)", "") + above)) >= 3, f"{name} has no comment"
@@ -84,6 +107,12 @@ def test_overrides_are_read_as_toml_or_text() -> None:
     assert recipe.optimizer.betas == (0.8, 0.9)
 
 
+@pytest.mark.parametrize("empty", ["", []])
+def test_no_folder_of_shards_may_be_written_as_text_or_list(empty: object) -> None:
+    """As text it once was a folder without a name, the current one."""
+    assert Recipe.from_dict({"data": {"shards": empty}}).data.shards == ()
+
+
 @pytest.mark.parametrize(
     ("override", "what", "do"),
     [
@@ -102,6 +131,11 @@ def test_overrides_are_read_as_toml_or_text() -> None:
         ("optimizer.betas=0.9", "optimizer.betas", "list"),
         ("optimizer.ema=1.5", "optimizer.ema", "below 1"),
         ("data.noise=-1", "noise is -1", "0 or"),
+        ("data.buckets=[8, 16]", "data.buckets is [8, 16]", "end with 32"),
+        ("optimizer.hold=1", "optimizer.hold is 1.0", "below 1"),
+        ("run.reserve='soon'", "soon", "9m"),
+        ("run.horizon='never'", "run.horizon", "none"),
+        ("task='denoser'", "task", "denoiser"),
         ("data.texts=[3]", "data.texts is 3", "Mend"),
         ("run.steps=2.5", "run.steps", "Mend"),
         ("run.save_every=nan", "save_every is nan", "above 0"),

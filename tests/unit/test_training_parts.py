@@ -1,10 +1,9 @@
-"""The parts of training: decay, average, learning rate, shortlist, cross-entropy, feed, objective."""
+"""The parts of training: decay, average, shortlist, cross-entropy, feed, objective."""
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from unembed.data.feed import Feed
-from unembed.model.denoiser import GUESS, MASK, PREFIX, Denoiser, DenoiserConfig
+from unembed.model.denoiser import GIVEN, MASK, PREFIX, Denoiser, DenoiserConfig
 from unembed.training.cross_entropy import linear_cross_entropy
 from unembed.training.ema import Ema
-from unembed.training.objective import extend_with_end, prepare_causal, prepare_masked
-from unembed.training.optimizer import Together, learning_rate, make_optimizer
+from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.optimizer import make_optimizer
 from unembed.training.recipe import ObjectivePart, OptimizerPart
 from unembed.training.shortlist import Shortlist
 from unembed.training.step import StepLoss
@@ -66,17 +65,6 @@ def test_ema_swap_is_its_own_inverse() -> None:
     ema.swap(model)
     assert torch.equal(model.weight, weight)
     assert torch.equal(ema.values[0], value)
-
-
-@pytest.mark.parametrize("decay", ["linear", "cosine"])
-def test_learning_rate_warms_up_and_ends_at_zero(decay: str) -> None:
-    """Linear warm-up from the first step; zero at the horizon."""
-    part = OptimizerPart(lr=1.0, warmup=10, decay=decay)
-    rates = [learning_rate(part, step, step / 100) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1, rel=0.01)
-    assert max(rates) <= 1.0
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[100] == pytest.approx(0.0, abs=1e-9)
 
 
 # ---------------------------------------------------------------- softmax
@@ -171,16 +159,47 @@ def test_feed_shows_every_text_once_an_epoch_in_batches_of_one_length() -> None:
     for epoch in range(2):
         seen: list[int] = []
         for i in range(feed.batches_per_epoch):
-            ids, vectors = feed.batch(epoch * feed.batches_per_epoch + i)
-            assert (ids == ids.shape[1]).all()
-            assert ids.size <= 2.2 * 16 * 9
-            seen += vectors[:, 0].astype(int).tolist()
+            group = feed.at(epoch * feed.batches_per_epoch + i)
+            assert (group.ids == group.ids.shape[1]).all()
+            assert group.ids.size <= 2.2 * 16 * 9
+            assert group.fitted is None
+            seen += group.vectors[:, 0].astype(int).tolist()
         assert sorted(seen) == list(range(300))
         orders.append(seen)
     assert orders[0] != orders[1]
-    again = Feed(data, 16, seed=5)
-    ids, vectors = again.batch(feed.batches_per_epoch + 3)
-    assert np.array_equal(vectors, feed.batch(feed.batches_per_epoch + 3)[1])
+    again = Feed(data, 16, seed=5).at(feed.batches_per_epoch + 3)
+    assert np.array_equal(again.vectors, feed.at(feed.batches_per_epoch + 3).vectors)
+
+
+def test_a_feed_tells_which_texts_the_closed_form_parts_were_fitted_on() -> None:
+    """By the row of the dataset, whatever rows are used and in whichever order they come."""
+    data = Texts(np.random.default_rng(0).integers(1, 9, 100).tolist())
+    fitted = np.arange(100) % 3 == 0
+    feed = Feed(data, 16, seed=1, rows=np.arange(10, 90), fitted=fitted)
+    groups = [feed.next()[0] for _ in range(feed.batches_per_epoch)]
+    for group in groups:
+        assert group.fitted is not None
+        assert np.array_equal(group.fitted, fitted[group.vectors[:, 0].astype(int)])
+    assert sum(int(group.fitted.sum()) for group in groups) == int(fitted[10:90].sum())  # type: ignore[union-attr]
+
+
+def test_halved_batches_show_a_whole_epoch_and_resume() -> None:
+    """After memory ran out: half the texts a batch from a new epoch on, and a restored feed goes on alike."""
+    data = Texts(np.random.default_rng(0).integers(1, 9, 400).tolist())
+    feed = Feed(data, 32, seed=1)
+    before = max(feed.at(i).ids.size for i in range(feed.batches_per_epoch))
+    feed.next()
+    assert feed.halve()
+    other = Feed(data, 32, seed=1)
+    other.restore(feed.state())
+    seen: list[int] = []
+    for _ in range(feed.batches_per_epoch):
+        (group,), (same,) = feed.next(), other.next()
+        assert np.array_equal(group.vectors, same.vectors)
+        assert group.ids.size <= 0.6 * before
+        seen += group.vectors[:, 0].astype(int).tolist()
+    assert sorted(seen) == list(range(400))
+    assert feed.halve() and not feed.halve()  # 8 texts are the least
 
 
 def test_padding_leaks_no_length() -> None:
@@ -192,15 +211,13 @@ def test_padding_leaks_no_length() -> None:
     scored[rows.owner, rows.column] = True
     assert scored[:, 4:].any(1).float().mean() > 0.5
     assert ((rows.targets == 2) == (rows.column >= 4)).all()
-    step = StepLoss(Denoiser(_eos()), ObjectivePart(shortlist_frequent=0), None, torch.ones(40), "fp32")
+    step = StepLoss(Denoiser(_eos()), ObjectivePart(shortlist_frequent=0), None, "fp32")
     g = torch.Generator().manual_seed(0)
-    widths = {step._canvas(torch.full((2, 3), 9), None, g).shape[1] for _ in range(100)}
+    widths = {step._canvas(torch.full((2, 3), 9), g).shape[1] for _ in range(100)}
     assert widths == {4, 5, 6}
 
 
 def _eos() -> DenoiserConfig:
-    from dataclasses import replace
-
     return replace(CONFIG, canvas="eos")
 
 
@@ -214,19 +231,7 @@ def test_masked_rows_have_the_bounds_weights() -> None:
         assert int(mine.sum()) == int(masked.sum()) >= 1
         assert torch.allclose(rows.weights[mine], torch.tensor(5.0 / float(masked.sum())))
     assert torch.equal(rows.targets, ids[rows.owner, rows.column])
-
-
-def test_guesses_are_marked_and_some_are_wrong() -> None:
-    """Visible tokens of guessed texts carry the guess state; about the share that was asked for is replaced."""
-    ids = torch.full((400, 5), 9)
-    rows = prepare_masked(
-        ids, torch.Generator().manual_seed(1), "flat", guess_share=1.0, guess_error=0.3, replacements=torch.tensor([8])
-    )
-    visible = rows.states == GUESS
-    assert ((rows.states == MASK) | visible).all()
-    wrong = (rows.ids != ids) & visible
-    assert float(wrong.sum() / visible.sum()) == pytest.approx(0.3, abs=0.05)
-    assert len(rows.owner) == ids.numel()
+    assert ((rows.states == MASK) | (rows.states == GIVEN)).all()
 
 
 def test_causal_rows_see_the_tokens_before_and_learn_the_end() -> None:
@@ -247,40 +252,38 @@ def test_a_step_lowers_the_loss_of_its_batch(config: DenoiserConfig, shortlist: 
     allowed = ~denoiser.banned
     part = ObjectivePart(shortlist_frequent=10 if shortlist else 0, shortlist_sampled=20)
     columns = Shortlist(torch.ones(40), allowed, 10, 20) if shortlist else None
-    step = StepLoss(denoiser, part, columns, torch.ones(40), "fp32")
+    step = StepLoss(denoiser, part, columns, "fp32")
     optimizer = make_optimizer(denoiser, OptimizerPart(lr=1e-2))
     g = torch.Generator().manual_seed(0)
     ids, vectors = torch.randint(4, 40, (32, 4), generator=g), torch.randn(32, 6, generator=g)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        losses.append(step.backward(ids, vectors, g))
+        loss = step(ids, vectors, g)
+        loss.backward()
+        losses.append(float(loss.detach()))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
 
 
-def test_muon_moves_the_blocks_matrices_and_resumes() -> None:
-    """Matrices inside blocks learn by Muon, everything else by AdamW; a stored state gives the same next step."""
+def test_only_texts_that_the_prior_was_fitted_on_are_taken_out_of_it() -> None:
+    """A new text is scored with the class means as they are; a fitted one as if the means had never seen it."""
     torch.manual_seed(0)
-    part = OptimizerPart(lr=1e-2, matrices="muon", muon_lr=2e-2)
-    models = [Denoiser(CONFIG), Denoiser(CONFIG)]
-    models[1].load_state_dict(models[0].state_dict())
-    first, second = (make_optimizer(model, part) for model in models)
-    assert isinstance(first, Together)
-    inside = {id(p) for p in models[0].blocks.parameters() if p.dim() == 2}
-    assert {id(p) for group in first.parts[1].param_groups for p in group["params"]} == inside
-    assert [group["scale"] for group in first.param_groups] == [1.0, 1.0, 2.0]
-
-    def step(model: Denoiser, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        g = torch.Generator().manual_seed(seed)
-        for parameter in model.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=g)
-        optimizer.step()
-
-    step(models[0], first, 1)
-    models[1].load_state_dict(models[0].state_dict())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    for model, optimizer in zip(models, (first, second), strict=True):
-        step(model, optimizer, 2)
-    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(a, b)
+    config = replace(CONFIG, token_prior=True)
+    denoiser = Denoiser(config).eval()
+    prior = denoiser.token_prior
+    assert prior is not None
+    ids, vectors = torch.randint(4, 40, (6, 5)), torch.randn(6, 6)
+    prior.codes.random_(-60, 60)
+    prior.scale.fill_(0.02)
+    prior.square.copy_((prior.codes * 0.02).square().sum(1))
+    prior.counts.fill_(2.0)
+    known = torch.tensor([True, False, True, False, False, True])
+    rows, columns = prepare_causal(ids, 1, 2), full_columns(denoiser, True)
+    each = {}
+    for name, fitted in (("none", None), ("some", (ids, known)), ("all", (ids, torch.ones_like(known)))):
+        _, losses = rows_loss(denoiser, denoiser.condition(vectors), rows, columns, fitted)
+        each[name] = losses.view(6, -1)
+    assert torch.equal(each["some"][~known], each["none"][~known])
+    assert torch.equal(each["some"][known], each["all"][known])
+    assert (each["none"] - each["all"]).abs().amax(1).min() > 1e-3

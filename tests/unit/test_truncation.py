@@ -40,7 +40,7 @@ def test_minilm_keeps_what_a_denoiser_starts_from() -> None:
     assert vectors.shape == (3, 256)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(vectors[:, 1] / vectors[:, 0], whole[:, 1] / whole[:, 0], rtol=1e-3)
-    assert cut.token_embeddings().shape == (30522, 384) and cut.bert_state() is not None  # type: ignore[attr-defined]
+    assert cut.token_embeddings().shape == (30522, 384)  # type: ignore[attr-defined]
     assert load_encoder("hashing:32?dimensions=4").token_embeddings() is None  # type: ignore[attr-defined]
     assert load_matching(cut.identity).dimension == 256
 

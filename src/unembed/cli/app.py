@@ -29,6 +29,7 @@ COMMANDS = {
     "fit-lsa": "Fit the encoder lsa on texts.",
     "invert": "Recover texts from a file of vectors.",
     "models": "List, show and verify checkpoints.",
+    "pack": "Pack texts as token ids, with the encoder, for training on another machine.",
     "reproduce": "Run the paper's tables and write them beside its figures.",
     "serve": "Serve a page that shows denoising live, and an API, on this machine.",
     "train": "Train a model from a recipe.",

@@ -123,8 +123,9 @@ class _EchoHandler(logging.Handler):
     """Writes log messages to whatever stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        click.echo(self.format(record), err=True)
+        """Print one message; where stderr has gone away or is full, the work that it tells of goes on."""
+        with contextlib.suppress(OSError):
+            click.echo(self.format(record), err=True)
 
 
 def start_logging(quiet: bool) -> None:

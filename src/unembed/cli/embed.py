@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import given, output_options
+from unembed.cli.options import as_column, given, output_options, text_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ CHUNK = 1024
     "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
 )
 @click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
-@click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
-@click.option("--source-column", metavar="NAME", help="Column of the sources; default: source, or the file's name.")
-@click.option("--exclude-source", multiple=True, metavar="NAME", help="Leave out the texts of a source; repeatable.")
+@text_options
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
 @click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts a shard.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors in shards.")
@@ -105,12 +103,12 @@ def command(
             )
         stream = DatasetStream(texts, exclude_source, limit_rows)
     else:
-        stream = read_texts(texts, _column(column), _column(source_column), exclude_source)
+        stream = read_texts(texts, as_column(column), as_column(source_column), exclude_source)
         if limit_rows is not None:
             stream = itertools.islice(stream, limit_rows)
         elif sys.stderr.isatty() and not quiet and not any(map(is_dataset, texts)):
             # reading is a hundred times faster than embedding
-            total = sum(1 for _ in read_texts(texts, _column(column), _column(source_column), exclude_source))
+            total = sum(1 for _ in read_texts(texts, as_column(column), as_column(source_column), exclude_source))
     model = load_encoder(encoder, **given(**options))
     tokens = load_tokenizer(tokenizer, model)
     with progress("Embedding", total, quiet) as bar:
@@ -144,11 +142,6 @@ def command(
         show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": limit})
     else:
         note(f"{report['texts']} texts in {report['path']}; {report['dropped']} were dropped.", quiet)
-
-
-def _column(name: str | None) -> str | int | None:
-    """Read a column option: a whole number is an index."""
-    return int(name) if name is not None and name.lstrip("-").isdigit() else name
 
 
 def _fill(

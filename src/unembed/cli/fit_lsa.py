@@ -6,7 +6,7 @@ import itertools
 
 import click
 
-from unembed.cli.options import output_options
+from unembed.cli.options import as_column, output_options
 
 
 @click.command("fit-lsa")
@@ -47,8 +47,7 @@ def command(
     from unembed.encoders.lsa import fit_lsa
     from unembed.encoders.minilm import minilm_tokenizer_json
 
-    at = int(column) if column is not None and column.lstrip("-").isdigit() else column
-    stream = (text for text, _ in read_texts(texts, at, None, exclude_source))
+    stream = (text for text, _ in read_texts(texts, as_column(column), None, exclude_source))
     if limit_rows is not None:
         stream = itertools.islice(stream, limit_rows)  # type: ignore[assignment]
     tokenizer = Tokenizer.from_json(minilm_tokenizer_json())

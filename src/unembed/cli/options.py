@@ -20,6 +20,27 @@ def output_options(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(command)
 
 
+def text_options(command: F) -> F:
+    """Add --column, --source-column and --exclude-source, for `data.sources.read_texts`."""
+    options = [
+        click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv."),
+        click.option(
+            "--source-column", metavar="NAME", help="Column of the sources; default: source, or the file's name."
+        ),
+        click.option(
+            "--exclude-source", multiple=True, metavar="NAME", help="Leave out the texts of a source; repeatable."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def as_column(name: str | None) -> str | int | None:
+    """Read the value of a column option: a whole number is an index."""
+    return int(name) if name is not None and name.lstrip("-").isdigit() else name
+
+
 def model_options(command: F) -> F:
     """Add --model and --device."""
     command = click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")(

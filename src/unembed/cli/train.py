@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe; repeatable.")
 @click.option("--max-time", metavar="TIME", help='Time box, such as "90s", "20m" or "2h".')
 @click.option("--resume", is_flag=True, help="Go on from the state in --out.")
-@click.option("--init-from", metavar="MODEL", help="Start from the weights of a checkpoint.")
+@click.option("--cooldown", metavar="TIME", help="From the state in --out, let the rate fall to zero in this time.")
+@click.option(
+    "--init-from", metavar="MODEL", help="Start from the weights of a checkpoint, or of a student or corrector."
+)
 @click.option("--dry-run", is_flag=True, help="Measure for ten seconds what the run would cost; write nothing.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @output_options
@@ -33,23 +36,28 @@ def command(
     overrides: tuple[str, ...],
     max_time: str | None,
     resume: bool,
+    cooldown: str | None,
     init_from: str | None,
     dry_run: bool,
     device: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model from RECIPE, a TOML file.
+    """Train a model from RECIPE, a TOML file: a denoiser, a student encoder or a corrector.
 
     The resolved recipe, the log (JSON lines), the training curve and the checkpoint are written to --out. Ctrl-C,
     SIGTERM and the end of the time box save the state and the checkpoint; --resume goes on from there, bit for bit on a
     CPU. After a signal the exit code is 130 or 143; a second one ends the run at once.
+
+    A run with run.horizon = "none" never ends by itself. --cooldown makes a checkpoint worth using from its state, in
+    OUT/cooldown, and leaves the state as it is.
 
     \b
     Examples:
       unembed train recipes/default.toml --dry-run
       unembed train recipes/default.toml --out runs/mine --max-time 9m
       unembed train recipes/default.toml --out runs/mine --resume
+      unembed train recipes/long.toml --out runs/long --cooldown 20m
       unembed train recipes/default.toml --out runs/small --set model.width=192 --set optimizer.lr=3e-4
     """
     from unembed.cli.console import show_json, start_logging
@@ -65,34 +73,44 @@ def command(
         return
     if out is None:
         raise InputError("No folder is given for the run.", "Name one with --out, or use --dry-run.")
+    for name, given in (("--resume", resume), ("--init-from", init_from), ("--max-time", max_time)):
+        if cooldown is not None and given:
+            raise InputError(f"--cooldown and {name} are both given.", f"Leave out {name}.")
     result = train(
         resolved,
         Path(out),
         max_time=max_time,
         resume=resume,
-        init_from=find_checkpoint(init_from) if init_from is not None else None,
+        cooldown=cooldown,
+        init_from=init_from if init_from is None or Path(init_from).is_file() else find_checkpoint(init_from),
         progress=not quiet and sys.stderr.isatty(),
         device=device,
     )
     if as_json:
         show_json(dataclasses.asdict(result))
     else:
-        _tell(result, quiet)
+        _tell(result, resolved.run.horizon == "none", cooldown is not None, quiet)
     if result.signal:
         raise Stopped(result.signal)
 
 
-def _tell(result: TrainingResult, quiet: bool) -> None:
+def _tell(result: TrainingResult, endless: bool, cooling: bool, quiet: bool) -> None:
     """Say how a run ended."""
     from unembed.cli.console import note
 
     note(f"{result.texts} texts in {result.steps} steps; the checkpoint is {result.checkpoint}.", quiet)
-    if not result.finished:
+    if cooling and not result.finished:
+        note("The cool-down was cut short: its rate had not reached zero. The run's state is as it was.", quiet)
+    elif endless and not cooling:
+        note("The run has no end: --resume goes on, --cooldown makes a checkpoint worth using.", quiet)
+    elif not result.finished:
         note("The horizon is not reached: the same command with --resume goes on.", quiet)
 
 
 def _parameters(counts: dict[str, int]) -> str:
     """The parameters in words."""
+    if "blocks" not in counts:
+        return f"{counts['total']:,}"
     without, blocks = counts["without_vocabulary"], counts["blocks"]
     return f"{counts['total']:,} in all, {without:,} without the vocabulary, {blocks:,} in blocks"
 
@@ -118,16 +136,17 @@ def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_
         show_json(found.to_dict())
         return
     table = Table(box=None, show_header=False)
-    counts, pace = found.parameters, found.pace
+    pace = found.pace
+    epochs = f"{found.epochs:.2f}" if found.hours else "no end set"
     rows = [
-        ("parameters", _parameters(counts)),
+        ("parameters", _parameters(found.parameters)),
         ("operations a text", f"{found.operations_per_text / 1e9:.2f} GFLOP"),
-        ("speed", f"{found.texts_per_second:.0f} texts/s ({pace.precision}, {recipe.run.processes} process(es))"),
+        ("speed", f"{found.texts_per_second:.0f} texts/s ({pace.precision})"),
         ("compilation and warm-up", f"{pace.warmup_seconds:.0f} s"),
-        ("length of the run", f"{found.hours:.2f} hours"),
+        ("length of the run", f"{found.hours:.2f} hours" if found.hours else "no end set"),
         ("texts of an epoch", f"{found.texts:,}" if found.texts else "unknown (embedded online)"),
-        ("epochs", f"{found.epochs:.2f}" if found.texts else "unknown"),
-        ("memory of a process", f"{found.memory_bytes / 2**30:.1f} GiB"),
+        ("epochs", epochs if found.texts else "unknown"),
+        ("memory", f"{found.memory_bytes / 2**30:.1f} GiB"),
     ]
     for row in rows:
         table.add_row(*row)

@@ -99,7 +99,12 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise DataError(f"{folder} holds no shards: it has no {MANIFEST}.", "Make it with `unembed embed`.")
+            what = (
+                f"{folder} holds no shards: it has no {MANIFEST}" if folder.exists() else f"There is no folder {folder}"
+            )
+            raise DataError(
+                f"{what}.", "Make shards with `unembed embed`, or packs with `unembed pack`, and name those."
+            )
         value = read_json(path)
         try:
             if value["format"] != FORMAT:

@@ -60,7 +60,6 @@ class OnlineBatches:
         seed: fixes shuffling and changes.
         augmentation: how often texts are changed; None: never.
         pool: texts shuffled together.
-        drop_last: only whole batches, for static shapes.
 
     Raises:
         DataError: sizes below 1.
@@ -76,7 +75,6 @@ class OnlineBatches:
         seed: int = 0,
         augmentation: Augmentation | None = None,
         pool: int = 32768,
-        drop_last: bool = False,
     ) -> None:
         """Keep the settings; nothing is read yet."""
         if min(limit, batch_size, pool) < 1:
@@ -91,7 +89,6 @@ class OnlineBatches:
         self.seed = seed
         self.augmentation = augmentation or Augmentation(0, 0, 0)
         self.pool = max(pool, batch_size)
-        self.drop_last = drop_last
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch; `start` batches at the beginning are left out and not embedded."""
@@ -119,7 +116,7 @@ class OnlineBatches:
                 position += 1
                 yield batch, BatchState(epoch, position)
             if position == 0:
-                raise DataError("The texts give no whole batch.", "Check the files, or use smaller batches.")
+                raise DataError("The texts give no batch.", "Check the files: no text of them can be kept.")
             epoch, position = epoch + 1, 0
 
     def _draw(self, texts: list[str], rng: np.random.Generator) -> list[Truncated]:
@@ -155,7 +152,7 @@ class OnlineBatches:
         at = self.batch_size * int(rng.integers(len(rows) // self.batch_size + 1))
         whole = np.concatenate([rows[:at], rows[at + short :]])
         batches = [whole[k : k + self.batch_size] for k in range(0, len(whole), self.batch_size)]
-        if short and not self.drop_last:
+        if short:
             batches.append(rows[at : at + short])
         return [batches[k] for k in rng.permutation(len(batches))]
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unembed.data.hub_datasets import DatasetStream
 from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path, verify_shards
+from unembed.data.rereading import add_texts, skip_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
@@ -199,7 +200,7 @@ def write_shards(
     at_once = isinstance(texts, DatasetStream) and _restore(texts, writer)
     stream = iter(texts)
     for k, shard in enumerate([] if at_once else manifest.shards):
-        _skip(stream, shard, k, writer.folder)
+        skip_texts(stream, shard.read, shard.digest, f"shard {k} of {writer.folder}")
     if progress:
         progress(manifest.n)
     if manifest.complete:
@@ -214,7 +215,7 @@ def write_shards(
             if not chunk:
                 break
             read += len(chunk)
-            _update(digest, chunk)
+            add_texts(digest, chunk)
             cut = tokenizer.truncate([text for text, _ in chunk], limit)
             kept = [(c, source) for c, (_, source) in zip(cut, chunk, strict=True) if c is not None]
             if kept:
@@ -244,25 +245,3 @@ def _restore(texts: DatasetStream, writer: ShardWriter) -> bool:
         return False
     texts.restore(kept["state"])
     return True
-
-
-def _update(digest: Any, chunk: Sequence[tuple[str, str]]) -> None:
-    """Add (text, source) pairs to a digest."""
-    for text, source in chunk:
-        digest.update(f"{source}\t{text}\n".encode("utf-8", "surrogatepass"))
-
-
-def _skip(stream: Iterator[tuple[str, str]], shard: ShardEntry, k: int, folder: Path) -> None:
-    """Read past the texts of a whole shard and check that they are the same as then."""
-    digest, left = hashlib.sha256(), shard.read
-    while left:
-        chunk = list(itertools.islice(stream, min(_CHUNK, left)))
-        if not chunk:
-            break
-        left -= len(chunk)
-        _update(digest, chunk)
-    if left or (shard.digest and digest.hexdigest() != shard.digest):
-        raise DataError(
-            f"The texts are not those that shard {k} of {folder} was made from.",
-            "Give the same texts in the same order, or choose another folder.",
-        )

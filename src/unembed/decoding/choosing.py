@@ -12,19 +12,29 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.judge import Judge
 from unembed.decoding.trace import Draft, Trace
 from unembed.metrics.text import token_f1
 
 
-def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -> list[Draft]:
+def choose(
+    canvas: Canvas,
+    config: DecodeConfig,
+    judged: Tensor | None = None,
+    vectors: Tensor | None = None,
+    judge: Judge | None = None,
+) -> list[Draft]:
     """Score the drafts of each text and put the best first.
 
-    The likelihood score is length_weight log p(n | v) + log-likelihood / n^length_power.
+    The likelihood score is length_weight log p(n | v) + log-likelihood / n^length_power; with choose "student",
+    student_weight times the cosine that the student sees is added to it.
 
     Args:
         canvas: without masks.
-        config: choose, length_weight, length_power.
+        config: choose, length_weight, length_power, student_weight.
         judged: (D, n) pseudo-log-likelihoods that replace those at commitment in the score.
+        vectors: (B, d) raw encoder vectors, for choose "student".
+        judge: the student, likewise; None goes by the likelihood alone.
 
     Returns:
         One draft for each text, the others as its alternatives.
@@ -43,8 +53,13 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
     given, forced = canvas.given.cpu(), canvas.forced.cpu()
     passes, prior, spent = canvas.passes.tolist(), canvas.prior.double().tolist(), canvas.spent.tolist()
     groups: list[list[Draft]] = [[] for _ in spent]
-    for i, text in enumerate(canvas.text.tolist()):
-        tokens = tuple(ids[i, kept[i]].tolist())
+    owners = canvas.text.tolist()
+    texts = [tuple(ids[i, kept[i]].tolist()) for i in range(len(owners))]
+    near = [0.0] * len(owners)
+    if config.choose == "student" and judge is not None and vectors is not None:
+        near = [config.student_weight * cosine for cosine in judge.cosines(texts, owners, vectors)]
+    for i, text in enumerate(owners):
+        tokens = texts[i]
         total = float(likelihood[i])
         groups[text].append(
             Draft(
@@ -55,7 +70,7 @@ def choose(canvas: Canvas, config: DecodeConfig, judged: Tensor | None = None) -
                 length=len(tokens),
                 passes=passes[i],
                 spent=spent[text],
-                score=weight * prior[i] + total / max(len(tokens), 1) ** config.length_power,
+                score=weight * prior[i] + total / max(len(tokens), 1) ** config.length_power + near[i],
                 trace=Trace(tuple(canvas.history[i])) if canvas.history[i] else None,
                 given=tuple(given[i, kept[i]].tolist()),
                 forced=tuple(forced[i, kept[i]].tolist()),

@@ -49,7 +49,10 @@ class DecodeConfig:
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
         choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
-            others (minimum Bayes risk), "mbr-order" the mean of that and of the share of equal positions.
+            others (minimum Bayes risk), "mbr-order" the mean of that and of the share of equal positions, "student"
+            that of the highest score with the cosine added that a student encoder sees between draft and vector; the
+            checkpoint must have one.
+        student_weight: nats that a cosine of 1 is worth with choose "student".
         score: "commit" adds the log-probabilities at which tokens were committed, "pseudo" those of each half of the
             draft given the other half (two more passes a draft).
         length_weight: weight of log p(n) in the score; None is 1, or 0 for left-to-right drafts, whose own
@@ -72,6 +75,7 @@ class DecodeConfig:
     keep: int = 0
     seed: int = 0
     choose: str = "likelihood"
+    student_weight: float = 100.0
     score: str = "commit"
     length_weight: float | None = None
     length_power: float = 0.0
@@ -85,7 +89,7 @@ class DecodeConfig:
         """
         _one_of("strategy", self.strategy, tuple(STRATEGIES))
         _one_of("remask_rule", self.remask_rule, ("probability", "threshold"))
-        _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order"))
+        _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order", "student"))
         _one_of("score", self.score, ("commit", "pseudo"))
         for name in ("passes", "samples", "lengths", "beam"):
             _whole(name, getattr(self, name), least=1)
@@ -97,6 +101,7 @@ class DecodeConfig:
         _within("remask_rate", self.remask_rate, 0, 1)
         _within("entropy_bound", self.entropy_bound, 0, 1e9)
         _within("length_power", self.length_power, 0, 1)
+        _within("student_weight", self.student_weight, 0, 1e6)
         if self.length_weight is not None:
             _within("length_weight", self.length_weight, 0, 1e9)
         if self.beam > 1 and (self.temperature > 0 or self.samples > 1):

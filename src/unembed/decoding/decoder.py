@@ -5,7 +5,9 @@ Contents: `Decoder`, which `inverter.Inverter` builds on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +20,7 @@ from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
 from unembed.decoding.inputs import vector_rows
+from unembed.decoding.judge import Judge
 from unembed.decoding.lexicon import Lexicon
 from unembed.decoding.loop import decode, passes, stream
 from unembed.decoding.options import resolve_options, split_options
@@ -32,9 +35,12 @@ from unembed.model.checkpoint import Checkpoint, load_checkpoint
 from unembed.model.denoiser import Denoiser
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
+from unembed.model.student_file import StudentFile, read_student
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -113,7 +119,16 @@ class Decoder:
         Raises:
             InputError: an unknown option, or one that makes no sense.
         """
-        return resolve_options(options, self.defaults)
+        config = resolve_options(options, self.defaults)
+        if config.choose == "student" and self.student is None:
+            if "choose" in options:
+                raise InputError(
+                    'This checkpoint has no student encoder, which choose = "student" asks.',
+                    'Set choose = "likelihood", or train a student (docs/training.md).',
+                )
+            _log.warning("%s has no student encoder here: drafts are chosen by their likelihood alone", self.name)
+            config = replace(config, choose="likelihood")
+        return config
 
     def calibration(self, strategy: str) -> Calibration | None:
         """Find the calibration of a strategy's confidence.
@@ -169,7 +184,14 @@ class Decoder:
         if len(rows) != 1:
             raise InputError(f"{len(rows)} vectors cannot be streamed.", "Pass one vector.")
         rules = self._rules(constraints, 1)
-        return stream(self.denoiser, torch.from_numpy(rows[0]), config, rules=rules, priors=self._priors(config))
+        return stream(
+            self.denoiser,
+            torch.from_numpy(rows[0]),
+            config,
+            rules=rules,
+            priors=self._priors(config),
+            judge=self._judge(config),
+        )
 
     def passes(
         self, vectors: Any, *, trace: bool = False, top: int = 0, live: bool = False, **options: Any
@@ -196,13 +218,26 @@ class Decoder:
         rows = self._rows(vectors)
         rules, priors = self._rules(constraints, len(rows)), self._priors(config)
         batch = torch.from_numpy(rows)
-        steps = passes(self.denoiser, batch, config, rules=rules, priors=priors, trace=trace, top=top, live=live)
+        asked: dict[str, Any] = {"rules": rules, "priors": priors, "judge": self._judge(config)}
+        steps = passes(self.denoiser, batch, config, **asked, trace=trace, top=top, live=live)
 
         def drive() -> Generator[list[Step], None, list[Recovery]]:
             drafts = yield from steps
             return self._recoveries(drafts, config)
 
         return drive()
+
+    @cached_property
+    def student(self) -> StudentFile | None:
+        """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
+        return read_student(self._checkpoint.path, self.sha256, self.device)
+
+    @cached_property
+    def _student_judge(self) -> Judge | None:
+        return None if self.student is None else Judge(self.student.student, self.denoiser.embedding.weight)
+
+    def _judge(self, config: DecodeConfig) -> Judge | None:
+        return self._student_judge if config.choose == "student" else None
 
     def _priors(self, config: DecodeConfig) -> PriorReader | None:
         return self.priors if config.strategy == "prior" else None
@@ -244,6 +279,7 @@ class Decoder:
                 rules=None if rules is None else rules.part(part),
                 trace=trace,
                 priors=self._priors(config),
+                judge=self._judge(config),
             )
 
     def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:

@@ -23,6 +23,7 @@ from unembed.decoding.checks import check_backbone, one_form
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.enforcing import Enforcer
+from unembed.decoding.judge import Judge
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.decoding.proposals import Proposer
@@ -118,6 +119,7 @@ def _decode(
     traced: bool,
     top: int = 0,
     live: bool = False,
+    judge: Judge | None = None,
 ) -> Generator[list[Step], None, list[Draft]]:
     strategy = get_strategy(config.strategy)
     check_backbone(denoiser, config)
@@ -145,7 +147,7 @@ def _decode(
         canvas.end_log_prob = torch.zeros_like(canvas.end_log_prob)
     yield from run(proposer, canvas, strategy, config, traced)
     judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
-    return choose(canvas, config, judged)
+    return choose(canvas, config, judged, vectors, judge)
 
 
 def _read(
@@ -188,6 +190,7 @@ def _drive(
     priors: PriorReader | None = None,
     top: int = 0,
     live: bool = False,
+    judge: Judge | None = None,
 ) -> Generator[list[Step], None, list[Draft]]:
     dimension = denoiser.config.vector_dim
     if vectors.dim() != 2 or vectors.shape[1] != dimension:
@@ -205,7 +208,7 @@ def _drive(
         return drafts
     training = denoiser.training
     denoiser.eval()
-    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top, live)
+    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top, live, judge)
     try:
         while True:
             with torch.inference_mode(), autocast(denoiser):
@@ -229,6 +232,7 @@ def decode(
     known_lengths: Tensor | None = None,
     trace: bool = False,
     priors: PriorReader | None = None,
+    judge: Judge | None = None,
 ) -> list[Draft]:
     """Decode vectors to drafts.
 
@@ -243,6 +247,7 @@ def decode(
             decide the end themselves and do not use them.
         trace: keep every draft's steps.
         priors: what the strategy prior reads; made of the denoiser where None.
+        judge: the student that choose "student" asks; without one the likelihood alone decides.
 
     Returns:
         The chosen draft of each vector, with its alternatives.
@@ -255,7 +260,7 @@ def decode(
     if generator is not None:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         config = replace(config, seed=int(drawn))
-    passes = _drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors)
+    passes = _drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors, judge=judge)
     while True:
         try:
             next(passes)
@@ -271,6 +276,7 @@ def stream(
     given: Tensor | None = None,
     rules: Rules | None = None,
     priors: PriorReader | None = None,
+    judge: Judge | None = None,
 ) -> Iterator[Step]:
     """Decode one vector (d,) and yield the steps of all its drafts as they happen.
 
@@ -283,7 +289,7 @@ def stream(
     """
     config = config or DecodeConfig()
     given = None if given is None else given.view(1, -1)
-    passes = _drive(denoiser, vector.view(1, -1), config, given, rules, None, True, priors)
+    passes = _drive(denoiser, vector.view(1, -1), config, given, rules, None, True, priors, judge=judge)
     while True:
         try:
             yield from next(passes)
@@ -302,11 +308,12 @@ def passes(
     trace: bool = False,
     top: int = 0,
     live: bool = False,
+    judge: Judge | None = None,
 ) -> Generator[list[Step], None, list[Draft]]:
     """Decode like `decode`, and give the caller control back after each pass, so that decodes can take turns.
 
     Args:
-        denoiser, vectors, config, rules, priors, trace: as `decode`.
+        denoiser, vectors, config, rules, priors, trace, judge: as `decode`.
         top: with `trace`, how many of the likeliest tokens of each predicted position `Step.alternatives` keeps.
         live: with `trace`, yield `Step.preview` of the first text while a beam grows.
 
@@ -317,7 +324,7 @@ def passes(
         The drafts.
     """
     top = top if trace else 0
-    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top, live))
+    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top, live, judge))
 
 
 def _final(draft: Draft) -> Step:

@@ -118,8 +118,7 @@ class PriorReader:
             )
         banned = denoiser.banned.clone()
         banned[denoiser.config.eos_id] = True
-        places = position_prior or denoiser.position_prior
-        return cls(denoiser.whitening, denoiser.token_prior, denoiser.length_log_probs, places, banned)
+        return cls(denoiser.whitening, denoiser.token_prior, denoiser.length_log_probs, position_prior, banned)
 
     @classmethod
     def fitted(cls, parts: ClosedForm) -> PriorReader:

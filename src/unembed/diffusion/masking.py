@@ -17,7 +17,7 @@ from torch import Tensor
 from unembed.diffusion.schedule import Schedule
 
 
-def draw_counts(lengths: Tensor, generator: torch.Generator) -> Tensor:
+def draw_counts(lengths: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw mask counts k uniform on 1..n, stratified: the rates of one batch cover (0, 1] evenly, in random order.
 
     Row i gets the stratum of a random permutation, so each k is exactly uniform whatever its row, and a batch of B rows
@@ -26,7 +26,7 @@ def draw_counts(lengths: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         lengths: (B,) int64, texts of at least one token.
-        generator: on the device where lengths are.
+        generator: on the device where lengths are; None takes torch's own.
 
     Returns:
         (B,) int64, 1 <= k <= n.
@@ -57,14 +57,14 @@ def draw_times(batch: int, generator: torch.Generator) -> Tensor:
     return (strata + 1.0 - inside) / max(batch, 1)
 
 
-def mask_exactly(lengths: Tensor, n: int, counts: Tensor, generator: torch.Generator) -> Tensor:
+def mask_exactly(lengths: Tensor, n: int, counts: Tensor, generator: torch.Generator | None) -> Tensor:
     """Mask exactly counts[b] of the first lengths[b] positions, uniform without replacement.
 
     Args:
         lengths: (B,) int64, at most n.
         n: width of the result.
         counts: (B,) int64, at most lengths.
-        generator: on the device where lengths are.
+        generator: on the device where lengths are; None takes torch's own.
 
     Returns:
         (B, n) bool, true where masked.

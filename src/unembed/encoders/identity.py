@@ -8,6 +8,7 @@ texts are stored with their vectors, and an encoder is accepted when it reproduc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,6 +62,13 @@ class EncoderIdentity:
                 f"The identity of encoder {self.name!r} does not hold 3 probe vectors of {self.dimension} dimensions.",
                 "Restore the file that it was read from.",
             )
+
+    def same_vectors(self, other: EncoderIdentity) -> bool:
+        """Whether both made the same probe vectors, but for rounding: 1% of their length."""
+        if self.probes != other.probes or self.dimension != other.dimension:
+            return False
+        pairs = zip(self.probe_vectors, other.probe_vectors, strict=True)
+        return all(math.dist(a, b) <= 0.01 * math.hypot(*a) for a, b in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary for JSON."""

@@ -78,7 +78,7 @@ def _say(error: Exception) -> str:
 class PluginEncoder:
     """An encoder from another package, whose results are checked before anything is built on them.
 
-    Members that are not of the protocol (`token_embeddings`, `bert_state`) are passed on as they are.
+    Members that are not of the protocol (`token_embeddings`) are passed on as they are.
 
     Args:
         encoder: what the plugin's function returned.

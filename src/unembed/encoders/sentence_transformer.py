@@ -99,16 +99,6 @@ class SentenceTransformerEncoder:
         weight = transformer.get_input_embeddings().weight
         return np.asarray(weight.detach().float().cpu().numpy())
 
-    def bert_state(self) -> dict[str, np.ndarray] | None:
-        """The model's own layers, float32, by their names in transformers, where it is a plain BERT; else None."""
-        import numpy as np
-
-        transformer = getattr(self._model[0], "auto_model", None)
-        config = getattr(transformer, "config", None)
-        if transformer is None or config is None or config.model_type != "bert" or config.hidden_act != "gelu":
-            return None
-        return {k: np.asarray(v.detach().float().cpu().numpy()) for k, v in transformer.state_dict().items()}
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: float32 (n, dimension), in the order of `texts`.
 

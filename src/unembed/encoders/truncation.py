@@ -61,11 +61,6 @@ class TruncatedEncoder:
         found = getattr(self.inner, "token_embeddings", None)
         return None if found is None else found()
 
-    def bert_state(self) -> dict[str, np.ndarray] | None:
-        """The layers of the whole encoder, where it is a BERT."""
-        found = getattr(self.inner, "bert_state", None)
-        return None if found is None else found()
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: float32 (n, dimension)."""
         return self.cut(self.inner.encode(texts))

@@ -144,7 +144,7 @@ def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: st
     left.set_yticks(rows, names)
     for label, r in zip(left.get_yticklabels(), runs, strict=True):
         label.set_fontweight("bold" if r.get("default") else "normal")
-    right.set(xlabel="passes a text, mean", xscale="log", xlim=(1, 2.2 * max(passes)), ylim=left.get_ylim())
+    right.set(xlabel="passes a text, mean", xscale="log", xlim=(1, 1.5 * max(passes) ** 1.2), ylim=left.get_ylim())
     right.set_xticks([t for t in (1, 3, 10, 30, 100, 300, 1000) if t <= 2.2 * max(passes)])
     right.get_xaxis().set_major_formatter(lambda value, place: f"{value:g}")
     right.minorticks_off()

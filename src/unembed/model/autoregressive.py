@@ -52,10 +52,7 @@ class Autoregressive(Denoiser):
             whitened=z,
             modulation=nothing,
             final=nothing,
-            entry=nothing,
             memory=F.layer_norm(rows, (self.config.width,)) + self.prefix_position,
-            candidates=nothing.long(),
-            candidate_scores=nothing,
             evidence=evidence,
             text=torch.arange(len(z), device=z.device),
         )

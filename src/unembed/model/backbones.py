@@ -8,11 +8,9 @@ from unembed.model.block import Block
 from unembed.model.conditioning import Conditioner
 from unembed.model.config import Shape
 from unembed.model.paper import PARTS, PaperBlock, PaperConditioner
-from unembed.model.post_norm import PostNormBlock
 
 _BLOCKS: dict[str, type[Block]] = {
     "adaln-zero": Block,
-    "bert": PostNormBlock,
     "paper": PaperBlock,
     "autoregressive": Block,
 }
@@ -30,8 +28,8 @@ def make_conditioner(shape: Shape, vector_dim: int) -> Conditioner | PaperCondit
     """What turns vectors of `vector_dim` dimensions into the modulation of those blocks."""
     if shape.backbone == "paper":
         return PaperConditioner(vector_dim, shape.width, shape.layers)
-    entry = shape.backbone == "bert"
-    return Conditioner(vector_dim, shape.width, shape.layers, shape.adaln, shape.adaln_rank, shape.prefix_tokens, entry)
+    rank = shape.adaln_rank if shape.adaln == "factored" else 0
+    return Conditioner(vector_dim, shape.width, shape.layers, rank, shape.prefix_tokens)
 
 
 def parts_of(shape: Shape) -> int:

@@ -3,15 +3,19 @@
 Contents: `modulate`, `attend`, `Attention`, `Block`, `compile_blocks`.
 
 The modulation follows DiT (arXiv 2212.09748, section 3.2): shift, scale and gate for each of the two branches come
-from the condition, and start at zero, so that a new block is the identity. Memory (prefix tokens and candidates made
-from the vector) joins as keys and values only: it costs 2 width^2 a memory row instead of a block's 12 width^2.
+from the condition, and start at zero, so that a new block is the identity. Memory (prefix tokens made from the vector)
+joins as keys and values only: it costs 2 width^2 a memory row instead of a block's 12 width^2.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_GRAPHS = 32  # compiled forms of a block in one process
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -35,14 +39,17 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
         queries: (B, heads, n, width / heads).
         keys: (B, heads, m, width / heads).
         values: like keys.
-        mask: bool, True where a query may look; broadcastable to (B, heads, n, m).
+        mask: bool, True where a query may look, or a float that is added to the scores; broadcastable to
+            (B, heads, n, m).
         dropout: on the attention weights.
     """
     if queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
     scores = torch.matmul(queries * queries.shape[-1] ** -0.5, keys.transpose(-1, -2))
     if mask is not None:
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -30000.0)
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -30000.0)
+        scores = scores + mask
     weights = scores.softmax(-1)
     if dropout:
         weights = F.dropout(weights, dropout)
@@ -97,7 +104,7 @@ class Attention(nn.Module):
         Args:
             x: (B, n, width).
             past: keys and values that stand before those of x (memory, or a causal prefix).
-            mask: bool, broadcastable to (B, heads, n, keys); True where a query may look.
+            mask: see `attend`; broadcastable to (B, heads, n, keys).
 
         Returns:
             The output (B, n, width), and all keys and values, for incremental decoding.
@@ -155,8 +162,23 @@ class Block(nn.Module):
         return x + gate_m.unsqueeze(1) * self.drop(self.down(hidden)), kv
 
 
-def compile_blocks(model: nn.Module, static: bool) -> None:
-    """Compile every block of a model at its first use; `static` for few shapes, each with a graph of its own."""
+def compile_blocks(model: nn.Module) -> None:
+    """Compile every block of a model at its first use, for texts of any length."""
+    # A graph each with and without mask, past and gradients, and for single rows and columns: more than torch's 8.
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _GRAPHS)
     for module in model.modules():
         if isinstance(module, Block):
-            module.compile(dynamic=not static)
+            module.compile(dynamic=True)
+
+
+def compiled_blocks(model: nn.Module) -> bool:
+    """Whether a block of a model is compiled."""
+    return any(isinstance(m, Block) and m._compiled_call_impl is not None for m in model.modules())
+
+
+def uncompile_blocks(model: nn.Module) -> None:
+    """Let every block run as it is written again."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module._compiled_call_impl = None

@@ -3,9 +3,10 @@
 Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`,
 `weights_digest`.
 
-Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" every
-matrix is stored as one int8 row and one float32 scale a row, and is dequantised at load (design, decision 17); the
-whitening matrix stays in float32, because it blows small components up.
+Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" or
+"int6" matrices are stored by rows of codes and dequantised at load (`codec.py`; design, decision 17), with "int6" the
+token prior in 4 bits; the whitening matrix stays in float32, because it blows small components up. The squares of the
+token prior's means are made at load, from the means as they were stored.
 A position prior for the strategy `prior` may lie beside them (`position_file.py`), and a corrector
 (`corrector_file.py`), which config.json does not name.
 config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
@@ -26,17 +27,21 @@ from torch import Tensor
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.model.autoregressive import build_denoiser
+from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.corrector import Corrector
 from unembed.model.corrector_file import CORRECTOR_FILE, read_corrector
 from unembed.model.denoiser import Denoiser, DenoiserConfig
 from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.model.position_prior import PositionPrior
-from unembed.model.quantisation import quantise_rows
+from unembed.model.prior import squares
 
 FORMAT = "unembed-checkpoint"
-VERSION = 1
+VERSION = 2
+"""1 had float32, float16 and int8 rows, and is read too."""
+
 SHARD_BYTES = 15 * 2**20 - 4096
-_EXACT = ("whitening.matrix", "position_prior.basis", "token_prior.counts")
+_EXACT = ("whitening.matrix", "token_prior.counts")
+_CODES, _SCALE, _SQUARE = "token_prior.codes", "token_prior.scale", "token_prior.square"
 _REPAIR = "Fetch the checkpoint again, or train a new one."
 
 
@@ -85,41 +90,23 @@ def weights_digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _encode(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    out: dict[str, Tensor] = {}
-    for name, value in state.items():
-        tensor = value.detach().cpu().contiguous()
-        if name in _EXACT:
-            out[name] = tensor
-        elif dtype == "int8" and tensor.is_floating_point() and tensor.dim() == 2 and tensor.numel() >= 4096:
-            out[f"{name}:int8"], out[f"{name}:scale"] = quantise_rows(tensor.float())
-        elif dtype != "fp32" and tensor.is_floating_point() and tensor.numel() >= 4096:
-            out[name] = tensor.to(torch.float16)
-        else:
-            out[name] = tensor
-    return out
-
-
-def _decode(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    parts: dict[str, dict[int, Tensor]] = {}
+def _joined(stored: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Tensors that were split over shards, as one again."""
+    parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, value in stored.items():
         base, _, index = name.partition("@")
         if index:
-            parts.setdefault(base, {})[int(index)] = value
+            parts.setdefault(base, {})[index] = value
         else:
             whole[base] = value
     for base, pieces in parts.items():
-        whole[base] = torch.cat([pieces[i] for i in sorted(pieces)])
-    out: dict[str, Tensor] = {}
-    for name, value in whole.items():
-        if name.endswith(":int8"):
-            base = name.removesuffix(":int8")
-            out[base] = value.float() * whole[f"{base}:scale"].unsqueeze(1)
-        elif not name.endswith(":scale"):
-            # Version 0.1.0 stored counts above 65,504 as infinity.
-            out[name] = value.float().clamp(max=65504.0) if value.dtype == torch.float16 else value
-    return out
+        found = [pieces.get(str(i)) for i in range(len(pieces))]
+        known = [piece for piece in found if piece is not None and piece.dim()]
+        if len(known) < len(found) or len({(piece.dtype, piece.shape[1:]) for piece in known}) > 1:
+            raise CheckpointError(f"{where} is damaged: the parts of {base} do not belong together.", _REPAIR)
+        whole[base] = torch.cat(known)
+    return whole
 
 
 def _shards(stored: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -168,18 +155,21 @@ def save_checkpoint(
         recipe: see `Checkpoint`.
         calibration: see `Checkpoint`.
         notes: see `Checkpoint`.
-        dtype: "fp32", "fp16" or "int8" for the stored weights.
+        dtype: "fp32", "fp16", "int8" or "int6" for the stored weights.
         state: weights to store instead of the denoiser's own, such as the EMA.
         position_prior: see `Checkpoint`.
 
     Raises:
+        InputError: another dtype.
         DataError: the directory cannot be written.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
-    stored = _encode(state if state is not None else denoiser.state_dict(), dtype)
-    shards = _shards(stored)
+    kept = dict(state if state is not None else denoiser.state_dict())
+    if dtype != "fp32":
+        kept.pop(_SQUARE, None)
+    shards = _shards(encode(kept, plan_for(dtype, _EXACT)))
     files: dict[str, str] = {}
     for i, shard in enumerate(shards):
         name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
@@ -242,10 +232,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote.")
     version = config.get("version")
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         newer = isinstance(version, int) and version > VERSION
         raise CheckpointError(
-            f"{path} has checkpoint format {version}, this program reads format {VERSION}.",
+            f"{path} has checkpoint format {version}, this program reads formats 1 to {VERSION}.",
             "Install a newer unembed." if newer else "Install the unembed that wrote it, or train again.",
         )
     return config
@@ -293,8 +283,13 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         for name in config["files"]:
             if name.endswith(".safetensors") and name != POSITION_FILE:
                 stored.update(load_file(str(path / name)))
-        denoiser = build_denoiser(DenoiserConfig.from_dict(config["denoiser"]))
-        denoiser.load_state_dict(_decode(stored))
+        with Unfilled():
+            denoiser = build_denoiser(DenoiserConfig.from_dict(config["denoiser"]))
+        state = decode(_joined(stored, path), path, _REPAIR)
+        if _SQUARE not in state and {_CODES, _SCALE} <= state.keys():
+            codes, scale = state[_CODES], state[_SCALE]
+            state[_SQUARE] = squares(codes, scale) if scale.shape == codes.shape[:1] else scale
+        load_into(denoiser, state, path, _REPAIR)
         calibration = read_json(path / "calibration.json") if "calibration.json" in config["files"] else None
         places = None
         if POSITION_FILE in config["files"]:

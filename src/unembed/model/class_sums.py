@@ -26,15 +26,16 @@ class ClassSums:
     Args:
         classes: number of classes C.
         dim: dimension d.
+        device: where the vectors are.
 
     Attributes:
         sums: (C, d) float32.
         counts: (C,) int64.
     """
 
-    def __init__(self, classes: int, dim: int) -> None:
-        self.sums = torch.zeros(classes, dim)
-        self.counts = torch.zeros(classes, dtype=torch.int64)
+    def __init__(self, classes: int, dim: int, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(classes, dim, device=device)
+        self.counts = torch.zeros(classes, dtype=torch.int64, device=device)
 
     def add(self, vectors: Tensor, rows: Tensor, classes: Tensor) -> None:
         """Add vectors[rows[i]] to class classes[i] for every i; vectors (B, d) float32, rows (M,), classes (M,)."""
@@ -49,8 +50,8 @@ class ClassSums:
         self.counts.index_add_(0, which, counts)
 
     def mapped(self, offset: Tensor, matrix: Tensor) -> Tensor:
-        """Sums of (x - offset) @ matrix over each class (C, d), from the sums of x."""
-        return (self.sums - self.counts.float()[:, None] * offset) @ matrix
+        """Sums of (x - offset) @ matrix over each class (C, d), from the sums of x; all of it on the CPU."""
+        return (self.sums.cpu() - self.counts.cpu().float()[:, None] * offset) @ matrix
 
 
 class PositionSums:

@@ -51,8 +51,8 @@ class _Fitter:
     def __init__(self, vocab_size: int, limit: int, dim: int, shift: Tensor, positions: bool, warmup: int) -> None:
         self.vocab_size, self.limit, self.dim, self.shift = vocab_size, limit, dim, shift
         self.moments = Moments(dim)
-        self.tokens = ClassSums(vocab_size, dim)
-        self.by_length = ClassSums(limit, dim)
+        self.tokens = ClassSums(vocab_size, dim, shift.device)
+        self.by_length = ClassSums(limit, dim, shift.device)
         self.positions = PositionSums(vocab_size, limit, dim, warmup=warmup) if positions else None
 
     def update(self, ids: Tensor, lengths: Tensor, vectors: Tensor) -> None:
@@ -64,21 +64,22 @@ class _Fitter:
             )
         self.moments.update(vectors)
         centred = vectors - self.shift
-        inside = torch.arange(ids.shape[1]) < lengths[:, None]
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         self.tokens.add(centred, *distinct_tokens(ids, inside))
-        self.by_length.add(centred, torch.arange(len(lengths)), lengths - 1)
+        self.by_length.add(centred, torch.arange(len(lengths), device=ids.device), lengths - 1)
         if self.positions is not None:
             self.positions.add(centred, ids, lengths)
 
     def finish(self, shrink: float, weight: float, whitening_shrink: float) -> ClosedForm:
         result = ClosedForm(self.vocab_size, self.dim, self.limit, self.positions is not None)
         whitening = result.whitening = Whitening.fit(self.moments, whitening_shrink)
-        matrix, offset = whitening.matrix, whitening.mean - self.shift
+        matrix, offset = whitening.matrix, whitening.mean - self.shift.cpu()
         result.token_prior = TokenPrior.from_sums(
-            self.tokens.mapped(offset, matrix), self.tokens.counts, self.moments.count, shrink, weight
+            self.tokens.mapped(offset, matrix), self.tokens.counts.cpu(), self.moments.count, shrink, weight
         )
         spread = matrix.double() @ self.moments.covariance @ matrix.double()
-        result.length_head = LengthHead.from_sums(self.by_length.mapped(offset, matrix), self.by_length.counts, spread)
+        lengths = self.by_length
+        result.length_head = LengthHead.from_sums(lengths.mapped(offset, matrix), lengths.counts.cpu(), spread)
         if self.positions is not None:
             result.position_prior = PositionPrior.from_sums(*self.positions.finish(offset, matrix))
         return result
@@ -99,7 +100,7 @@ def fit_closed_form(
 
     Args:
         batches: (ids (B, <= limit) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder made them). Batches
-            of some thousand rows are fastest.
+            of some thousand rows are fastest. On any device, where all sums then stand; with `positions` on the CPU.
         vocab_size: V.
         limit: longest text, in tokens.
         positions: fit the position prior too (150 MB of sums at the size of MiniLM).

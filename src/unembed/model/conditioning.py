@@ -22,10 +22,7 @@ class Condition:
         whitened: (B, d) the vectors as the networks see them.
         modulation: (B, layers, 6, width) for the blocks.
         final: (B, 2, width) shift and scale before the head.
-        entry: (B, width) added to every position's embedding, or (B, 0) where nothing is.
-        memory: (B, M, width) prefix tokens, M may be 0.
-        candidates: (B, K) token ids put forward by the token prior, K may be 0.
-        candidate_scores: (B, K) their scores, standardised within a row.
+        memory: (B, M, width) prefix tokens, read by every block as keys and values; M may be 0.
         evidence: (T, V) log-odds of all tokens for the T texts that the condition was made of, outside of training;
             None where there is no token prior. Selecting rows does not copy it.
         text: (B,) the row of `evidence` of each row.
@@ -37,10 +34,7 @@ class Condition:
     whitened: Tensor
     modulation: Tensor
     final: Tensor
-    entry: Tensor
     memory: Tensor
-    candidates: Tensor
-    candidate_scores: Tensor
     evidence: Tensor | None
     text: Tensor
     known: Tensor | None = None
@@ -72,54 +66,36 @@ class Conditioner(nn.Module):
         dim: dimension d of the vector.
         width: model width.
         layers: number of blocks.
-        adaln: "full" (a linear map for each block), "shared" (one map and a bias for each block) or "factored"
-            (each block's map through `rank` dimensions).
-        rank: inner dimension of the factored map.
+        rank: inner dimension of each block's map; 0 for a map of full rank.
         prefix_tokens: number of memory rows made from the vector.
-        entry: the vector is added to the embedding of every position too; for blocks whose first attention would
-            otherwise not see it.
     """
 
-    def __init__(
-        self, dim: int, width: int, layers: int, adaln: str, rank: int, prefix_tokens: int, entry: bool = False
-    ) -> None:
+    def __init__(self, dim: int, width: int, layers: int, rank: int, prefix_tokens: int) -> None:
         super().__init__()
-        self.width, self.layers, self.adaln, self.prefix_tokens = width, layers, adaln, prefix_tokens
+        self.width, self.layers, self.rank, self.prefix_tokens = width, layers, rank, prefix_tokens
         self.trunk = nn.Sequential(nn.Linear(dim, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
-        if adaln == "full":
-            self.maps = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(layers)])
-        elif adaln == "shared":
-            self.maps = nn.ModuleList([nn.Linear(width, 6 * width)])
-            self.offsets = nn.Parameter(torch.zeros(layers, 6 * width))
-        else:
+        if rank:
             self.down = nn.Linear(width, layers * rank)
-            self.maps = nn.ModuleList([nn.Linear(rank, 6 * width) for _ in range(layers)])
+        self.maps = nn.ModuleList([nn.Linear(rank or width, 6 * width) for _ in range(layers)])
         self.final = nn.Linear(width, 2 * width)
-        self.entry = nn.Linear(width, width) if entry else None
-        for module in [*self.maps, self.final, *([self.entry] if self.entry is not None else [])]:
+        for module in [*self.maps, self.final]:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
         if prefix_tokens:
             self.prefix = nn.Linear(dim, prefix_tokens * width)
             self.prefix_position = nn.Parameter(torch.randn(prefix_tokens, width) * 0.02)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map whitened vectors z (B, d) to modulation, final modulation, entry and memory (see `Condition`)."""
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map whitened vectors z (B, d) to modulation, final modulation and memory (see `Condition`)."""
         batch = z.shape[0]
         c = F.silu(self.trunk(z))
-        if self.adaln == "full":
-            parts = [m(c) for m in self.maps]
-        elif self.adaln == "shared":
-            base = self.maps[0](c)
-            parts = [base + self.offsets[i] for i in range(self.layers)]
-        else:
-            low = self.down(c).view(batch, self.layers, -1)
-            parts = [m(low[:, i]) for i, m in enumerate(self.maps)]
+        # (B, width) for every block alike, or (B, rank) of its own
+        inner = self.down(c).view(batch, self.layers, -1).unbind(1) if self.rank else [c] * self.layers
+        parts = [m(x) for m, x in zip(self.maps, inner, strict=True)]
         modulation = torch.stack(parts, dim=1).view(batch, self.layers, 6, self.width)
         final = self.final(c).view(batch, 2, self.width)
-        entry = z.new_zeros(batch, 0) if self.entry is None else self.entry(c)
         if self.prefix_tokens:
             memory = self.prefix(z).view(batch, self.prefix_tokens, self.width) + self.prefix_position
         else:
             memory = z.new_zeros(batch, 0, self.width)
-        return modulation, final, entry, F.layer_norm(memory, (self.width,))
+        return modulation, final, F.layer_norm(memory, (self.width,))

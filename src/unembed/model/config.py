@@ -9,9 +9,11 @@ from unembed.errors import CheckpointError, InputError
 
 _CHOICES = {
     "canvas": ("length", "eos"),
-    "adaln": ("full", "shared", "factored"),
-    "backbone": ("adaln-zero", "bert", "paper", "autoregressive"),
+    "adaln": ("full", "factored"),
+    "backbone": ("adaln-zero", "paper", "autoregressive"),
 }
+_REMOVED = {"position_prior": False, "candidates": 0}
+"""Keys of older checkpoints that are gone, and the value that a network without their parts has (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,25 +21,22 @@ class Shape:
     """What a recipe may choose of the network.
 
     Attributes:
-        backbone: "adaln-zero" (pre-norm blocks that start as the identity), "bert" (post-norm blocks of BERT's
-            shape, modulated, whose weights can start from the encoder's own layers: `model/transplant.py`), "paper"
-            (equations 5 to 10 of 2602.11047: `model/paper.py`; it has no prefix tokens and one kind of modulation) or
-            "autoregressive" (left to right only, the vector as a prefix of the text: `model/autoregressive.py`).
+        backbone: "adaln-zero" (pre-norm blocks that start as the identity), "paper" (equations 5 to 10 of 2602.11047:
+            `model/paper.py`; it has no prefix tokens and one kind of modulation) or "autoregressive" (left to right
+            only, the vector as a prefix of the text: `model/autoregressive.py`).
         width: model width; a multiple of `heads`.
         layers: number of blocks.
         heads: attention heads.
         mlp: hidden width of each MLP; 0 means 4 width.
         embedding_dim: width of the tied token embedding; 0 means `width`.
         canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
-        adaln: "full", "shared" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
+        adaln: "full" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
         adaln_rank: inner dimension of the factored modulation.
         prefix_tokens: memory rows made from the vector.
         whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
         token_prior: gated closed-form log-odds on the logits (design, decision 5).
         prior_once: a token that stands in the text already gets no bias from the token prior any more; its evidence is
             explained (without it words repeat).
-        position_prior: gated token-at-position log-odds on the logits.
-        candidates: tokens put forward by the token prior as extra keys and values, with scores and used flags.
         dropout: dropout while training.
         time_conditioning: the time t is an input of each block's modulation (`model/time.py`).
     """
@@ -55,8 +54,6 @@ class Shape:
     whiten: bool = True
     token_prior: bool = False
     prior_once: bool = True
-    position_prior: bool = False
-    candidates: int = 0
     dropout: float = 0.0
     time_conditioning: bool = False
 
@@ -96,12 +93,7 @@ class Shape:
                 "prefix_tokens is 0, but the autoregressive backbone sees the vector in them alone.",
                 "Use at least 1, such as 8.",
             )
-        for name, wanted in (
-            ("canvas", "length"),
-            ("position_prior", False),
-            ("candidates", 0),
-            ("time_conditioning", False),
-        ):
+        for name, wanted in (("canvas", "length"), ("time_conditioning", False)):
             if getattr(self, name) != wanted:
                 raise InputError(
                     f"The autoregressive backbone has no use for {name} = {getattr(self, name)!r}.",
@@ -111,7 +103,7 @@ class Shape:
     @property
     def plain_embedding(self) -> bool:
         """Whether token embeddings enter the blocks as they are, without a norm and a map."""
-        return self.backbone in ("bert", "paper")
+        return self.backbone == "paper"
 
     @property
     def fills_masks(self) -> bool:
@@ -162,13 +154,19 @@ class DenoiserConfig(Shape):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
-        """Build from a checkpoint's JSON.
+        """Build from a checkpoint's JSON; keys that are gone may be there where they switched nothing on.
 
         Raises:
-            CheckpointError: a key that this version does not know, or one that is missing.
+            CheckpointError: a part that is gone, a key that this version does not know, or one that is missing.
         """
+        for name, off in _REMOVED.items():
+            if values.get(name, off) != off:
+                raise _gone(name, values[name])
+        for name, allowed in _CHOICES.items():
+            if values.get(name, allowed[0]) not in allowed:
+                raise _gone(name, values[name])
         try:
-            return cls(**values)
+            return cls(**{name: value for name, value in values.items() if name not in _REMOVED})
         except TypeError as error:
             raise CheckpointError(
                 f"The model config does not fit this version ({error}).",
@@ -178,3 +176,10 @@ class DenoiserConfig(Shape):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
+
+
+def _gone(name: str, value: Any) -> CheckpointError:
+    return CheckpointError(
+        f"The model has {name} = {value!r}, which this version does not know (docs/log.md says what was removed).",
+        "Use the version of unembed that wrote the checkpoint, or train again.",
+    )

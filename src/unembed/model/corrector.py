@@ -134,8 +134,8 @@ class Corrector(nn.Module):
         before and the place, in the denoiser's own terms, with their own token turned away; and keys as queries.
         """
         width, place = self.width, base.position.weight
-        known = min(len(self.from_start.weight), len(place) - base._shift)
-        self.from_start.weight[:known] = place[base._shift : base._shift + known].float()
+        known = min(len(self.from_start.weight), len(place))
+        self.from_start.weight[:known] = place[:known].float()
         tokens = (~base.banned).nonzero().flatten()[:4096]
         size = float(base._embed(tokens).float().square().mean().sqrt())
         self.mix.weight[:, :width] = size * torch.eye(width)

@@ -2,9 +2,9 @@
 
 Contents: `CORRECTOR_FILE`, `MOST_BYTES`, `write_corrector`, `read_corrector`, `corrector_notes`.
 
-Matrices are stored as int8 rows with one float32 scale a row, the rest as float16. The file is not named in
-config.json, so that a checkpoint's digest says nothing about it: its header holds the digest of its own tensors, its
-shape, and its notes, which name the weights of the denoiser that it was trained beside.
+The tensors are stored by `codec.py`. The file is not named in config.json, so that a checkpoint's digest says nothing
+about it: its header holds the digest of its own tensors, its shape, and its notes, which name the weights of the
+denoiser that it was trained beside.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.files import atomic_path
+from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.corrector import Corrector, corrector_for
 from unembed.model.denoiser import Denoiser
-from unembed.model.quantisation import quantise_rows
 
 CORRECTOR_FILE = "corrector.safetensors"
-MOST_BYTES = int(5.5 * 2**20)
-_FORMAT = "unembed-corrector-1"
+MOST_BYTES = 12 * 2**20
+_FORMAT = "unembed-corrector-2"
+_READ = ("unembed-corrector-1", _FORMAT)  # the first had int8 rows
 _REPAIR = "Fetch the file again, train a new corrector, or remove it."
 
 
@@ -40,7 +41,11 @@ def _digest(stored: dict[str, Tensor]) -> str:
 
 
 def write_corrector(
-    path: str | Path, corrector: Corrector, notes: dict[str, Any] | None = None, state: dict[str, Tensor] | None = None
+    path: str | Path,
+    corrector: Corrector,
+    notes: dict[str, Any] | None = None,
+    state: dict[str, Tensor] | None = None,
+    dtype: str = "int6",
 ) -> str:
     """Write the file, whole or not at all.
 
@@ -49,22 +54,18 @@ def write_corrector(
         corrector: its shape and its weights.
         notes: free facts (steps, texts seen, licence); `base` is the digest of the denoiser's weights.
         state: weights to store instead of its own, such as the EMA.
+        dtype: of the stored weights, as for `save_checkpoint`.
 
     Returns:
         The sha256 of its tensors.
 
     Raises:
+        InputError: another dtype.
         DataError: it would hold more than `MOST_BYTES`, or cannot be written.
     """
     from safetensors.torch import save_file
 
-    stored: dict[str, Tensor] = {}
-    for name, value in (state if state is not None else corrector.state_dict()).items():
-        tensor = value.detach().cpu().float().contiguous()
-        if tensor.dim() == 2 and tensor.numel() >= 4096:
-            stored[f"{name}:int8"], stored[f"{name}:scale"] = quantise_rows(tensor)
-        else:
-            stored[name] = tensor.half()
+    stored = encode(state if state is not None else corrector.state_dict(), plan_for(dtype))
     size = sum(value.numel() * value.element_size() for value in stored.values())
     if size > MOST_BYTES:
         raise DataError(
@@ -91,7 +92,7 @@ def _header(path: Path) -> dict[str, str]:
             found: dict[str, str] = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}.", _REPAIR) from error
-    if found.get("format") != _FORMAT:
+    if found.get("format") not in _READ:
         raise CheckpointError(f"{path} holds no corrector that this program reads.", _REPAIR)
     return found
 
@@ -135,15 +136,9 @@ def read_corrector(path: str | Path, base: Denoiser, weights: str = "") -> Corre
         stored = load_file(str(path))
         if _digest(stored) != header["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one in its header.", _REPAIR)
-        state: dict[str, Tensor] = {}
-        for name, value in stored.items():
-            if name.endswith(":int8"):
-                plain = name.removesuffix(":int8")
-                state[plain] = value.float() * stored[f"{plain}:scale"].unsqueeze(1)
-            elif not name.endswith(":scale"):
-                state[name] = value.float()
-        corrector = corrector_for(base, json.loads(header["shape"]))
-        corrector.load_state_dict(state)
+        with Unfilled():
+            corrector = corrector_for(base, json.loads(header["shape"]))
+        load_into(corrector, decode(stored, path, _REPAIR), path, _REPAIR)
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, InputError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} does not fit this checkpoint: {first.rstrip('.')}.", _REPAIR) from error

@@ -1,6 +1,6 @@
 """The denoiser: a bidirectional transformer that fills masks, conditioned on a vector (arXiv 2602.11047).
 
-Contents: `Denoiser`, and the position states `MASK`, `GIVEN`, `GUESS`, `PREFIX`.
+Contents: `Denoiser`, and the position states `MASK`, `GIVEN`, `PREFIX`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
 it holds the token before (`PREFIX` state), so that one set of weights serves both orders (design, decision 9).
@@ -22,9 +22,10 @@ from unembed.model.reading import CausalState, Reading
 from unembed.model.row_parts import row_parts
 from unembed.model.time import time_of
 
-__all__ = ["GIVEN", "GUESS", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
+__all__ = ["GIVEN", "MASK", "PREFIX", "CausalState", "Denoiser", "DenoiserConfig", "Reading"]
 
-MASK, GIVEN, GUESS, PREFIX = 0, 1, 2, 3
+# State 2 marked visible tokens that may be wrong; nothing uses it now. Its row stays: every checkpoint has four.
+MASK, GIVEN, PREFIX = 0, 1, 3
 
 
 class Denoiser(DenoiserParts):
@@ -52,7 +53,7 @@ class Denoiser(DenoiserParts):
 
         Args:
             ids: (B, n) token ids; what stands under a mask is not read. In causal use, the tokens before each row.
-            states: (B, n) MASK, GIVEN, GUESS, or PREFIX in causal use.
+            states: (B, n) MASK or GIVEN, or PREFIX in causal use.
             condition: of the B vectors.
             lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
             causal: rows look at earlier rows and the memory only.
@@ -68,19 +69,14 @@ class Denoiser(DenoiserParts):
         n = ids.shape[1]
         position = torch.arange(n, device=ids.device)
         x = self._embed(ids if rows is None else rows, table) * (states != MASK).unsqueeze(-1)
-        x = x + self.state(states) + self.position(position + (0 if causal else self._shift))
+        x = x + self.state(states) + self.position(position)
         if self.position_from_end is not None and not causal:
             if lengths is None:
                 x = x + self.position_from_end(n - 1 - position)
             else:
                 x = x + self.position_from_end((lengths.unsqueeze(1) - 1 - position).clamp_min(0))
-        x = self._enter(x, condition)
         inside = None if lengths is None else position < lengths.unsqueeze(1)
-        if causal:
-            memory = self._memory(condition, None, None)
-        else:
-            visible = states != MASK
-            memory = self._memory(condition, ids, visible if inside is None else visible & inside)
+        memory = condition.memory
         m = memory.shape[1]
         mask = None
         if causal:
@@ -103,12 +99,10 @@ class Denoiser(DenoiserParts):
         hidden: Tensor,
         owner: Tensor,
         condition: Condition,
-        from_start: Tensor | None = None,
-        from_end: Tensor | None = None,
         used: Tensor | None = None,
         end: bool = True,
     ) -> Tensor:
-        """Score all tokens at chosen rows, closed-form priors included.
+        """Score all tokens at chosen rows, the token prior included.
 
         Training has its own way to the same logits, over a shortlist (`training/objective.py`).
 
@@ -116,8 +110,6 @@ class Denoiser(DenoiserParts):
             hidden: (R, width) rows of `hidden()`.
             owner: (R,) index of each row's vector in the condition.
             condition: of the vectors.
-            from_start: (R,) position counted from the start (only for the position prior).
-            from_end: (R,) position counted from the end, 0 for the last (only for the position prior).
             used: (R, U) tokens that stand in the text already (`prior_once`), filled up with the end token, which has
                 no class and so no score.
             end: whether the end token may be output.
@@ -126,7 +118,7 @@ class Denoiser(DenoiserParts):
             float32 (R, V); banned ids, and the end token unless `end`, are -inf.
         """
         logits: Tensor = self.head(hidden, self.embedding.weight)
-        if self.config.token_prior and self.token_prior is not None:
+        if self.token_prior is not None:
             evidence = condition.evidence
             if evidence is None:
                 rows = self.token_prior.scores(condition.whitened, frequency=False)[owner]
@@ -136,10 +128,6 @@ class Denoiser(DenoiserParts):
             if used is not None and self.config.prior_once:
                 rows = rows.scatter_(1, used, 0.0)
             logits = logits.addcmul(self.token_gate(hidden).float(), rows)
-        if self.position_prior is not None and from_start is not None and from_end is not None:
-            z = condition.whitened[owner]
-            scores = self.position_prior.log_odds(z, from_start, from_end)
-            logits = logits + self.position_gate(hidden) * condition.heed(scores, owner)
         # Few columns are banned: writing them costs far less than another pass over all of them.
         logits[:, self.banned.nonzero().flatten()] = -torch.inf
         if not end:
@@ -158,7 +146,7 @@ class Denoiser(DenoiserParts):
 
         Args:
             ids: (B, n) token ids.
-            states: (B, n) MASK, GIVEN or GUESS.
+            states: (B, n) MASK or GIVEN.
             condition: of the B vectors.
             lengths: (B,) canvas lengths, or None when every canvas is n.
             rows: (B, n) bool, the positions to score; None scores all.
@@ -166,16 +154,14 @@ class Denoiser(DenoiserParts):
         Returns:
             What `scores` needs, R rows in row-major order.
         """
-        n = ids.shape[1]
         hidden = self.hidden(ids, states, condition, lengths)
         chosen = torch.ones_like(ids, dtype=torch.bool) if rows is None else rows
         owner, column = chosen.nonzero(as_tuple=True)
-        ends = torch.full_like(owner, n) if lengths is None else lengths[owner]
         seen = states != MASK
         if lengths is not None:
-            seen = seen & (torch.arange(n, device=ids.device) < lengths.unsqueeze(1))
+            seen = seen & (torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1))
         used = torch.where(seen, ids, self.config.eos_id)
-        return Reading(hidden[owner, column], owner, column, (ends - 1 - column).clamp_min(0), used, condition)
+        return Reading(hidden[owner, column], owner, column, used, condition)
 
     def scores(self, reading: Reading, part: slice = slice(None)) -> Tensor:
         """Score all tokens at some rows of a reading.
@@ -192,8 +178,6 @@ class Denoiser(DenoiserParts):
             reading.hidden[part],
             owner,
             reading.condition,
-            reading.column[part],
-            reading.from_end[part],
             used=reading.used[owner],
             end=self.config.canvas == "eos",
         )
@@ -236,7 +220,7 @@ class Denoiser(DenoiserParts):
                 "This checkpoint was not trained with causal rows, so it cannot draft left to right.",
                 "Use another strategy, such as adaptive.",
             )
-        memory = self._memory(condition, None, None)
+        memory = condition.memory
         nothing = torch.zeros(len(condition), 0, dtype=torch.long, device=memory.device)
         return CausalState(condition, [block.attention.memory(memory) for block in self._stack], 0, nothing)
 
@@ -252,7 +236,6 @@ class Denoiser(DenoiserParts):
         """
         ids = last.unsqueeze(1)
         x = self._embed(ids) + self.state(torch.full_like(ids, PREFIX)) + self.position.weight[state.index]
-        x = self._enter(x, state.condition)
         past = []
         modulation = state.condition.modulation
         if self.time is not None:

@@ -43,12 +43,11 @@ class PaperConditioner(nn.Module):
             nn.init.zeros_(module.bias)
             module.bias.data.view(PARTS, width)[::2] = 1.0
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map vectors z (B, d) to the parts of a `Condition`: modulation (B, layers, 4, width), and nothing else."""
         c = self.down(F.gelu(self.up(z)))
         modulation = torch.stack([m(c) for m in self.maps], dim=1).view(len(z), self.layers, PARTS, self.width)
-        nothing = z.new_zeros(len(z), 0)
-        return modulation, z.new_zeros(len(z), 2, self.width), nothing, z.new_zeros(len(z), 0, self.width)
+        return modulation, z.new_zeros(len(z), 2, self.width), z.new_zeros(len(z), 0, self.width)
 
 
 class PaperBlock(Block):

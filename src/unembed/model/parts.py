@@ -17,22 +17,22 @@ from unembed.model.block import Block
 from unembed.model.conditioning import Condition
 from unembed.model.config import DenoiserConfig
 from unembed.model.heads import LengthNetwork, TokenHead
-from unembed.model.position_prior import PositionPrior
 from unembed.model.prior import TokenPrior
 from unembed.model.time import TimeModulation
 from unembed.model.whitening import Whitening
 
-_USED_NO, _USED_YES, _USED_UNTOLD = 0, 1, 2
+_STATES = 4
+"""Rows of the table of position states; `denoiser` names them."""
 
 
-def _gate(width: int, start: float) -> nn.Linear:
-    """How much a prior counts at a row: the same everywhere at first, then learnt from the row's hidden state.
+def _gate(width: int) -> nn.Linear:
+    """How much the token prior counts at a row: the same everywhere at first, then learnt from the row's hidden state.
 
     It starts where a single number ended after eight minutes of training (docs/log.md).
     """
     gate = nn.Linear(width, 1)
     nn.init.zeros_(gate.weight)
-    nn.init.constant_(gate.bias, start)
+    nn.init.constant_(gate.bias, 0.25)
     return gate
 
 
@@ -54,12 +54,10 @@ class DenoiserParts(nn.Module):
         self.whitening = Whitening(c.vector_dim)
         self.embedding = nn.Embedding(c.vocab_size, embedding_dim)
         nn.init.normal_(self.embedding.weight, std=0.05)
-        if c.backbone == "bert":
-            self.input_norm = nn.LayerNorm(c.width, eps=1e-12)
-        elif not c.plain_embedding:
+        if not c.plain_embedding:
             self.embed = nn.Linear(embedding_dim, c.width)
-        self.state = nn.Embedding(4, c.width)
-        self.position = nn.Embedding(c.limit + 1 + self._shift, c.width)
+        self.state = nn.Embedding(_STATES, c.width)
+        self.position = nn.Embedding(c.limit + 1, c.width)
         self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
         for table in (self.state, self.position, self.position_from_end):
             if table is not None:
@@ -71,25 +69,14 @@ class DenoiserParts(nn.Module):
         self.blocks = make_blocks(c)
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
         self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
-        self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior or c.candidates else None
-        self.position_prior = PositionPrior(c.limit, c.vector_dim, c.vocab_size) if c.position_prior else None
+        self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior else None
         if c.token_prior:
-            self.token_gate = _gate(c.width, 0.25)
-        if c.position_prior:
-            self.position_gate = _gate(c.width, 0.1)
-        if c.candidates:
-            self.candidate_score = nn.Linear(1, c.width)
-            self.candidate_used = nn.Embedding(3, c.width)
+            self.token_gate = _gate(c.width)
         if banned is None:
             banned = torch.zeros(c.vocab_size, dtype=torch.bool)
             banned[[c.mask_id, c.bos_id, c.pad_id]] = True
         self.register_buffer("banned", banned.clone(), persistent=True)
         self.banned[c.eos_id] = False
-
-    @property
-    def _shift(self) -> int:
-        """Where token 0 stands in the table of positions: BERT's texts begin behind [CLS], which causal rows feed."""
-        return int(self.config.backbone == "bert")
 
     @property
     def _stack(self) -> list[Block]:
@@ -110,22 +97,12 @@ class DenoiserParts(nn.Module):
         z, known = self._scaled(vectors), None
         if dropped is not None and self.null is not None:
             z, known = torch.where(dropped.unsqueeze(1), self.null, z), (~dropped).float().unsqueeze(1)
-        modulation, final, entry, memory = self.conditioner(z)
-        if self.config.candidates and self.token_prior is not None:
-            with torch.no_grad():
-                scores = self.token_prior.scores(z).masked_fill(self.banned, -torch.inf)
-                top = scores.topk(self.config.candidates, dim=-1)
-                values = top.values - top.values.mean(-1, keepdim=True)
-                values = values / values.std(-1, keepdim=True).clamp_min(1e-6)
-            candidates, candidate_scores = top.indices, values
-        else:
-            candidates = torch.zeros(len(z), 0, dtype=torch.long, device=z.device)
-            candidate_scores = z.new_zeros(len(z), 0)
+        modulation, final, memory = self.conditioner(z)
         evidence = None
-        if self.config.token_prior and self.token_prior is not None and not self.training:
+        if self.token_prior is not None and not self.training:
             evidence = self.token_prior.scores(z, frequency=False)
         text = torch.arange(len(z), device=z.device)
-        return Condition(z, modulation, final, entry, memory, candidates, candidate_scores, evidence, text, known)
+        return Condition(z, modulation, final, memory, evidence, text, known)
 
     def unconditional(self) -> Condition:
         """Make the condition of a vector that says nothing.
@@ -159,32 +136,12 @@ class DenoiserParts(nn.Module):
             centred: Tensor = (vectors.float() - self.whitening.mean) * self.config.vector_dim**0.5
             return centred
 
-    def _memory(self, condition: Condition, ids: Tensor | None, visible: Tensor | None) -> Tensor:
-        memory = condition.memory
-        if self.config.candidates:
-            if ids is None or visible is None:
-                used = torch.full_like(condition.candidates, _USED_UNTOLD)
-            else:
-                shown = ids.masked_fill(~visible, -1)
-                used = (condition.candidates.unsqueeze(2) == shown.unsqueeze(1)).any(-1).long()
-            rows = self._embed(condition.candidates) + self.candidate_used(used)
-            rows = rows + self.candidate_score(condition.candidate_scores.unsqueeze(-1))
-            memory = torch.cat((memory, F.layer_norm(rows, (self.config.width,)).to(memory.dtype)), dim=1)
-        return memory
-
     def _embed(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         rows = F.embedding(ids, self.embedding.weight if table is None else table)
         if self.config.plain_embedding:
             return rows
         embedded: Tensor = self.embed(F.layer_norm(rows, (rows.shape[-1],)))
         return embedded
-
-    def _enter(self, x: Tensor, condition: Condition) -> Tensor:
-        """What the first block reads, of the sum of all embeddings."""
-        if self.config.backbone != "bert":
-            return x
-        entered: Tensor = self.input_norm(x + condition.entry.unsqueeze(1))
-        return entered
 
     # ------------------------------------------------------------------ counting
 

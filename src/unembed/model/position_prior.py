@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unembed.model.quantisation import quantise_rows
+from unembed.model.codec import quantise_rows
 
 SHRINK = 200.0
 """Pseudo-count of the means; ten times that of the token prior: the largest of 1,500 noisy scores would win."""
@@ -119,34 +119,25 @@ class PositionPrior(nn.Module):
         module.weight.fill_(weight)
         return module
 
-    def log_odds(self, z: Tensor, from_start: Tensor, from_end: Tensor, tokens: Tensor | None = None) -> Tensor:
+    def log_odds(self, z: Tensor, from_start: Tensor, from_end: Tensor) -> Tensor:
         """What the vector alone says about tokens at positions, without their frequency; 0 where a token has no class.
 
         Args:
             z: (R, d) whitened vectors, one for each position asked for.
             from_start: (R,) int64, 0 for the first token.
             from_end: (R,) int64, 0 for the last token.
-            tokens: (K,) shortlist, or None for all V.
 
         Returns:
-            (R, V) or (R, K), float32.
+            (R, V), float32.
         """
-        size = self.vocab_size if tokens is None else len(tokens)
-        out = torch.zeros(len(z), size, device=z.device)
+        out = torch.zeros(len(z), self.vocab_size, device=z.device)
         low = z.float() @ self.basis
-        column = None
-        if tokens is not None:
-            column = torch.full((self.vocab_size,), -1, dtype=torch.long, device=z.device)
-            column[tokens] = torch.arange(size, device=z.device)
         for side, positions in enumerate((from_start, from_end)):
             for position in positions.unique().tolist():
                 rows = (positions == position).nonzero()[:, 0]
                 classes = self.token_ids[side, position].long()
                 codes, scale = self.codes[side, position], self.scale[side, position] * self.weight
                 half = self.half_square[side, position] * self.weight
-                if column is not None:
-                    known = column[classes] >= 0
-                    classes, codes, scale, half = column[classes[known]], codes[known], scale[known], half[known]
                 evidence = torch.addmm(-half, low[rows], (codes.float() * scale[:, None]).T)
                 out[rows] = out[rows].index_add_(1, classes, evidence)
         return out

@@ -17,7 +17,6 @@ class Reading:
         hidden: (R, width).
         owner: (R,) index of each row's vector in the condition.
         column: (R,) position of each row.
-        from_end: (R,) position counted from the end, 0 for the last.
         used: (B, n) tokens that stand in the texts, the end token elsewhere.
         condition: of the B vectors.
     """
@@ -25,7 +24,6 @@ class Reading:
     hidden: Tensor
     owner: Tensor
     column: Tensor
-    from_end: Tensor
     used: Tensor
     condition: Condition
 

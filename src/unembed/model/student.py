@@ -1,6 +1,6 @@
 """A small encoder that has learnt to answer like the real one, so that refinement can look before it asks.
 
-Contents: `StudentConfig`, `StudentEncoder`.
+Contents: `StudentConfig`, `StudentEncoder`, `student_vectors`.
 
 It is fitted on pairs of text and vector, the same that the denoiser was trained on: an attacker has it for free once
 those are paid for, and running it is no query. Its answers are rough; differences between near texts are what it is
@@ -9,6 +9,7 @@ used for, around drafts whose true vector is known (`refinement/forecast.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unembed.model.block import Block
+
+_TOKENS = 16384  # tokens that go through a student at once
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,34 @@ class StudentEncoder(nn.Module):
         pooled = x.mean(1) if share is None else (x * share).sum(1)
         bag = rows.mean(1) if share is None else (rows * share).sum(1)
         return F.normalize((self.out(F.layer_norm(pooled, (pooled.shape[-1],))) + self.direct(bag)).float(), dim=-1)
+
+
+def student_vectors(
+    student: StudentEncoder, table: Tensor, drafts: Sequence[tuple[int, ...]], precision: torch.dtype = torch.float32
+) -> Tensor:
+    """The student's vectors of drafts of any length, those of similar length together.
+
+    Args:
+        student: in evaluation mode.
+        table: (V, embedding_dim) token table.
+        drafts: D token id sequences.
+        precision: of the products; bf16 where that is fast.
+
+    Returns:
+        (D, d) float32 of unit length, on the table's device; an empty draft counts as one token 0.
+    """
+    order = sorted(range(len(drafts)), key=lambda k: len(drafts[k]))
+    out = torch.zeros(len(drafts), student.config.vector_dim, device=table.device)
+    start = 0
+    while start < len(order):
+        count = max(1, _TOKENS // max(1, len(drafts[order[min(start + 511, len(order) - 1)]])))
+        part = order[start : start + count]
+        start += count
+        n = max(1, len(drafts[part[-1]]))
+        ids = torch.tensor([[*drafts[k], *[0] * (n - len(drafts[k]))] for k in part], device=table.device)
+        lengths = torch.tensor([max(1, len(drafts[k])) for k in part], device=table.device)
+        even = bool((lengths == n).all())
+        with torch.inference_mode(), torch.autocast(ids.device.type, precision, enabled=precision != torch.float32):
+            rows = F.embedding(ids, table).float()
+            out[torch.tensor(part, device=out.device)] = student(rows, None if even else lengths)
+    return out

@@ -1,4 +1,4 @@
-"""The student beside a checkpoint: `student.safetensors` (int8 rows) and `student.json`, which names its digest.
+"""The student beside a checkpoint: `student.safetensors` (`codec.py`) and `student.json`, which names its digest.
 
 Contents: `STUDENT_FILE`, `StudentFile`, `read_student`, `write_student`.
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, read_json, sha256_file, write_json
-from unembed.model.quantisation import quantise_rows
+from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.student import StudentConfig, StudentEncoder
 
 STUDENT_FILE = "student.safetensors"
 _NOTES = "student.json"
+_VERSION = 2  # 1 had int8 rows, and is read too
 _REPAIR = "Fetch the checkpoint again, or delete student.json to go without the student."
 
 
@@ -40,33 +40,30 @@ class StudentFile:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def write_student(folder: str | Path, file: StudentFile, checkpoint: str) -> None:
+def write_student(folder: str | Path, file: StudentFile, checkpoint: str, dtype: str = "int6") -> None:
     """Write the student into a checkpoint's folder; student.json comes last.
 
     Args:
         folder: the checkpoint.
         file: student, surrogate and notes.
         checkpoint: digest of the checkpoint that it belongs to.
+        dtype: of the stored weights, as for `save_checkpoint`.
 
     Raises:
+        InputError: another dtype.
         DataError: the folder cannot be written.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    stored: dict[str, Tensor] = {}
-    for name, value in file.student.state_dict().items():
-        if value.dim() == 2 and value.numel() >= 4096:
-            stored[f"{name}:int8"], stored[f"{name}:scale"] = quantise_rows(value.detach().cpu().float())
-        else:
-            stored[name] = value.detach().cpu().float().contiguous()
+    stored = encode(file.student.state_dict(), plan_for(dtype))
     with atomic_path(folder / STUDENT_FILE) as part:
         save_file(stored, str(part), metadata={"format": "pt"})
     write_json(
         folder / _NOTES,
         {
             "format": "unembed-student",
-            "version": 1,
+            "version": _VERSION,
             "checkpoint": checkpoint,
             "sha256": sha256_file(folder / STUDENT_FILE),
             "config": asdict(file.student.config),
@@ -98,20 +95,16 @@ def read_student(folder: str | Path, checkpoint: str, device: str | torch.device
         return None
     try:
         told = read_json(folder / _NOTES)
-        if told["format"] != "unembed-student" or told["version"] != 1:
+        if told["format"] != "unembed-student" or told["version"] not in range(1, _VERSION + 1):
             raise CheckpointError(f"{folder / _NOTES} has a format that this program does not read.", _REPAIR)
         if told["checkpoint"] != checkpoint:
             return None
         if not (folder / STUDENT_FILE).is_file() or sha256_file(folder / STUDENT_FILE) != told["sha256"]:
             raise CheckpointError(f"{folder / STUDENT_FILE} is missing or damaged.", _REPAIR)
-        stored = load_file(str(folder / STUDENT_FILE))
-        state = {name: value for name, value in stored.items() if ":" not in name}
-        for name, value in stored.items():
-            base, _, kind = name.partition(":")
-            if kind == "int8":
-                state[base] = value.float() * stored[f"{base}:scale"].unsqueeze(1)
-        student = StudentEncoder(StudentConfig(**told["config"]))
-        student.load_state_dict(state)
+        with Unfilled():
+            student = StudentEncoder(StudentConfig(**told["config"]))
+        path = folder / STUDENT_FILE
+        load_into(student, decode(load_file(str(path)), path, _REPAIR), path, _REPAIR)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, DataError) as error:
         raise CheckpointError(f"The student in {folder} cannot be loaded.", _REPAIR) from error
     return StudentFile(student.to(device).eval(), told["surrogate"], told["notes"])

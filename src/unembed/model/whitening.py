@@ -19,7 +19,8 @@ from unembed.errors import DataError, InputError
 class Moments:
     """Streaming first and second moments of vectors, in float64, in memory d x d whatever the number of vectors.
 
-    Sums are taken around the mean of the first batch, so that a large common offset does not cost precision.
+    Sums are taken around the mean of the first batch, so that a large common offset does not cost precision. They stand
+    where the vectors do; means and covariances are given on the CPU.
 
     Args:
         dim: dimension d of the vectors.
@@ -48,9 +49,10 @@ class Moments:
             )
         if not len(vectors):
             return
-        x = vectors.detach().to("cpu", torch.float32)
+        x = vectors.detach().float()
         if self._shift is None:
             self._shift = x.mean(0)
+            self._sum, self._outer = self._sum.to(x.device), self._outer.to(x.device)
         x = x - self._shift
         outer = x.T @ x
         if not bool(torch.isfinite(outer.diagonal()).all()):
@@ -64,14 +66,14 @@ class Moments:
         """Mean (d,), float64."""
         self._require(1)
         assert self._shift is not None
-        return self._shift.double() + self._sum / self.count
+        return (self._shift.double() + self._sum / self.count).cpu()
 
     @property
     def covariance(self) -> Tensor:
         """Covariance (d, d) with divisor n, float64."""
         self._require(2)
         centre = self._sum / self.count
-        return self._outer / self.count - torch.outer(centre, centre)
+        return (self._outer / self.count - torch.outer(centre, centre)).cpu()
 
     def _require(self, least: int) -> None:
         if self.count < least:

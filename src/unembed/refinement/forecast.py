@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.model.student import StudentEncoder
-
-_TOKENS = 16384  # tokens that go through the student at once
+from unembed.model.student import StudentEncoder, student_vectors
 
 
 class Forecaster:
@@ -38,24 +36,7 @@ class Forecaster:
 
     def encode(self, drafts: Sequence[tuple[int, ...]]) -> Tensor:
         """The student's vectors, (D, d) of unit length."""
-        order = sorted(range(len(drafts)), key=lambda k: len(drafts[k]))
-        out = torch.zeros(len(drafts), self.targets.shape[1], device=self.table.device)
-        start = 0
-        while start < len(order):
-            count = max(1, _TOKENS // max(1, len(drafts[order[min(start + 511, len(order) - 1)]])))
-            part = order[start : start + count]
-            start += count
-            n = max(1, len(drafts[part[-1]]))
-            ids = torch.tensor([[*drafts[k], *[0] * (n - len(drafts[k]))] for k in part], device=self.table.device)
-            lengths = torch.tensor([max(1, len(drafts[k])) for k in part], device=self.table.device)
-            even = bool((lengths == n).all())
-            with (
-                torch.inference_mode(),
-                torch.autocast(ids.device.type, self._type, enabled=self._type != torch.float32),
-            ):
-                rows = F.embedding(ids, self.table).float()
-                out[torch.tensor(part, device=out.device)] = self.student(rows, None if even else lengths)
-        return out
+        return student_vectors(self.student, self.table, drafts, self._type)
 
     def changes(
         self,

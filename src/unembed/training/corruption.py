@@ -15,8 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unembed.errors import InputError
+from unembed.model.denoiser import Denoiser
+from unembed.model.precision import supports_fast_bf16
+
 _KINDS = ("substitute", "delete", "insert", "swap", "move")
 _SHARES = np.cumsum((0.5, 0.14, 0.14, 0.11, 0.11))
+_POOL = 200_000
 
 
 def similar_tokens(means: Tensor, counts: Tensor, neighbours: int = 12, least: int = 30) -> np.ndarray:
@@ -36,7 +41,9 @@ def similar_tokens(means: Tensor, counts: Tensor, neighbours: int = 12, least: i
     out = torch.arange(len(means)).unsqueeze(1).repeat(1, neighbours)
     if len(known) <= neighbours:
         return out.numpy()
-    pool = unit[known].bfloat16()
+    pool = unit[known]
+    if supports_fast_bf16(means.device):
+        pool = pool.bfloat16()
     for start in range(0, len(known), 2048):
         part = known[start : start + 2048]
         cosine = (pool[start : start + 2048] @ pool.T).float()
@@ -56,6 +63,27 @@ class Corruption:
 
     def __init__(self, similar: np.ndarray, pool: np.ndarray, limit: int) -> None:
         self.similar, self.pool, self.limit = similar, pool, limit
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, seed: int) -> Corruption:
+        """What a denoiser's token prior knows of similar and of frequent tokens.
+
+        Args:
+            denoiser: with a token prior.
+            seed: of the pool.
+
+        Raises:
+            InputError: it has none.
+        """
+        prior = denoiser.token_prior
+        if prior is None:
+            raise InputError("The base has no token prior, which mistakes are made with.", "Set pairs.mistakes = 0.")
+        allowed = ~denoiser.banned.cpu()
+        allowed[denoiser.config.eos_id] = False
+        counts = prior.counts.cpu() * allowed
+        weights = counts.double().numpy() ** 0.7
+        pool = np.random.default_rng(seed).choice(len(weights), size=_POOL, p=weights / weights.sum())
+        return cls(similar_tokens(prior.means().cpu(), counts), pool, denoiser.config.limit)
 
     def __call__(self, ids: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Make one draft.

@@ -1,102 +1,37 @@
-"""Pairs of a text and a draft of it, with the draft's vector: what a corrector learns from.
+"""Drafts of texts, and the encoder's vectors of them: how pairs are made.
 
-Contents: `PairMaker`, `Pairs`, `write_own_drafts`.
+Contents: `PairMaker`, `write_own_drafts`.
 
 Some are the denoiser's work: it writes drafts left to right, greedily or sampled, some behind a true beginning, so
-that drafts of all depths are there. The rest are true texts with mistakes (`corruption.py`). Every draft is embedded
-once by the real encoder. A folder of pairs holds parts that appear whole, so that a cut run loses one part at most.
+that drafts of all depths are there, or fills a part of a true text anew. The rest are true texts with mistakes
+(`corruption.py`). Every draft is embedded once by the real encoder.
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unembed.data.shards import ShardDataset
 from unembed.data.tokenization import Tokenizer
-from unembed.encoders.protocol import Encoder
-from unembed.errors import DataError
-from unembed.files import atomic_path, make_folder
 from unembed.model.conditioning import Condition
 from unembed.model.corrector import Corrector
 from unembed.model.denoiser import GIVEN, MASK, Denoiser
 from unembed.model.precision import autocast
 from unembed.training.corruption import Corruption
+from unembed.training.pairs import KINDS, Pairs, Texts
 
-KINDS = ("greedy", "sampled", "begun", "mistakes", "corrected", "filled")
+_Some = TypeVar("_Some", bound=Texts)
 _TOP = 24
-_COLUMNS = ("rows", "drafts", "lengths", "vectors", "kinds")
+_BATCH = 192
 
-
-@dataclass
-class Pairs:
-    """P texts, each with one draft.
-
-    Attributes:
-        rows: (P,) int64, the text's row in the shards.
-        drafts: (P, limit) uint16 or int32 ids, filled up with zeros.
-        lengths: (P,) uint8 or int64, tokens of each draft.
-        vectors: (P, d) float16, of the drafts.
-        kinds: (P,) uint8, index into `KINDS`.
-    """
-
-    rows: np.ndarray
-    drafts: np.ndarray
-    lengths: np.ndarray
-    vectors: np.ndarray
-    kinds: np.ndarray
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.rows)
-
-    def take(self, index: np.ndarray) -> Pairs:
-        """Return the pairs named by `index`."""
-        return Pairs(*(getattr(self, name)[index] for name in _COLUMNS))
-
-    def join(self, other: Pairs) -> Pairs:
-        """Return these pairs and others behind them."""
-        return Pairs(*(np.concatenate((getattr(self, name), getattr(other, name))) for name in _COLUMNS))
-
-    def save(self, path: Path) -> None:
-        """Write one part, whole or not at all."""
-        with atomic_path(path) as part, open(part, "wb") as stream:
-            np.savez(stream, **vars(self))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Pairs:
-        """Read all parts of a folder and of those inside it.
-
-        Args:
-            folder: where `PairMaker` wrote.
-
-        Raises:
-            DataError: no part there, or one that is damaged.
-        """
-        parts = sorted(path for path in Path(folder).rglob("*.npz"))
-        if not parts:
-            raise DataError(f"{folder} holds no pairs.", "Make some with benchmarks/train_corrector.py pairs.")
-        loaded = [cls.load_part(path) for path in parts]
-        return cls(*(np.concatenate([getattr(part, name) for part in loaded]) for name in _COLUMNS))
-
-    @classmethod
-    def load_part(cls, path: Path) -> Pairs:
-        """Read one part.
-
-        Raises:
-            DataError: it is damaged.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(*(stored[name] for name in _COLUMNS))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}).", "Remove it, or make the pairs again.") from error
+Drafts = tuple[list[list[int]], np.ndarray]
+"""Token ids of each draft, and their kinds (N,)."""
 
 
 def write_own_drafts(
@@ -115,14 +50,15 @@ def write_own_drafts(
         temperature: (B,) 0 for the likeliest token.
         begun: (B,) how many tokens of the true text the draft begins with.
         true: (B, n) the true texts.
-        generator: of the samples.
+        generator: of the samples, on the CPU.
 
     Returns:
         Token ids of each draft, at least one and at most the limit.
     """
     c = denoiser.config
+    device = true.device
     out: list[list[int]] = [[] for _ in range(len(condition))]
-    alive = torch.arange(len(condition))
+    alive = torch.arange(len(condition), device=device)
     state = denoiser.start_causal(condition)
     last = torch.full_like(alive, c.bos_id)
     for position in range(c.limit):
@@ -131,9 +67,8 @@ def write_own_drafts(
             logits[:, c.eos_id] = -torch.inf
         values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)
         heat = temperature[alive].unsqueeze(1)
-        noise = -torch.empty_like(values).exponential_(generator=generator).log()
-        pick = torch.where(heat > 0, values / heat.clamp_min(1e-6) + noise, values).argmax(1, keepdim=True)
-        chosen = tokens.gather(1, pick)[:, 0]
+        pick = torch.where(heat > 0, values / heat.clamp_min(1e-6) + _gumbel(values, generator), values)
+        chosen = tokens.gather(1, pick.argmax(1, keepdim=True))[:, 0]
         if position < true.shape[1]:
             chosen = torch.where(position < begun[alive], true[alive, position], chosen)
         going = chosen != c.eos_id
@@ -148,58 +83,54 @@ def write_own_drafts(
     return out
 
 
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel noise of a tensor's shape: the largest of logits + noise is a sample of their softmax."""
+    return -torch.empty(like.shape).exponential_(generator=generator).log().to(like.device)
+
+
 class PairMaker:
-    """Makes pairs from shards, part by part.
+    """Makes pairs.
 
     Args:
         denoiser: whose drafts are wanted; its matrices may be in bf16.
         tokenizer: between drafts and what the encoder sees.
-        encoder: makes the drafts' vectors.
-        dataset: texts and their vectors.
-        corruption: makes mistakes.
+        encode: texts -> vectors (N, d), the encoder's.
+        seed: of the tokens that mistakes put in.
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        tokenizer: Tokenizer,
-        encoder: Encoder,
-        dataset: ShardDataset,
-        corruption: Corruption,
+        self, denoiser: Denoiser, tokenizer: Tokenizer, encode: Callable[[list[str]], np.ndarray], seed: int = 0
     ) -> None:
-        self.denoiser, self.tokenizer, self.encoder = denoiser, tokenizer, encoder
-        self.dataset, self.corruption = dataset, corruption
+        self.denoiser, self.tokenizer, self.encode = denoiser, tokenizer, encode
+        self.device = denoiser.banned.device
+        self._seed = seed
 
-    def own(self, rows: np.ndarray, seed: int, batch: int = 192) -> tuple[list[list[int]], np.ndarray]:
+    @cached_property
+    def corruption(self) -> Corruption:
+        """What makes mistakes, laid out at first use."""
+        return Corruption.of(self.denoiser, self._seed)
+
+    def own(self, texts: Texts, seed: int) -> Drafts:
         """The denoiser's own drafts: a third greedy, a third sampled, a third behind a true beginning.
 
         Args:
-            rows: (P,) rows of the shards.
+            texts: N of them.
             seed: of kinds, temperatures and samples.
-            batch: texts a pass.
-
-        Returns:
-            The drafts, and their kinds (P,).
         """
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator().manual_seed(seed)
-        kinds = rng.integers(0, 3, size=len(rows)).astype(np.uint8)
-        drafts: list[list[int]] = [[] for _ in rows]
-        order = np.argsort(np.asarray(self.dataset.lengths)[rows], kind="stable")
-        for start in range(0, len(rows), batch):
-            chosen = order[start : start + batch]
-            ids, lengths, vectors = self.dataset.gather(rows[chosen])
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        kinds = rng.integers(0, 3, size=len(texts)).astype(np.uint8)
+        drafts: list[list[int]] = [[] for _ in range(len(texts))]
+        for chosen, part in self._in_batches(texts):
             kind = kinds[chosen]
-            heat = np.where(kind == 0, 0.0, rng.uniform(0.3, 1.0, size=len(chosen)) * (rng.random(len(chosen)) < 0.8))
-            begun = np.where(kind == 2, (rng.random(len(chosen)) * (lengths + 1)).astype(np.int64), 0)
-            true = torch.from_numpy(ids)
+            heat = np.where(kind == 0, 0.0, rng.uniform(0.3, 1.0, size=len(part)) * (rng.random(len(part)) < 0.8))
+            begun = np.where(kind == 2, (rng.random(len(part)) * (part.lengths + 1)).astype(np.int64), 0)
+            true = self._tensor(part.ids)
             with torch.inference_mode(), autocast(self.denoiser):
-                condition = self.condition(torch.from_numpy(vectors), true, torch.from_numpy(lengths))
                 written = write_own_drafts(
                     self.denoiser,
-                    condition,
-                    torch.from_numpy(heat).float(),
-                    torch.from_numpy(begun),
+                    self._condition(part),
+                    self._tensor(heat).float(),
+                    self._tensor(begun),
                     true,
                     generator,
                 )
@@ -207,134 +138,113 @@ class PairMaker:
                 drafts[i] = draft
         return drafts, kinds
 
-    def condition(self, vectors: Tensor, ids: Tensor, lengths: Tensor) -> Condition:
-        """The condition of training texts, each taken out of the class means of its own tokens (leave-one-out)."""
-        condition = self.denoiser.condition(vectors)
-        prior = self.denoiser.token_prior
-        if condition.evidence is not None and prior is not None:
-            inside = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-            present = torch.zeros(len(ids), prior.vocab_size, dtype=torch.bool)
-            owner, column = inside.nonzero(as_tuple=True)
-            present[owner, ids[owner, column]] = True
-            condition.evidence = prior.scores(condition.whitened, frequency=False, present=present)
-        return condition
-
-    def corrected(
-        self, corrector: Corrector, pairs: Pairs, seed: int, batch: int = 128
-    ) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
+    def corrected(self, corrector: Corrector, pairs: Pairs, seed: int) -> Drafts:
         """What a corrector makes of drafts, greedily for half of them: what later rounds of correction begin with.
 
         Args:
             corrector: of the same denoiser.
             pairs: the drafts that it is shown.
             seed: of temperatures and samples.
-            batch: texts a pass.
-
-        Returns:
-            The rows of the texts (P,), the drafts, and their kinds (P,).
         """
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator().manual_seed(seed)
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         drafts: list[list[int]] = [[] for _ in range(len(pairs))]
-        order = np.argsort(np.asarray(self.dataset.lengths)[pairs.rows], kind="stable")
-        for start in range(0, len(pairs), batch):
-            chosen = order[start : start + batch]
-            part = pairs.take(chosen)
-            ids, lengths, vectors = self.dataset.gather(part.rows)
-            true = torch.from_numpy(ids)
-            heat = rng.uniform(0.3, 1.0, size=len(chosen)) * (rng.random(len(chosen)) < 0.5)
+        for chosen, part in self._in_batches(pairs):
+            true = self._tensor(part.ids)
+            heat = rng.uniform(0.3, 1.0, size=len(part)) * (rng.random(len(part)) < 0.5)
+            shown = self._tensor(part.drafts), self._tensor(part.draft_lengths), self._tensor(part.draft_vectors)
             with torch.inference_mode(), autocast(self.denoiser):
-                condition = self.condition(torch.from_numpy(vectors), true, torch.from_numpy(lengths))
-                shown = torch.from_numpy(part.drafts.astype(np.int64)), torch.from_numpy(part.lengths)
-                condition = corrector(condition, *shown, torch.from_numpy(part.vectors.astype(np.float32)), true)
-                nothing = torch.zeros(len(chosen), dtype=torch.long)
-                heats = torch.from_numpy(heat).float()
+                taken = torch.where(self._tensor(part.fitted).unsqueeze(1), true, self.denoiser.config.pad_id)
+                condition = corrector(self._condition(part), shown[0], shown[1], shown[2].float(), taken)
+                nothing = torch.zeros(len(part), dtype=torch.long, device=self.device)
+                heats = self._tensor(heat).float()
                 written = write_own_drafts(self.denoiser, condition, heats, nothing, true, generator)
             for i, draft in zip(chosen, written, strict=True):
                 drafts[i] = draft
-        return pairs.rows, drafts, np.full(len(pairs), KINDS.index("corrected"), dtype=np.uint8)
+        return drafts, np.full(len(pairs), KINDS.index("corrected"), dtype=np.uint8)
 
-    def filled(self, rows: np.ndarray, seed: int, batch: int = 192) -> tuple[list[list[int]], np.ndarray]:
+    def filled(self, texts: Texts, seed: int) -> Drafts:
         """True texts of which the denoiser filled some positions anew, mostly with another token than the true one.
 
         Args:
-            rows: (P,) rows of the shards.
+            texts: N of them.
             seed: of positions and samples.
-            batch: texts a pass.
-
-        Returns:
-            The drafts, and their kinds (P,).
         """
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator().manual_seed(seed)
-        drafts: list[list[int]] = [[] for _ in rows]
-        order = np.argsort(np.asarray(self.dataset.lengths)[rows], kind="stable")
-        for start in range(0, len(rows), batch):
-            chosen = order[start : start + batch]
-            ids, lengths, vectors = self.dataset.gather(rows[chosen])
-            few = rng.random(len(chosen)) < 0.6
-            share = np.where(few, rng.integers(1, 5, len(chosen)) / lengths, rng.uniform(0.1, 0.8, len(chosen)))
-            draw = np.where(np.arange(ids.shape[1]) < lengths[:, None], rng.random(ids.shape), 2.0)
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        drafts: list[list[int]] = [[] for _ in range(len(texts))]
+        for chosen, part in self._in_batches(texts):
+            few = rng.random(len(part)) < 0.6
+            share = np.where(few, rng.integers(1, 5, len(part)) / part.lengths, rng.uniform(0.1, 0.8, len(part)))
+            # Positions behind a text's end get 2: they are never among the smallest.
+            draw = np.where(np.arange(part.ids.shape[1]) < part.lengths[:, None], rng.random(part.ids.shape), 2.0)
             rank = draw.argsort(1, kind="stable").argsort(1, kind="stable")
-            hidden = torch.from_numpy((rank < np.maximum(1, np.round(share * lengths))[:, None]) & (draw < 1))
-            true, n = torch.from_numpy(ids), torch.from_numpy(lengths)
+            hidden = self._tensor((rank < np.maximum(1, np.round(share * part.lengths))[:, None]) & (draw < 1))
+            true, n = self._tensor(part.ids), self._tensor(part.lengths)
             with torch.inference_mode(), autocast(self.denoiser):
-                condition = self.condition(torch.from_numpy(vectors), true, n)
                 states = torch.where(hidden, MASK, GIVEN)
-                logits = self.denoiser.logits(true, states, condition, n, hidden)
-                other = torch.rand(len(logits), generator=generator) < 0.7
+                logits = self.denoiser.logits(true, states, self._condition(part), n, hidden)
+                other = (torch.rand(len(logits), generator=generator) < 0.7).to(self.device)
                 logits[other, true[hidden][other]] = -torch.inf
                 values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)
-                noise = -torch.empty_like(values).exponential_(generator=generator).log()
-                new = tokens.gather(1, (values + noise).argmax(1, keepdim=True))[:, 0]
+                new = tokens.gather(1, (values + _gumbel(values, generator)).argmax(1, keepdim=True))[:, 0]
             written = true.clone()
             written[hidden] = new
-            for i, row, length in zip(chosen, written.tolist(), lengths.tolist(), strict=True):
+            for i, row, length in zip(chosen, written.tolist(), part.lengths.tolist(), strict=True):
                 drafts[i] = row[:length]
-        return drafts, np.full(len(rows), KINDS.index("filled"), dtype=np.uint8)
+        return drafts, np.full(len(texts), KINDS.index("filled"), dtype=np.uint8)
 
-    def mistakes(self, rows: np.ndarray, seed: int) -> tuple[list[list[int]], np.ndarray]:
-        """True texts with mistakes, and their kinds."""
+    def mistakes(self, texts: Texts, seed: int) -> Drafts:
+        """True texts with mistakes."""
         rng = np.random.default_rng(seed)
-        ids, lengths, _ = self.dataset.gather(rows)
-        drafts = [self.corruption(row[:n], rng) for row, n in zip(ids, lengths, strict=True)]
-        return drafts, np.full(len(rows), KINDS.index("mistakes"), dtype=np.uint8)
+        drafts = [self.corruption(row[:n].tolist(), rng) for row, n in zip(texts.ids, texts.lengths, strict=True)]
+        return drafts, np.full(len(texts), KINDS.index("mistakes"), dtype=np.uint8)
 
-    def embed(self, rows: np.ndarray, drafts: Sequence[Sequence[int]], kinds: np.ndarray) -> Pairs:
+    def embed(self, texts: Texts, drafts: Sequence[Sequence[int]], kinds: np.ndarray) -> Pairs:
         """Settle drafts on what the encoder sees, and embed them; drafts that become empty or too long are left out."""
         limit = self.denoiser.config.limit
-        texts = [self.tokenizer.decode(list(draft)) for draft in drafts]
-        seen = self.tokenizer.encode(texts)
+        written = [self.tokenizer.decode(list(draft)) for draft in drafts]
+        seen = self.tokenizer.encode(written)
         kept = [i for i, ids in enumerate(seen) if 0 < len(ids) <= limit]
-        padded = np.zeros((len(kept), limit), dtype=np.uint16 if self.tokenizer.size <= 1 << 16 else np.int32)
-        for k, i in enumerate(kept):
-            padded[k, : len(seen[i])] = seen[i]
-        vectors = self.encoder.encode([texts[i] for i in kept])
-        lengths = np.array([len(seen[i]) for i in kept], dtype=np.int64)
-        return Pairs(rows[kept], padded, lengths, np.asarray(vectors, dtype=np.float16), kinds[kept])
+        vectors = self.encode([written[i] for i in kept])
+        mine = texts.take(np.array(kept, dtype=np.int64))
+        own = {column.name: getattr(mine, column.name) for column in fields(Texts)}
+        own["ids"] = _padded([row[:n].tolist() for row, n in zip(mine.ids, mine.lengths, strict=True)], limit)
+        return Pairs(
+            **own,
+            drafts=_padded([seen[i] for i in kept], limit),
+            draft_lengths=np.array([len(seen[i]) for i in kept], dtype=np.int64),
+            draft_vectors=np.asarray(vectors),
+            kinds=kinds[kept],
+        )
 
-    def write(
-        self,
-        out: str | Path,
-        plan: Sequence[tuple[str, np.ndarray]],
-        seed: int,
-        report: Callable[[str, int], None] | None = None,
-    ) -> None:
-        """Write parts; those that are there are kept, so that a cut run goes on.
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        wide = values.astype(np.int64) if values.dtype.kind in "iu" else values
+        return torch.from_numpy(wide).to(self.device)
 
-        Args:
-            out: folder.
-            plan: for each part "own", "filled" or "mistakes", and its rows.
-            seed: of everything random; each part has its own.
-            report: called with the name of each part and its pairs.
-        """
-        out = make_folder(out)
-        for number, (kind, rows) in enumerate(plan):
-            path = out / f"{number:04d}-{kind}.npz"
-            if path.exists():
-                continue
-            drafts, kinds = getattr(self, kind)(rows, seed + number)
-            pairs = self.embed(rows, drafts, kinds)
-            pairs.save(path)
-            if report is not None:
-                report(path.name, len(pairs))
+    def _in_batches(self, texts: _Some) -> Iterator[tuple[np.ndarray, _Some]]:
+        """Texts of about one length together: their rows, and they themselves, cut to the longest of them."""
+        order = np.argsort(texts.lengths, kind="stable")
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            part = texts.take(chosen)
+            part.ids = part.ids[:, : int(part.lengths.max())]
+            yield chosen, part
+
+    def _condition(self, texts: Texts) -> Condition:
+        """The condition of the texts; those of the fit are taken out of the class means of their own tokens."""
+        condition = self.denoiser.condition(self._tensor(texts.vectors).float())
+        prior = self.denoiser.token_prior
+        if condition.evidence is not None and prior is not None and texts.fitted.any():
+            inside = (np.arange(texts.ids.shape[1]) < texts.lengths[:, None]) & texts.fitted[:, None]
+            owner, column = np.nonzero(inside)
+            present = torch.zeros(len(texts), prior.vocab_size, dtype=torch.bool, device=self.device)
+            present[self._tensor(owner), self._tensor(texts.ids[owner, column])] = True
+            condition.evidence = prior.scores(condition.whitened, frequency=False, present=present)
+        return condition
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Rows of ids as (N, width), filled up with zeros."""
+    out = np.zeros((len(rows), width), dtype=np.int64)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out

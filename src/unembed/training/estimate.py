@@ -1,32 +1,32 @@
 """What a run would cost, measured before it begins. Contents: `Estimate`, `estimate`, `Pace`, `measure_pace`.
 
-The steps measured are those of `train`: masks, shortlist, forward, backward, clipping, optimizer, average. Operations
-follow the arithmetic of the design: 6 A n for A block parameters over n tokens, and 6 x rows x columns x width for the
-head; modulation, prefix tokens and attention scores are not counted.
+The steps measured are the loop's own (`Stepper`), on a network that is thrown away. Operations follow the arithmetic of
+the design: 6 A n for A block parameters over n tokens, and 6 x rows x columns x width for the head; modulation, prefix
+tokens and attention scores are not counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from unembed.data.shards import ShardDataset
-from unembed.model.block import compile_blocks
-from unembed.training import step as step_module
 from unembed.training.ema import Ema
-from unembed.training.memory import keep_memory, resolve_precision
+from unembed.training.horizon import learning_rate
+from unembed.training.memory import keep_memory, limited_memory
 from unembed.training.optimizer import make_optimizer
-from unembed.training.prepare import Prepared, prepare
 from unembed.training.recipe import Recipe
-from unembed.training.recipe_parts import parse_duration
-from unembed.training.shortlist import Shortlist
+from unembed.training.recipe_values import parse_duration
+from unembed.training.stepper import Stepper
+from unembed.training.task import Task
+from unembed.training.tasks import make_task
 
 _FITTED_TEXTS = 20_000
 
@@ -37,26 +37,24 @@ class Pace:
 
     Attributes:
         steps: timed steps.
-        texts, tokens: texts of the timed steps, and positions that went through the blocks.
+        texts, positions: texts of the timed steps, and positions that went through the blocks.
         seconds: their time.
         warmup_seconds: time of the steps before, compilation included.
         operations: floating-point operations of the timed steps, by the arithmetic above.
         precision: "fp32" or "bf16".
-        compiled: whether the blocks are compiled.
     """
 
     steps: int
     texts: int
-    tokens: int
+    positions: float
     seconds: float
     warmup_seconds: float
     operations: float
     precision: str
-    compiled: bool
 
     @property
     def texts_per_second(self) -> float:
-        """Texts a second of one process."""
+        """Texts a second."""
         return self.texts / self.seconds
 
 
@@ -65,11 +63,11 @@ class Estimate:
     """What a run is expected to cost.
 
     Attributes:
-        parameters: trainable parameters: total, vocabulary, blocks.
+        parameters: trainable parameters: total, and for a denoiser those of vocabulary and blocks.
         operations_per_text: floating-point operations of one text.
-        texts_per_second: of all processes together, measured with one.
-        texts: training texts of an epoch; 0 where they are embedded online.
-        hours: length of the run: the time box, or what its steps take.
+        texts_per_second: measured.
+        texts: training texts of an epoch, by its batches; 0 where they are embedded online.
+        hours: length of the run: the time box, or what its steps take; 0 where nothing ends it.
         epochs: times that each text is seen in it; 0 where that is unknown.
         memory_bytes: largest resident memory of this process while it was measured; for a GPU the memory it reserved.
         pace: what was measured.
@@ -89,95 +87,49 @@ class Estimate:
         return dataclasses.asdict(self)
 
 
-class _Arithmetic:
-    """Counts positions and head cells by standing before `rows_loss`."""
-
-    def __init__(self) -> None:
-        self.positions = 0
-        self.cells = 0
-        self.inner = step_module.rows_loss
-
-    def __call__(self, denoiser: Any, condition: Any, rows: Any, columns: Any, *rest: Any) -> Any:
-        """Count, then do what `rows_loss` does."""
-        self.positions += rows.ids.numel() + len(rows.ids) * denoiser.config.stream_prefix
-        self.cells += len(rows.owner) * len(columns.correction)
-        return self.inner(denoiser, condition, rows, columns, *rest)
-
-
 def measure_pace(
     recipe: Recipe,
-    prepared: Prepared,
-    device: torch.device,
+    task: Task,
     warmup: int = 6,
     steps: int = 0,
     seconds: float = 10.0,
     on_step: Callable[[float], None] | None = None,
 ) -> Pace:
-    """Run some steps of a recipe on a network that is thrown away.
+    """Make some steps of a recipe on a network that is thrown away.
 
     Args:
         recipe: what to train.
-        prepared: of the recipe.
-        device: where.
-        warmup: steps before the clock starts; they compile.
-        steps: timed steps; 0 runs until `seconds` have passed.
+        task: of the recipe.
+        warmup: steps before the clock starts; what is compiled is compiled by then.
+        steps: timed steps; 0 goes on until `seconds` have passed.
         seconds: see `steps`.
         on_step: called after each timed step with the share of the measurement that is done, 0 to 1.
     """
     keep_memory()
-    precision = resolve_precision(recipe.run.precision, device)
-    denoiser = prepared.denoiser.to(device).train()
-    compiled = recipe.run.compiles(device.type)
-    if compiled:
-        compile_blocks(denoiser, static=bool(recipe.data.buckets))
-    optimizer, ema = make_optimizer(denoiser, recipe.optimizer), Ema(denoiser, recipe.optimizer.ema)
-    part = recipe.objective
-    shortlist = Shortlist.of(part, prepared.counts, denoiser.banned)
-    loss = step_module.StepLoss(denoiser, part, shortlist, prepared.counts, precision, recipe.data.noise)
+    optimizer = make_optimizer(task.model, recipe.optimizer, task.precision)
     generator = torch.Generator().manual_seed(recipe.run.seed)
-    active, width = denoiser.parameter_counts()["blocks"], denoiser.embedding.weight.shape[1]
-    arithmetic = _Arithmetic()
-    step_module.rows_loss = arithmetic  # type: ignore[assignment]
+    stepper = Stepper(task, recipe.optimizer, optimizer, Ema(task.model, recipe.optimizer.ema), generator)
     begun = time.perf_counter()
-    timed, texts, tokens, operations, took = 0, 0, 0, 0.0, 0.0
-    try:
-        for index in _counting():
-            start = time.perf_counter()
-            arithmetic.positions = arithmetic.cells = 0
-            count = 0
-            optimizer.zero_grad(set_to_none=True)
-            for group in prepared.feed.next():
-                lengths = None if group.lengths is None else torch.from_numpy(group.lengths)
-                loss.backward(torch.from_numpy(group.ids), torch.from_numpy(group.vectors), generator, 1.0, lengths)
-                count += len(group)
-            torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.optimizer.clip)
-            optimizer.step()
-            ema.update(denoiser, index)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if index < warmup:
-                continue
-            if index == warmup:
-                before = start - begun
-            timed, texts, tokens = timed + 1, texts + count, tokens + arithmetic.positions
-            operations += 6.0 * active * arithmetic.positions + 6.0 * arithmetic.cells * width
-            took += time.perf_counter() - start
-            if on_step is not None:
-                on_step(min(1.0, timed / steps if steps else took / seconds))
-            if timed == steps or (not steps and took >= seconds):
-                break
-    finally:
-        step_module.rows_loss = arithmetic.inner
-    return Pace(timed, texts, tokens, took, before, operations, precision, compiled)
+    stepper.warm_up()
+    for number in range(warmup):
+        stepper.step(number, learning_rate(recipe.optimizer, number, 0.0))
+    stepper.wait()
+    task.arithmetic()
+    start = time.perf_counter()
+    texts, took = 0, 0.0
+    for done in itertools.count(1):
+        _, count = stepper.step(warmup + done - 1, learning_rate(recipe.optimizer, warmup + done - 1, 0.0))
+        stepper.wait()
+        texts, took = texts + count, time.perf_counter() - start
+        if on_step is not None:
+            on_step(min(1.0, done / steps if steps else took / seconds))
+        if done == steps or (not steps and took >= seconds):
+            break
+    counted = task.arithmetic()
+    return Pace(done, texts, counted["positions"], took, start - begun, counted["operations"], task.precision)
 
 
-def _counting() -> Iterator[int]:
-    index = 0
-    while True:
-        yield index
-        index += 1
-
-
+@limited_memory()
 def estimate(
     recipe: Recipe,
     device: str | None = None,
@@ -195,26 +147,28 @@ def estimate(
         on_step: see `measure_pace`.
 
     Raises:
-        RecipeError, DataError: as `prepare`.
+        RecipeError, DataError: as `make_task`.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = recipe.run
-    if run.threads or run.processes > 1:
-        torch.set_num_threads(run.threads or 1)
-    texts = _texts(recipe)
-    few = dataclasses.replace(recipe.data, max_texts=min(texts, _FITTED_TEXTS)) if texts else recipe.data
-    prepared = prepare(dataclasses.replace(recipe, data=few))
-    counts = prepared.denoiser.parameter_counts()
-    pace = measure_pace(recipe, prepared, target, warmup=warmup, seconds=seconds, on_step=on_step)
-    rate = pace.texts_per_second * run.processes
-    box = parse_duration(run.max_time)
-    per_step = pace.texts / pace.steps * run.processes * recipe.optimizer.accumulate
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    few = dataclasses.replace(recipe.data, fitted=min(recipe.data.fitted or _FITTED_TEXTS, _FITTED_TEXTS))
+    task = make_task(dataclasses.replace(recipe, data=few), target)
+    pace = measure_pace(recipe, task, warmup=warmup, seconds=seconds, on_step=on_step)
+    per_batch = pace.texts / pace.steps / recipe.optimizer.accumulate
+    # A task that counts its texts says so; otherwise an epoch's batches are taken to be like those that were timed.
+    texts = getattr(task, "texts_per_epoch", round(task.batches_per_epoch * per_batch))
+    rate, box = pace.texts_per_second, parse_duration(run.max_time)
     if run.steps:
-        hours = run.steps * per_step / rate / 3600
+        hours = run.steps * pace.seconds / pace.steps / 3600
     else:
-        hours = box / 3600 if box else texts / rate / 3600
+        hours = box / 3600 if box else (0.0 if run.horizon == "none" else texts / rate / 3600)
+    parameters = task.notes().get("parameters") or {
+        "total": sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    }
     return Estimate(
-        parameters=counts,
+        parameters=parameters,
         operations_per_text=pace.operations / pace.texts,
         texts_per_second=rate,
         texts=texts,
@@ -223,20 +177,6 @@ def estimate(
         memory_bytes=_memory(target),
         pace=pace,
     )
-
-
-def _texts(recipe: Recipe) -> int:
-    """Training texts of an epoch: of the shards, without the sources and texts that are left out."""
-    import numpy as np
-
-    if not recipe.data.shards:
-        return 0
-    dataset = ShardDataset(recipe.data.shards)
-    left_out = [i for i, name in enumerate(dataset.source_names) if name in recipe.data.exclude_sources]
-    kept = int((~np.isin(dataset.sources, left_out)).sum())
-    if not recipe.validation.shards:
-        kept -= recipe.validation.texts
-    return max(0, min(kept, recipe.data.max_texts or kept))
 
 
 def _memory(device: torch.device) -> int:

@@ -1,15 +1,15 @@
-"""The training loop: steps, time box, validation, log, safe ends.
+"""The one training loop: steps, time box, validation, log, state, cool-down, safe ends.
 
 Contents: `train`, `TrainingResult`.
 
-A run's folder holds `recipe.json`, `log.jsonl` (a line a report), `curve.png`, `state.safetensors` (to resume),
-`checkpoint/` (the average of the weights) and, where the recipe asks, earlier averages in `milestones/`. SIGTERM,
-Ctrl-C and the end of the time box all save the state first.
+What is learnt is a task (`task.py`): a denoiser, a student encoder, a corrector. A run's folder holds `recipe.json`,
+`log.jsonl` (a line a report), `curve.png`, `state.safetensors` (to resume), `checkpoint/` (the average of the weights)
+and, where the recipe asks, earlier averages in `milestones/`. SIGTERM, Ctrl-C and the end of the time box all save the
+state first. A cool-down leaves all of that alone and writes into `cooldown/`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import time
@@ -21,26 +21,25 @@ from typing import Any
 
 import torch
 
-from unembed.data.feed import Feed
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import make_folder, remove_parts, write_json
-from unembed.model.block import compile_blocks
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.training.distributed import GradientWorkers
 from unembed.training.ema import Ema
-from unembed.training.memory import keep_memory, resolve_precision
-from unembed.training.optimizer import learning_rate, make_optimizer
-from unembed.training.prepare import Prepared, prepare
+from unembed.training.horizon import Horizon, learning_rate
+from unembed.training.memory import keep_memory, limited_memory
+from unembed.training.optimizer import make_optimizer
 from unembed.training.recipe import Recipe
-from unembed.training.recipe_parts import parse_duration
+from unembed.training.recipe_values import parse_duration
 from unembed.training.report import Reporter
-from unembed.training.shortlist import Shortlist
-from unembed.training.state import load_state, save_state
-from unembed.training.step import StepLoss
+from unembed.training.resuming import check_data, check_recipe
+from unembed.training.state import has_state, load_state, read_facts, save_state
+from unembed.training.stepper import Stepper
+from unembed.training.task import Task
+from unembed.training.tasks import make_task
 
 _log = logging.getLogger(__name__)
-_TIMED_STEPS = 12
-_SKIPPED_STEPS = 4
+COOLDOWN = "cooldown"
+_COOLING_STEPS = 20
+"""In fewer the rate falls in jumps, and the last step that is made has a rate far from zero."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        checkpoint: folder of the checkpoint.
+        checkpoint: folder of the checkpoint, or the file of a student or corrector.
         steps: steps done, over all sessions of the run.
         texts: texts seen.
         seconds: time spent in the loop.
@@ -77,7 +76,7 @@ class _Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = number
-        _log.info("stopping; the state is saved first")
+        _log.info("stopping: the state is saved, then validation and checkpoint; a second signal ends at once")
 
     def __enter__(self) -> _Stop:
         try:
@@ -92,18 +91,20 @@ class _Stop:
             signal.signal(number, old)
 
 
+@limited_memory()
 def train(
     recipe: Recipe,
     out: str | Path,
     *,
     max_time: str | float | None = None,
     resume: bool = False,
+    cooldown: str | float | None = None,
     init_from: str | Path | None = None,
     progress: bool = False,
     device: str | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainingResult:
-    """Train a denoiser.
+    """Train what a recipe's task names.
 
     Args:
         recipe: what to train, on what, for how long.
@@ -111,8 +112,11 @@ def train(
         max_time: time box of this session, seconds or "9m"; overrides the recipe's.
         resume: go on from the state in `out`; on a CPU the result equals an unbroken run bit for bit where the
             horizon is fixed in steps.
-        init_from: checkpoint whose weights a new run starts from; weights of the same name and shape are taken.
-        progress: show a progress bar on stderr.
+        cooldown: from the state in `out`, let the learning rate fall to zero within this time, seconds or "20m", and
+            write what comes of it to `out/cooldown`; the state stays as it is, and the run can go on from it.
+        init_from: checkpoint whose weights a new run starts from; weights of the same name and shape are taken. For a
+            student or corrector the file of one, or its folder.
+        progress: show a progress bar on stderr; without one the loggers of this package get lines.
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         on_step: called after each step with its number and loss.
 
@@ -120,235 +124,186 @@ def train(
         How the run ended, and where its checkpoint is.
 
     Raises:
-        RecipeError, DataError, CheckpointError: see `prepare` and `load_state`; a folder that cannot be written.
+        RecipeError, DataError, CheckpointError: see `make_task` and `load_state`; a folder that cannot be written; a
+            time box that is over before the first step; a loss that stays without a finite value.
+        InputError: a batch that does not fit into memory.
         KeyboardInterrupt: at a second SIGINT or SIGTERM.
     """
-    out = make_folder(out)
-    remove_parts(out)
-    remove_parts(out / "checkpoint")
-    several = recipe.run.processes > 1
-    if recipe.run.threads or several:
-        torch.set_num_threads(recipe.run.threads or 1)
+    started = time.monotonic()
+    home = make_folder(out)
+    if cooldown is None:  # else a run may be saving here
+        remove_parts(home)
+        remove_parts(home / "checkpoint")
+    remove_parts(home / COOLDOWN)
+    remove_parts(home / COOLDOWN / "checkpoint")
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
     keep_memory()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precision = resolve_precision(recipe.run.precision, target)
-    box = parse_duration(max_time) if isinstance(max_time, str) else float(max_time or 0)
-    box = box or parse_duration(recipe.run.max_time)
-    started = time.monotonic()
+    box = _seconds(cooldown) or _seconds(max_time) or parse_duration(recipe.run.max_time)
+    cooling = cooldown is not None
+    if cooling and not _seconds(cooldown):
+        raise RecipeError("The cool-down has no length.", 'Give it a time, such as "20m".')
     if recipe.data.texts and not (recipe.data.shards or recipe.run.steps or box):
         raise RecipeError(
             "Texts are embedded online, but the recipe fixes no end.", "Set run.steps, or give --max-time."
         )
-    if several and (recipe.data.texts or target.type != "cpu"):
-        raise RecipeError(
-            "Several processes train from cached shards on a CPU only.", "Set run.processes = 1, or make shards."
+    again = resume or cooling
+    if not again and has_state(home):
+        raise CheckpointError(
+            f"{home} holds the state of a run, which a new one would overwrite.",
+            "Go on with --resume, or give another folder.",
         )
-    prepared = prepare(recipe)
-    denoiser = prepared.denoiser.to(target)
-    if init_from is not None and not resume:
-        _take_weights(denoiser, Path(init_from))
-    compiled = recipe.run.compiles(target.type)
-    if compiled:
-        compile_blocks(denoiser, static=bool(recipe.data.buckets))
-    optimizer = make_optimizer(denoiser, recipe.optimizer)
-    ema = Ema(denoiser, recipe.optimizer.ema)
+    known = read_facts(home) if again else {}
+    if again:
+        check_recipe(known, recipe, home, cooling)
+    task = make_task(recipe, target, known=known, init_from=None if again else init_from, box=box)
+    optimizer = make_optimizer(task.model, recipe.optimizer, task.precision)
+    ema = Ema(task.model, recipe.optimizer.ema)
     generator = torch.Generator().manual_seed(recipe.run.seed)
     facts: dict[str, Any] = {"step": 0, "texts": 0, "seconds": 0.0, "horizon": recipe.run.steps}
-    if resume:
-        facts |= load_state(out, denoiser, ema, optimizer, generator)
-        if "feed" in facts:
-            prepared.feed.restore(facts["feed"])
-        if Recipe.from_dict(facts.get("recipe", {})) != recipe:
-            raise CheckpointError(
-                f"The run in {out} began with another recipe.", "Resume with the same recipe and overrides."
-            )
-        if facts.get("data", prepared.fingerprint) != prepared.fingerprint:
-            raise CheckpointError(
-                f"The run in {out} began with other texts or vectors in {recipe.data.shards}.",
-                "Restore those shards, or begin a new run.",
-            )
-    facts["data"] = prepared.fingerprint
-    facts["recipe"] = recipe.to_dict()
-    write_json(out / "recipe.json", recipe.to_dict())
-    shortlist = Shortlist.of(recipe.objective, prepared.counts, denoiser.banned)
-    step_loss = StepLoss(denoiser, recipe.objective, shortlist, prepared.counts, precision, recipe.data.noise)
-    run = _Run(recipe, out, prepared, step_loss, optimizer, ema, generator, facts, started, box)
-    with contextlib.ExitStack() as stack:
-        if several:
-            assert isinstance(prepared.feed, Feed)
-            threads = torch.get_num_threads()
-            run.workers = GradientWorkers(
-                step_loss, prepared.feed, recipe.run.processes - 1, recipe.run.seed, threads, compiled
-            )
-            stack.callback(run.workers.close)
-        reporter = stack.enter_context(Reporter(out, progress, facts["step"] if resume else None))
-        stop = stack.enter_context(_Stop())
-        metrics = run.loop(reporter, stop, on_step)
-    run.keep(out / "checkpoint", metrics)
-    reporter.figure()
+    if again:
+        facts |= load_state(home, task.model, ema, optimizer, generator)
+        check_data(facts, task, home)
+        if list(facts.get("data", task.data)) == list(task.data) and "place" in facts:
+            task.restore(facts["place"])
+    facts["data"], facts["recipe"], facts["notes"] = list(task.data), recipe.to_dict(), task.notes()
+    facts["encoder"] = task.identity.to_dict()
+    stepper = Stepper(task, recipe.optimizer, optimizer, ema, generator)
+    horizon = Horizon(recipe.run, box, started, 0 if cooling else facts["horizon"], "time" if cooling else None)
+    run_folder = home / COOLDOWN if cooling else home
+    run = _Run(recipe, run_folder, task, stepper, horizon, facts, cooling)
+    run.warm_up()
+    write_json(make_folder(run_folder) / "recipe.json", recipe.to_dict())
+    with Reporter(run_folder, progress, facts["step"] if resume and not cooling else None) as reporter:
+        with _Stop() as stop:
+            metrics = run.loop(reporter, stop, on_step)
+        path = run.keep(run_folder / "checkpoint", metrics)
+        reporter.figure()
     spent = facts["step"], facts["texts"], round(facts["seconds"], 2)
-    return TrainingResult(str(out / "checkpoint"), *spent, run.finished, metrics, stop.asked)
+    return TrainingResult(str(path), *spent, run.finished, metrics, stop.asked)
 
 
-def _take_weights(denoiser: torch.nn.Module, path: Path) -> None:
-    source = load_checkpoint(path).denoiser.state_dict()
-    own = denoiser.state_dict()
-    fitting = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
-    if not any(k.startswith("blocks.") for k in fitting):
-        raise CheckpointError(
-            f"No block of {path} fits this recipe's model.", "Use the width and layers of that checkpoint."
-        )
-    denoiser.load_state_dict(fitting, strict=False)
-    _log.info("took %d of %d tensors from %s", len(fitting), len(own), path)
+def _seconds(value: str | float | None) -> float:
+    return parse_duration(value) if isinstance(value, str) else float(value or 0)
 
 
 @dataclass
 class _Run:
+    """One session of a run, or a cool-down from its state."""
+
     recipe: Recipe
     out: Path
-    prepared: Prepared
-    step_loss: StepLoss
-    optimizer: torch.optim.Optimizer
-    ema: Ema
-    generator: torch.Generator
+    task: Task
+    stepper: Stepper
+    horizon: Horizon
     facts: dict[str, Any]
-    started: float
-    box: float
+    cooling: bool
     finished: bool = False
-    workers: GradientWorkers | None = None
 
-    def _progress(self, begun: float) -> float:
-        if self.recipe.run.horizon == "time" and self.box:
-            reserve = float(self.facts.get("reserve", 0.0))
-            return (time.monotonic() - begun) / max(self.box - (begun - self.started) - reserve, 1e-9)
-        return self.facts["step"] / self.facts["horizon"] if self.facts["horizon"] else 0.0
-
-    def keep(self, path: Path, metrics: dict[str, Any]) -> None:
+    def keep(self, path: Path, metrics: dict[str, Any]) -> Path:
         """Write a checkpoint of the average of the weights, with what it took so far."""
-        facts, denoiser, prepared = self.facts, self.prepared.denoiser, self.prepared
+        facts, task = self.facts, self.task
         notes = {
             "steps": facts["step"],
             "texts_seen": facts["texts"],
             "seconds": round(facts["seconds"], 1),
             "finished": self.finished,
-            "precision": self.step_loss.precision,
+            "precision": task.precision,
             "metrics": metrics,
-            "parameters": denoiser.parameter_counts(),
+            "data": list(task.data),
+            **task.notes(),
         }
-        save_checkpoint(
-            path,
-            denoiser,
-            prepared.tokenizer.to_json(),
-            prepared.identity.to_dict(),
-            self.recipe.to_dict(),
-            notes=notes,
-            dtype=self.recipe.run.store_dtype,
-            state=self.ema.state(denoiser),
-        )
+        began = time.monotonic()
+        written = task.save(path, notes, self.stepper.ema.state(task.model))
+        self.horizon.took("checkpoint", time.monotonic() - began)
+        return written
 
     def loop(self, reporter: Reporter, stop: _Stop, on_step: Callable[[int, float], None] | None) -> dict[str, Any]:
         """Step until the horizon, the end of the box, or a signal; return the last validation's figures."""
-        facts, run = self.facts, self.recipe.run
-        denoiser = self.prepared.denoiser
+        facts, run, horizon = self.facts, self.recipe.run, self.horizon
+        horizon.begin(facts["step"])
         begun = last_check = last_save = time.monotonic()
-        earlier = facts["seconds"]
-        timed: list[float] = []
-        by_clock = run.horizon == "time" and bool(self.box)
+        earlier, first = facts["seconds"], facts["step"]
         due = sorted((t, name) for name in run.milestones if (t := parse_duration(name)) > earlier)
         while True:
-            share = self._progress(begun)
+            share = horizon.progress(facts["step"])
             self.finished = share >= 1.0
-            out_of_time = bool(self.box) and time.monotonic() - self.started >= self.box
-            if self.finished or out_of_time or stop.asked:
+            if self.finished or horizon.out_of_time or stop.asked:
+                self.finished |= horizon.kind == "time" and not stop.asked  # the clock has gone on since `share`
                 break
             before = time.monotonic()
-            loss, texts = self._step(share)
+            rate = learning_rate(self.recipe.optimizer, self._warmth(first), share, horizon.kind != "none")
+            loss, texts = self.stepper.step(facts["step"], rate)
+            if horizon.kind == "steps" and not horizon.steps:
+                self.stepper.wait()
             now = time.monotonic()
             facts["step"] += 1
             facts["texts"] += texts
             facts["seconds"] = earlier + now - begun
-            if not facts["horizon"] and not by_clock:
-                timed.append(now - before)
-                self._fix_horizon(timed, now)
+            facts["place"] = self.task.place()
+            horizon.fix(facts["step"], now - before, self.task.batches_per_epoch // self.recipe.optimizer.accumulate)
+            facts["horizon"] = horizon.steps
             if on_step is not None:
-                on_step(facts["step"], loss)
-            reporter.step(facts, loss, texts, now - before, share, self.optimizer.param_groups[0]["lr"])
-            while due and earlier + now - self.started >= due[0][0]:
+                on_step(facts["step"], float(loss))
+            reporter.left = horizon.left(facts["step"])
+            reporter.step(facts, loss, texts, now - before, share, rate, self.stepper.left_out)
+            while due and earlier + now - horizon.started >= due[0][0]:
                 self.keep(self.out / "milestones" / due.pop(0)[1], {})
-            if now - last_check >= run.validate_every:
-                self._validate(reporter, decoded=False)
+            if now - last_check >= run.validate_every and not horizon.out_of_time:
+                self._validate(reporter)
                 last_check = time.monotonic()
-            if now - last_save >= run.save_every:
+            if now - last_save >= run.save_every and not self.cooling:
                 self._save()
                 last_save = time.monotonic()
         facts["seconds"] = earlier + time.monotonic() - begun
-        self._save()
-        metrics = self._validate(reporter, decoded=True)
-        denoiser.train(False)
-        return metrics
+        reporter.flush(facts, self.stepper.left_out)
+        if self.cooling and self.finished and facts["step"] - first < _COOLING_STEPS:
+            _log.warning("the cool-down made %d steps only: give it a longer time", facts["step"] - first)
+        if not self.cooling:
+            self._save()
+        return self._validate(reporter, horizon.end)
 
-    def _fix_horizon(self, timed: list[float], now: float) -> None:
-        if not self.box:
-            epoch = self.prepared.feed.batches_per_epoch
-            self.facts["horizon"] = max(1, epoch // self.recipe.optimizer.accumulate // self.recipe.run.processes)
-        elif len(timed) == _TIMED_STEPS:
-            pace = sorted(timed[_SKIPPED_STEPS:])[(_TIMED_STEPS - _SKIPPED_STEPS) // 2]
-            left = max(0.0, self.box - (now - self.started))
-            self.facts["horizon"] = self.facts["step"] + max(1, int(0.95 * left / pace))
-            _log.info("the horizon is %d steps, at %.2f s a step", self.facts["horizon"], pace)
+    def _warmth(self, first: int) -> int:
+        """The step number that the warm-up counts with: a cool-down begins at the full rate."""
+        step: int = self.facts["step"]
+        return self.recipe.optimizer.warmup + step - first if self.cooling else step
 
-    def _step(self, progress: float) -> tuple[float, int]:
-        part = self.recipe.optimizer
-        rate = learning_rate(part, self.facts["step"], progress)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate * parameters.get("scale", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        denoiser = self.prepared.denoiser
-        denoiser.train(True)
-        loss = 0.0
-        texts = 0
-        scale = 1.0 / part.accumulate / self.recipe.run.processes
-        for _ in range(part.accumulate):
-            groups = self.prepared.feed.next()
-            size = sum(len(group) for group in groups)
-            if self.workers is not None:
-                assert isinstance(self.prepared.feed, Feed)
-                self.workers.begin(self.prepared.feed.skip(len(self.workers)), scale)
-            for group in groups:
-                share = len(group) / size
-                lengths = None if group.lengths is None else torch.from_numpy(group.lengths)
-                inputs = torch.from_numpy(group.ids), torch.from_numpy(group.vectors)
-                loss += share * self.step_loss.backward(*inputs, self.generator, share * scale, lengths)
-            texts += size
-            if self.workers is not None:
-                for theirs, count in self.workers.collect():
-                    loss += theirs
-                    texts += count
-        self.facts["feed"] = self.prepared.feed.state()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(threads * self.recipe.run.processes)  # the workers wait meanwhile
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), part.clip)
-        self.optimizer.step()
-        self.ema.update(denoiser, self.facts["step"])
-        torch.set_num_threads(threads)
-        return loss / part.accumulate / self.recipe.run.processes, texts
+    def warm_up(self) -> None:
+        """Compile before the clock of the steps starts and anything is written; refuse a box that is over by then."""
+        before = time.monotonic()
+        self.stepper.warm_up()
+        took = time.monotonic() - before
+        horizon = self.horizon
+        if horizon.out_of_time:
+            longer = "Give a longer --cooldown" if self.cooling else "Give a longer --max-time"
+            raise RecipeError(
+                f"The time box of {horizon.box:.0f} s is over before the first step: preparing took "
+                f"{before - horizon.started:.0f} s and compiling {took:.0f} s.",
+                f'{longer}, or set run.compile = "no".' if took >= 1 else f"{longer}.",
+            )
 
     def _save(self) -> None:
-        save_state(self.out, self.prepared.denoiser, self.ema, self.optimizer, self.generator, self.facts)
+        began = time.monotonic()
+        part = self.stepper
+        if not all(bool(torch.isfinite(value).all()) for value in part.ema.values):
+            raise RecipeError(
+                f"The weights are not finite any more at step {self.facts['step']}.",
+                "Lower optimizer.lr, or go on from the state that was saved before with --resume.",
+            )
+        save_state(self.out, self.task.model, part.ema, part.optimizer, part.generator, self.facts)
+        self.horizon.took("state", time.monotonic() - began)
 
-    def _validate(self, reporter: Reporter, decoded: bool) -> dict[str, Any]:
-        denoiser = self.prepared.denoiser
-        denoiser.train(False)
-        self.ema.swap(denoiser)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(threads * self.recipe.run.processes)  # the workers wait meanwhile
+    def _validate(self, reporter: Reporter, decode_until: float | None = None) -> dict[str, Any]:
+        model, ema = self.task.model, self.stepper.ema
+        began = time.monotonic()
+        ema.swap(model)
         try:
-            metrics: dict[str, Any] = dict(self.prepared.validation.loss(denoiser))
-            if decoded:
-                metrics |= self.prepared.validation.decoded(denoiser)
+            metrics = self.task.validate(decode_until)
         finally:
-            torch.set_num_threads(threads)
-            self.ema.swap(denoiser)
+            ema.swap(model)
+        if decode_until is None:
+            self.horizon.took("validation", time.monotonic() - began)
         reporter.validation(self.facts, metrics)
         return metrics
 

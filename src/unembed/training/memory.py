@@ -1,12 +1,16 @@
-"""Allocator settings that training on a CPU needs, and the choice of precision.
+"""Allocator settings that training on a CPU needs, what a lack of memory looks like, and the choice of precision.
 
-Contents: `keep_memory`, `resolve_precision`.
+Contents: `keep_memory`, `limited_memory`, `out_of_memory`, `resolve_precision`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -29,6 +33,43 @@ def keep_memory() -> bool:
         return False
 
 
+@contextlib.contextmanager
+def limited_memory() -> Iterator[int]:
+    """Within it an allocation fails that a CPU has no memory for, so that a run can go on with smaller batches.
+
+    Linux grants more memory than there is, and kills the process when it is used. The limit is what the process holds
+    and nine tenths of what is free at the start; a lower one that is set already stays. There is none beside a GPU,
+    whose driver reserves addresses as it likes.
+
+    Yields:
+        The limit in bytes, 0 where there is none.
+    """
+    free, held = _kilobytes("/proc/meminfo", "MemAvailable"), _kilobytes("/proc/self/status", "VmData")
+    if not free or not held or torch.cuda.is_available():
+        yield 0
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = (held + free * 9 // 10) * 1024
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _kilobytes(path: str, key: str) -> int:
+    """A figure of a file of the kernel, 0 where there is none."""
+    try:
+        found = re.search(rf"^{key}:\s*(\d+) kB", Path(path).read_text("ascii", "replace"), re.M)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return "bf16" or "fp32".
 
@@ -38,3 +79,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if supports_fast_bf16(device) else "fp32"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or (a plain RuntimeError) on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""What one batch teaches: masks, guesses, left-to-right rows, lengths.
+"""What one batch of one length teaches: masks, left-to-right rows.
 
 Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `prepare_causal`, `Columns`, `full_columns`,
 `rows_loss`.
@@ -20,7 +20,7 @@ from torch import Tensor
 from unembed.diffusion.masking import draw_counts, draw_times, mask_by_schedule, mask_exactly
 from unembed.diffusion.schedule import Schedule
 from unembed.model.conditioning import Condition
-from unembed.model.denoiser import GIVEN, GUESS, MASK, PREFIX, Denoiser
+from unembed.model.denoiser import GIVEN, MASK, PREFIX, Denoiser
 from unembed.training.cross_entropy import linear_cross_entropy
 
 
@@ -36,7 +36,6 @@ class Rows:
         targets: (R,) true tokens there.
         weights: (R,) weight of each row in the loss.
         causal: whether rows look to the left only.
-        lengths: (B,) tokens of each text where they are padded to n, else None.
         time: (B,) times that the masks were drawn at, None where counts were drawn.
         scale: what the weights are divided by for a loss in nats a token: the number of tokens with times, whose
             weights are right on average only; None for their sum.
@@ -49,7 +48,6 @@ class Rows:
     targets: Tensor
     weights: Tensor
     causal: bool
-    lengths: Tensor | None = None
     time: Tensor | None = None
     scale: float | None = None
 
@@ -66,20 +64,13 @@ class Rows:
         """Return the rows on a device."""
         names = ("ids", "states", "owner", "column", "targets", "weights")
         moved = {n: getattr(self, n).to(device, non_blocking=True) for n in names}
-        lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
         time = None if self.time is None else self.time.to(device, non_blocking=True)
-        return Rows(**moved, causal=self.causal, lengths=lengths, time=time, scale=self.scale)
+        return Rows(**moved, causal=self.causal, time=time, scale=self.scale)
 
     def normalised(self, share: float) -> Tensor:
         """The weights, scaled so that the loss is nats a token times `share`."""
         total = self.weights.sum() if self.scale is None else self.scale
         return self.weights * (share / total)
-
-    def from_end(self) -> Tensor:
-        """Position of each scored row counted from the end, 0 for the last."""
-        if self.lengths is None:
-            return self.ids.shape[1] - 1 - self.column
-        return (self.lengths[self.owner] - 1 - self.column).clamp_min(0)
 
 
 def extend_with_end(ids: Tensor, canvas: int, eos_id: int) -> Tensor:
@@ -87,93 +78,42 @@ def extend_with_end(ids: Tensor, canvas: int, eos_id: int) -> Tensor:
     return F.pad(ids, (0, canvas - ids.shape[1]), value=eos_id)
 
 
-def prepare_masked(
-    ids: Tensor,
-    generator: torch.Generator,
-    loss_weight: str,
-    guess_share: float = 0.0,
-    guess_error: float = 0.0,
-    replacements: Tensor | None = None,
-    lengths: Tensor | None = None,
-    schedule: Schedule | None = None,
-) -> Rows:
-    """Mask texts of one canvas length, or texts padded to one.
+def prepare_masked(ids: Tensor, generator: torch.Generator, loss_weight: str, schedule: Schedule | None = None) -> Rows:
+    """Mask texts of one canvas length.
 
     Args:
-        ids: (B, n) true tokens, no padding.
-        generator: of masks and guesses.
+        ids: (B, n) true tokens.
+        generator: of the masks.
         loss_weight: of each masked token: "bound" (n/k, or the schedule's weight), "flat" (1) or "printed" (1/t).
-        guess_share: share of texts whose visible tokens are shown as guesses.
-        guess_error: share of wrong tokens among those.
-        replacements: (N,) tokens to draw wrong guesses from.
-        lengths: (B,) tokens of each text where rows are padded. The number of scored rows is then the same for every
-            batch of that shape: it is filled up with rows of weight 0, and where a draw has more (about never), the
-            rest is left out.
         schedule: draw times and mask by this schedule; None draws counts. A text may then have no mask at all.
     """
     batch, n = ids.shape
-    own = torch.full((batch,), n) if lengths is None else lengths
+    own = torch.full((batch,), n)
     time = None
     if schedule is None:
         counts = draw_counts(own, generator)
         masked = mask_exactly(own, n, counts, generator)
-        weight = (own / counts.float()) if loss_weight == "bound" else torch.ones(batch)
+        weight = (n / counts.float()) if loss_weight == "bound" else torch.ones(batch)
     else:
         t = draw_times(batch, generator)
         masked = mask_by_schedule(own, n, t, schedule, generator)
         by_name = {"bound": schedule.weight(t), "printed": 1.0 / t, "flat": torch.ones_like(t)}
         time, weight = t.float(), by_name[loss_weight].float()
-    inside = torch.arange(n) < own.unsqueeze(1)
-    states = torch.where(masked | ~inside, MASK, GIVEN)
-    shown = ids.clone()
-    scored = masked
-    if guess_share and replacements is not None:
-        guessing = torch.rand(batch, 1, generator=generator) < guess_share
-        visible = ~masked & inside & guessing
-        wrong = visible & (torch.rand(batch, n, generator=generator) < guess_error)
-        drawn = replacements[torch.randint(len(replacements), (batch, n), generator=generator)]
-        shown = torch.where(wrong, drawn, shown)
-        states = torch.where(visible, GUESS, states)
-        scored = masked | visible
-    owner, column = scored.nonzero(as_tuple=True)
-    weights = weight[owner]
-    if guess_share:
-        # Guesses have a cross-entropy of their own, unweighted (design, decision 3).
-        weights = torch.where(masked[owner, column], weights, torch.full_like(weights, 0.5))
-    if lengths is not None:
-        room = n * batch if guess_share or schedule is not None else int(0.55 * n * batch) + n
-        fill = (0, max(0, room - len(owner)))
-        owner, column, weights = (F.pad(part[:room], fill) for part in (owner, column, weights))
-    scale = None if schedule is None else float(own.sum())
-    targets = ids[owner, column]
-    return Rows(shown, states, owner, column, targets, weights, False, lengths, time, scale)
+    states = torch.where(masked, MASK, GIVEN)
+    owner, column = masked.nonzero(as_tuple=True)
+    scale = None if schedule is None else float(batch * n)
+    return Rows(ids, states, owner, column, ids[owner, column], weight[owner], False, time, scale)
 
 
-def prepare_causal(ids: Tensor, bos_id: int, eos_id: int, lengths: Tensor | None = None) -> Rows:
-    """Shift texts by one: row i sees tokens before i and predicts token i, the last the end token.
-
-    Where `lengths` (B,) tells that rows are padded, rows behind the end have weight 0.
-    """
+def prepare_causal(ids: Tensor, bos_id: int, eos_id: int) -> Rows:
+    """Shift texts by one: row i sees tokens before i and predicts token i, the last the end token."""
     batch, n = ids.shape
     shown = F.pad(ids, (1, 0), value=bos_id)
     targets = F.pad(ids, (0, 1), value=eos_id)
-    weights = torch.ones(batch, n + 1)
-    if lengths is not None:
-        behind = torch.arange(n + 1) >= lengths.unsqueeze(1)
-        targets = targets.masked_fill(behind, eos_id)
-        weights = weights.masked_fill(torch.arange(n + 1) > lengths.unsqueeze(1), 0.0)
     owner = torch.arange(batch).repeat_interleave(n + 1)
     column = torch.arange(n + 1).repeat(batch)
-    return Rows(
-        shown,
-        torch.full_like(shown, PREFIX),
-        owner,
-        column,
-        targets.reshape(-1),
-        weights.reshape(-1),
-        causal=True,
-        lengths=lengths,
-    )
+    weights = torch.ones(batch * (n + 1))
+    return Rows(shown, torch.full_like(shown, PREFIX), owner, column, targets.reshape(-1), weights, causal=True)
 
 
 @dataclass
@@ -209,7 +149,7 @@ def rows_loss(
     condition: Condition,
     rows: Rows,
     columns: Columns,
-    texts: Tensor | None = None,
+    fitted: tuple[Tensor, Tensor] | None = None,
     table: Tensor | None = None,
     more: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[Tensor, Tensor]:
@@ -220,20 +160,18 @@ def rows_loss(
         condition: of the batch's vectors, in the rows' order.
         rows: inputs and targets.
         columns: of the softmax.
-        texts: (B, n) true tokens of training texts, which are taken out of the token prior's class means
-            (leave-one-out); None for held-out texts.
+        fitted: true tokens (B, n), and (B,) bool: which of these texts the closed-form parts were fitted on. Those are
+            taken out of the token prior's class means (leave-one-out); None where it was fitted on none of them.
         table: (K, E) embeddings of `columns.tokens`, gathered once a step; every shown token is among them.
         more: further evidence of each text: a factor (B,) of the token prior's gate, which learns, and scores (B, K).
 
     Returns:
         The differentiable sum of weight x cross-entropy, and the cross-entropies (R,).
     """
-    config = denoiser.config
-    n = rows.ids.shape[1]
+    config, n = denoiser.config, rows.ids.shape[1]
     places = None if table is None else columns.place[rows.ids]
-    uneven = None if rows.causal else rows.lengths  # what stands behind a causal row is not seen anyway
     drawn = {} if rows.time is None else {"time": rows.time}
-    hidden = denoiser.hidden(rows.ids, rows.states, condition, uneven, rows.causal, table, places, **drawn)
+    hidden = denoiser.hidden(rows.ids, rows.states, condition, None, rows.causal, table, places, **drawn)
     picked = hidden.reshape(-1, hidden.shape[-1])[rows.owner * n + rows.column]
     tokens = columns.tokens
     if table is not None:
@@ -243,11 +181,13 @@ def rows_loss(
     bias = (denoiser.head.bias if tokens is None else denoiser.head.bias[tokens]) + columns.correction
     targets = columns.place[rows.targets]
     gates: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
-    if config.token_prior and denoiser.token_prior is not None:
+    if denoiser.token_prior is not None:
         present = None
-        if texts is not None:
+        if fitted is not None:
+            texts, known = fitted
             present = torch.zeros(len(texts), len(bias), dtype=torch.bool, device=texts.device)
-            present[torch.arange(len(texts)).unsqueeze(1), columns.place[texts]] = True
+            present[torch.arange(len(texts), device=texts.device).unsqueeze(1), columns.place[texts]] = True
+            present &= known.unsqueeze(1)
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
         scores = condition.heed(scores)
@@ -255,11 +195,4 @@ def rows_loss(
         gate = denoiser.token_gate(picked).squeeze(1)
         gates.append((gate, scores, rows.owner, used))
         gates += [(gate * factor[rows.owner], further, rows.owner, used) for factor, further in more]
-    if denoiser.position_prior is not None and not rows.causal:
-        with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
-            scores = denoiser.position_prior.log_odds(
-                condition.whitened[rows.owner], rows.column, rows.from_end(), tokens
-            )
-        scores = condition.heed(scores, rows.owner)
-        gates.append((denoiser.position_gate(picked).squeeze(1), scores, None, None))
     return linear_cross_entropy(denoiser.head.project(picked), weight, bias, targets, rows.weights, gates)

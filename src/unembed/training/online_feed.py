@@ -12,44 +12,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from unembed.data.batches import Batch, BatchState
-from unembed.data.feed import Group, bucket_of, pad_group
+from unembed.data.feed import Group
 from unembed.data.online import OnlineBatches
 from unembed.errors import DataError
 
 
 class OnlineFeed:
-    """The same two methods as `Feed`, over texts instead of shards.
+    """The same methods as `Feed`, over texts instead of shards.
 
-    A batch of `OnlineBatches` holds texts of similar length; it is split by exact length, so that nothing is padded,
-    or padded to a bucket.
+    A batch of `OnlineBatches` holds texts of similar length; it is split by exact length, so that nothing is padded.
 
     Args:
-        batches: the source; with buckets it yields whole batches only.
-        buckets: lengths that batches are padded to; empty: they are split by length.
+        batches: the source.
     """
 
     batches_per_epoch = 0
     """Unknown before the texts are read: an online run needs steps or a time box."""
 
-    def __init__(self, batches: OnlineBatches, buckets: tuple[int, ...] = ()) -> None:
+    def __init__(self, batches: OnlineBatches) -> None:
         self._source = batches
-        self._buckets = buckets
         self._state = BatchState()
         self._stream: Iterator[tuple[Batch, BatchState]] | None = None
 
     def next(self) -> list[Group]:
-        """Return the next batch as groups of one length, or as one padded group."""
+        """Return the next batch as groups of one length."""
         if self._stream is None:
             self._stream = self._source.forever(self._state)
         batch, self._state = next(self._stream)
-        if self._buckets:
-            width = int(bucket_of(batch.lengths, self._buckets).max())
-            return [pad_group(batch.ids, batch.lengths, batch.vectors, width)]
-        groups = []
-        for length in np.unique(batch.lengths):
-            rows = batch.lengths == length
-            groups.append(Group(batch.ids[rows, : int(length)], batch.vectors[rows]))
-        return groups
+        return [
+            Group(batch.ids[rows, : int(n)], batch.vectors[rows])
+            for n in np.unique(batch.lengths)
+            for rows in [batch.lengths == n]
+        ]
+
+    def halve(self) -> bool:
+        """A stream's batches keep their size."""
+        return False
 
     def state(self) -> dict[str, int]:
         """Where the next batch stands, as JSON values."""
@@ -92,7 +90,7 @@ class Sample:
             lengths.append(batch.lengths)
             vectors.append(batch.vectors)
         if not ids:
-            raise DataError("The texts give no whole batch.", "Check the files, or use smaller batches.")
+            raise DataError("The texts give no batch.", "Check the files: no text of them can be kept.")
         return cls(np.concatenate(ids), np.concatenate(lengths), np.concatenate(vectors))
 
     def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,18 +1,18 @@
-"""AdamW with decay on matrices only, Muon for the blocks' matrices where asked, and the learning rate over a run.
+"""AdamW with decay on matrices only, and Muon for the blocks' matrices where asked.
 
-Contents: `make_optimizer`, `Together`, `learning_rate`.
+Contents: `make_optimizer`, `Together`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from unembed.model.block import Block
-from unembed.training.recipe import OptimizerPart
+from unembed.training.muon import Muon
+from unembed.training.recipe_parts import OptimizerPart
 
 
 class Together(torch.optim.Optimizer):
@@ -59,20 +59,27 @@ class Together(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def make_optimizer(model: nn.Module, part: OptimizerPart) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, part: OptimizerPart, precision: str = "fp32") -> torch.optim.Optimizer:
     """AdamW, or AdamW and Muon; weight decay touches matrices of linear maps only (PAPER.md, mistake 8).
 
     Norm gains, biases, gates, positions and embeddings are not decayed. Muon takes the matrices inside blocks, with
     updates of the size that AdamW's have (arXiv 2502.16982, equation 4), so that both follow one learning rate.
+
+    Args:
+        model: the parameters that require a gradient are taken.
+        part: rates, decay, betas, and what moves the matrices.
+        precision: "bf16" lets Muon compute in bfloat16.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     inside: set[int] = set()
+    stacked: set[int] = set()  # queries, keys and values in one matrix
     if part.matrices == "muon":
         for module in model.modules():
             if isinstance(module, Block):
                 inside |= {id(p) for p in module.parameters() if id(p) in linear}
+                stacked.add(id(module.attention.qkv.weight))
     muon = [p for p in model.parameters() if p.requires_grad and id(p) in inside]
     for parameter in model.parameters():
         if parameter.requires_grad and id(parameter) not in inside:
@@ -86,29 +93,12 @@ def make_optimizer(model: nn.Module, part: OptimizerPart) -> torch.optim.Optimiz
         group["scale"] = 1.0
     if not muon:
         return adamw
-    second = torch.optim.Muon(muon, lr=part.lr, weight_decay=part.weight_decay, adjust_lr_fn="match_rms_adamw")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    parts: list[dict[str, Any]] = [
+        {"params": [p for p in muon if id(p) not in stacked], "pieces": 1},
+        {"params": [p for p in muon if id(p) in stacked], "pieces": 3},
+    ]
+    second = Muon(parts, lr=part.lr, weight_decay=part.weight_decay, dtype=dtype)
     for group in second.param_groups:
         group["scale"] = (part.muon_lr or part.lr) / part.lr
     return Together([adamw, second])
-
-
-def learning_rate(part: OptimizerPart, step: int, progress: float) -> float:
-    """Learning rate of a step.
-
-    Args:
-        part: peak, warm-up and decay.
-        step: 0 for the first.
-        progress: share of the horizon that has passed, 0 to 1 (in steps, or by the clock).
-
-    Returns:
-        peak x warm-up x decay, zero at the horizon. A group's own rate is this times its `scale`.
-    """
-    warm = min(1.0, (step + 1) / max(part.warmup, 1))
-    progress = min(max(progress, 0.0), 1.0)
-    if part.decay == "linear":
-        decay = 1.0 - progress
-    elif part.decay == "cosine":
-        decay = 0.5 * (1.0 + math.cos(math.pi * progress))
-    else:
-        decay = 1.0
-    return part.lr * warm * decay

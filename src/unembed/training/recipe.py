@@ -20,21 +20,29 @@ from typing import Any
 
 from unembed.errors import InputError, RecipeError
 from unembed.training.recipe_parts import (
+    TASKS,
+    CorrectorPart,
     DataPart,
     ModelPart,
     ObjectivePart,
     OptimizerPart,
+    PairsPart,
     RunPart,
+    StudentPart,
     ValidationPart,
 )
+from unembed.training.recipe_values import one_of
 
 __all__ = [
+    "CorrectorPart",
     "DataPart",
     "ModelPart",
     "ObjectivePart",
     "OptimizerPart",
+    "PairsPart",
     "Recipe",
     "RunPart",
+    "StudentPart",
     "ValidationPart",
     "apply_overrides",
 ]
@@ -42,23 +50,34 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; each attribute is a table of the TOML file.
+    """A whole recipe; `task` is a key at the top of the TOML file, each other attribute a table.
 
     Attributes:
+        task: what is learnt: "denoiser", "student" or "corrector".
         model: shape of the denoiser.
         data: where texts and vectors come from.
         objective: what is learnt from a batch.
         optimizer: how weights move.
         run: how long, on what, in which arithmetic.
         validation: what is measured on the way.
+        student, corrector: their shapes, where one of them is learnt.
+        pairs: what both learn from beside texts.
     """
 
+    task: str = "denoiser"
     model: ModelPart = field(default_factory=ModelPart)
     data: DataPart = field(default_factory=DataPart)
     objective: ObjectivePart = field(default_factory=ObjectivePart)
     optimizer: OptimizerPart = field(default_factory=OptimizerPart)
     run: RunPart = field(default_factory=RunPart)
     validation: ValidationPart = field(default_factory=ValidationPart)
+    student: StudentPart = field(default_factory=StudentPart)
+    corrector: CorrectorPart = field(default_factory=CorrectorPart)
+    pairs: PairsPart = field(default_factory=PairsPart)
+
+    def __post_init__(self) -> None:
+        """Check the task."""
+        one_of("task", self.task, TASKS)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -155,7 +174,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if isinstance(value, str) and inner is str:
-            value = [value]
+            value = [value] if value else []
         if not isinstance(value, (list, tuple)):
             raise RecipeError(f"{name} is {value!r}.", "Use a list.")
         return tuple(_convert(inner, v, name) for v in value)

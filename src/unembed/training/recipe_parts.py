@@ -1,38 +1,22 @@
 """The tables of a recipe: what each key means, its default and its range.
 
-Contents: `ModelPart`, `DataPart`, `ObjectivePart`, `OptimizerPart`, `RunPart`, `ValidationPart`, `parse_duration`.
+Contents: `ModelPart`, `DataPart`, `ObjectivePart`, `OptimizerPart`, `RunPart`, `ValidationPart`, `StudentPart`,
+`CorrectorPart`, `PairsPart`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from unembed.errors import RecipeError
 from unembed.model.config import Shape
+from unembed.training.recipe_values import not_negative, one_of, parse_duration, positive
+
+TASKS = ("denoiser", "student", "corrector")
+"""What can be learnt (`training/tasks.py`)."""
 
 SCHEDULE_NAMES = ("linear", "cosine", "exponential")
 """Names that `diffusion.schedule` knows; written out so that reading a recipe needs no torch."""
-
-
-def _positive(part: Any, names: Iterable[str]) -> None:
-    for name in names:
-        value = getattr(part, name)
-        if not 0 < value < float("inf"):
-            raise RecipeError(f"{name} is {value}.", "Use a number above 0.")
-
-
-def _not_negative(part: Any, names: Iterable[str]) -> None:
-    for name in names:
-        value = getattr(part, name)
-        if not 0 <= value < float("inf"):
-            raise RecipeError(f"{name} is {value}.", "Use 0 or a number above.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise RecipeError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +25,9 @@ class ModelPart(Shape):
 
     Attributes:
         init_embeddings: start the token embeddings from the encoder's own, where it has some of the same shape.
-        init_blocks: start the blocks from the encoder's own layers (backbone "bert", an encoder that is a BERT).
     """
 
     init_embeddings: bool = True
-    init_blocks: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +35,10 @@ class DataPart:
     """Where texts and vectors come from.
 
     Attributes:
-        shards: folder of cached shards (`unembed embed --shards`); empty when texts are embedded online.
+        base: for a student or a corrector: the checkpoint that it is made for, a name or a folder. Encoder, tokenizer
+            and limit are then those of the base.
+        shards: folder of cached shards (`unembed embed --shards`), or one or several packs (`unembed pack`), whose
+            texts are embedded while training; empty when `texts` are.
         texts: text files, folders or Hugging Face datasets (hf:allenai/c4?config=en) for online embedding.
         encoder: name or folder of the encoder.
         prompt_name: one of the encoder's own prompts by name ("document"), put before every text; empty: the one that
@@ -63,15 +48,18 @@ class DataPart:
         limit: longest text in tokens.
         exclude_sources: sources left out, as an out-of-domain test set.
         batch_size: texts a step.
-        buckets: lengths that texts are padded to, such as [8, 16, 24, 32], for static shapes on a GPU; empty: batches
-            of one exact length, nothing is padded.
+        buckets: lengths that texts are padded to, such as [8, 16, 24, 32]: everything then stays on the device and all
+            shapes are fixed, for a GPU; it needs packs. Empty: batches of one exact length, nothing is padded.
         max_texts: use only the first so many texts of a seeded order, 0 for all.
         noise: standard deviation of noise added to a vector, as a share of its norm.
-        join, crop, truncate: online only: how often a line is joined with the next, cut to a run of its words, cut
-            to a length drawn afresh.
+        fitted: the closed-form parts are fitted on so many texts, drawn with the seed; 0: all of the shards; of packs,
+            whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
+        crop: how often a text is cut to a run of its words, where it is embedded while training.
+        join, truncate: with `texts` only: how often a line is joined with the next, cut to a length drawn afresh.
     """
 
-    shards: str = ""
+    base: str = "default"
+    shards: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     encoder: str = "minilm"
     prompt_name: str = ""
@@ -82,14 +70,17 @@ class DataPart:
     buckets: tuple[int, ...] = ()
     max_texts: int = 0
     noise: float = 0.0
+    fitted: int = 0
     join: float = 0.1
     crop: float = 0.3
     truncate: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        _positive(self, ("limit", "batch_size"))
-        _not_negative(self, ("max_texts", "noise"))
+        """Check ranges; one folder may be given as a string."""
+        if isinstance(self.shards, str):
+            object.__setattr__(self, "shards", (self.shards,) if self.shards else ())
+        positive(self, ("limit", "batch_size"))
+        not_negative(self, ("max_texts", "noise", "fitted"))
         if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.limit):
             raise RecipeError(
                 f"data.buckets is {list(self.buckets)}.", f"Use lengths from 1 that end with {self.limit}."
@@ -113,8 +104,6 @@ class ObjectivePart:
         causal_share: share of the texts of a batch that are learnt left to right.
         vector_drop: share of the texts whose vector is replaced by a learnt null vector, for classifier-free guidance
             (2207.12598); `guidance` in decoding then goes away from that vector.
-        guess_share: share of the other texts whose visible tokens are guesses, some of them wrong.
-        guess_error: share of wrong tokens among guesses.
         shortlist_frequent: tokens always in the training softmax; 0 uses the full vocabulary.
         shortlist_sampled: tokens sampled from the rest, with log-q correction.
         length_weight: weight of the length network's cross-entropy.
@@ -125,23 +114,21 @@ class ObjectivePart:
     loss_weight: str = "flat"
     causal_share: float = 0.5
     vector_drop: float = 0.0
-    guess_share: float = 0.0
-    guess_error: float = 0.2
     shortlist_frequent: int = 4000
     shortlist_sampled: int = 2000
     length_weight: float = 0.1
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _one_of("objective.masking", self.masking, ("count", "time"))
-        _one_of("objective.schedule", self.schedule, SCHEDULE_NAMES)
-        _one_of("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"))
+        one_of("objective.masking", self.masking, ("count", "time"))
+        one_of("objective.schedule", self.schedule, SCHEDULE_NAMES)
+        one_of("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"))
         if self.loss_weight == "printed" and self.masking != "time":
             raise RecipeError(
                 'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
                 'Set objective.masking = "time", or loss_weight = "bound".',
             )
-        for name in ("causal_share", "vector_drop", "guess_share", "guess_error"):
+        for name in ("causal_share", "vector_drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"objective.{name} is {getattr(self, name)}.", "Use a share from 0 to 1.")
 
@@ -156,6 +143,7 @@ class OptimizerPart:
         weight_decay: on matrices only; norms, biases, gains and embeddings are left alone.
         warmup: steps of linear warm-up.
         decay: "linear" or "cosine", to zero at the horizon; "none" keeps the peak.
+        hold: share of the run at the peak before the decay begins.
         clip: greatest norm of the gradient.
         ema: decay of the average of the weights, kept in fp32.
         accumulate: batches a step.
@@ -168,6 +156,7 @@ class OptimizerPart:
     weight_decay: float = 0.01
     warmup: int = 200
     decay: str = "linear"
+    hold: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
     accumulate: int = 1
@@ -176,15 +165,17 @@ class OptimizerPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _positive(self, ("lr", "clip", "accumulate"))
-        _not_negative(self, ("weight_decay", "warmup", "muon_lr"))
+        positive(self, ("lr", "clip", "accumulate"))
+        not_negative(self, ("weight_decay", "warmup", "muon_lr"))
         for name, values in (("betas", self.betas), ("ema", (self.ema,))):
             if not all(0 <= value < 1 for value in values) or (name == "betas" and len(values) != 2):
                 raise RecipeError(
                     f"optimizer.{name} is {getattr(self, name)}.", "Use 0 or more, below 1; betas are two."
                 )
-        _one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
-        _one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
+        if not 0 <= self.hold < 1:
+            raise RecipeError(f"optimizer.hold is {self.hold}.", "Use a share from 0 to below 1.")
+        one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
+        one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
 
 
 @dataclass(frozen=True)
@@ -195,17 +186,19 @@ class RunPart:
         seed: of everything random.
         steps: horizon in steps; 0 fixes it from a warm-up timing under `max_time`.
         max_time: time box such as "9m", "1.5h", "600s"; empty for none.
-        horizon: "steps" (bit-for-bit resumable) or "time" (the learning rate follows the clock; for a shared machine).
+        horizon: what the learning rate falls with. "steps" (bit-for-bit resumable), "time" (the clock; for a shared
+            machine), or "none": it stays at its peak and the run never ends by itself, but for `steps` and `max_time`;
+            `train(cooldown=...)` then makes a checkpoint from its state whenever one is wanted.
         precision: "auto", "fp32" or "bf16" (autocast).
         compile: torch.compile the blocks, "yes" or "no"; "auto" compiles on a GPU (on a CPU it takes a minute first).
         validate_every: seconds between validations.
         save_every: seconds between saves of the training state.
         milestones: times such as "90s" or "10m" from the start of the run, preparation included, after which a
             checkpoint of the average so far is kept in `milestones/` under the run's folder.
-        processes: processes that each compute the gradient of a batch of their own (cached shards on a CPU); a step
-            then takes so many batches.
-        threads: CPU threads of a process, 0 leaves torch's choice (1 where there are several processes).
-        store_dtype: weights of the final checkpoint: "fp32", "fp16" or "int8".
+        reserve: time of a time box that is kept for the last validation, the state and the checkpoint; empty: as long
+            as they took before, or a share of the box where that is not known.
+        threads: CPU threads, 0 leaves torch's choice.
+        store_dtype: weights of the final checkpoint: "fp32", "fp16", "int8" or "int6".
     """
 
     seed: int = 0
@@ -217,19 +210,19 @@ class RunPart:
     validate_every: float = 120.0
     save_every: float = 600.0
     milestones: tuple[str, ...] = ()
-    processes: int = 1
+    reserve: str = ""
     threads: int = 0
     store_dtype: str = "fp32"
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _positive(self, ("processes", "validate_every", "save_every"))
-        _not_negative(self, ("seed", "steps", "threads"))
-        _one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
-        _one_of("run.compile", self.compile, ("auto", "yes", "no"))
-        _one_of("run.horizon", self.horizon, ("steps", "time"))
-        _one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8"))
-        for text in (self.max_time, *self.milestones):
+        positive(self, ("validate_every", "save_every"))
+        not_negative(self, ("seed", "steps", "threads"))
+        one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("run.compile", self.compile, ("auto", "yes", "no"))
+        one_of("run.horizon", self.horizon, ("steps", "time", "none"))
+        one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8", "int6"))
+        for text in (self.max_time, self.reserve, *self.milestones):
             parse_duration(text)
 
     def compiles(self, device: str) -> bool:
@@ -242,7 +235,7 @@ class ValidationPart:
     """Seeded validation.
 
     Attributes:
-        shards: folder of held-out shards; empty holds out the first `texts` texts of the training data.
+        shards: folder of held-out shards, or a pack; empty holds out some `texts` texts of the training data.
         texts: texts for the loss.
         decoded: texts decoded from all masks, 0 for none.
         seed: of the masks, the same at every validation.
@@ -255,24 +248,86 @@ class ValidationPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _positive(self, ("texts",))
-        _not_negative(self, ("decoded", "seed"))
+        positive(self, ("texts",))
+        not_negative(self, ("decoded", "seed"))
 
 
-def parse_duration(text: str) -> float:
-    """Seconds in "90", "90s", "9m", "1.5h"; 0 for "".
+@dataclass(frozen=True)
+class StudentPart:
+    """A student encoder.
 
-    Raises:
-        RecipeError: not a duration.
+    Attributes:
+        width, layers, heads, mlp: of its transformer.
+        paired: share of the batches that are texts and drafts of them, which teach what a few changed words do to a
+            vector; the others are texts alone.
+        whitened: weight of the whitened cosine, in which word order counts for more.
+        difference: weight of the squared error of the draft's vector less the text's.
     """
-    if not text:
-        return 0.0
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1].lower())
-    number = text[:-1] if factor else text
-    try:
-        seconds = float(number) * (factor or 1.0)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise RecipeError(f"{text!r} is not a duration.", 'Write it like "90s", "9m" or "1.5h".')
-    return seconds
+
+    width: int = 256
+    layers: int = 3
+    heads: int = 4
+    mlp: int = 768
+    paired: float = 0.55
+    whitened: float = 0.2
+    difference: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        positive(self, ("width", "layers", "heads", "mlp"))
+        not_negative(self, ("whitened", "difference"))
+        if self.width % self.heads:
+            raise RecipeError(
+                f"student.width is {self.width}, no multiple of {self.heads} heads.", "Change student.width or .heads."
+            )
+        if not 0 <= self.paired <= 1:
+            raise RecipeError(f"student.paired is {self.paired}.", "Use a share from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class CorrectorPart:
+    """A corrector; `model.corrector.CorrectorConfig` says what the keys mean."""
+
+    layers: int = 2
+    heads: int = 6
+    mlp: int = 768
+    read_heads: int = 4
+    read_width: int = 64
+    rank: int = 16
+    vector_rows: int = 2
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        positive(self, ("layers", "heads", "mlp", "read_heads", "read_width", "rank", "vector_rows"))
+
+
+@dataclass(frozen=True)
+class PairsPart:
+    """Texts with drafts of them, for a student or a corrector; what the folder lacks is made before the first step.
+
+    Attributes:
+        folder: where the pairs lie, in parts. Parts that others write into it meanwhile are taken in too.
+        own: so many of the base's own drafts, left to right.
+        filled: true texts, some positions of which the base fills anew.
+        mistakes: true texts with mistakes.
+        corrected: what the corrector that the run starts from makes of own drafts.
+        held: share of the texts whose pairs are held out, for the figures of a corrector's log.
+    """
+
+    folder: str = ""
+    own: int = 20_000
+    filled: int = 20_000
+    mistakes: int = 20_000
+    corrected: int = 0
+    held: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        not_negative(self, ("own", "filled", "mistakes", "corrected"))
+        if self.corrected > self.own:
+            raise RecipeError(
+                f"pairs.corrected is {self.corrected}, but only {self.own} own drafts are there to be corrected.",
+                "Set pairs.own to at least that.",
+            )
+        if not 0 <= self.held < 1:
+            raise RecipeError(f"pairs.held is {self.held}.", "Use a share from 0 to below 1.")

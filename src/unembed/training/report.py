@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, a JSONL log, a training-curve figure.
+"""What a run tells while it goes: a progress bar, lines for a logger, a JSONL log, a training-curve figure.
 
 Contents: `Reporter`, `read_log`.
 """
@@ -7,24 +7,40 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
+import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from unembed.errors import DataError
+from unembed.errors import DataError, RecipeError
 from unembed.files import atomic_path, atomic_write_bytes
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger(__name__)
 _LOG_EVERY = 10.0
+_TELL_EVERY = 60.0
+_PENDING = 4096
+"""Losses that wait on the device at most; then they are read."""
+_WITHOUT_END, _WITH_END = "{desc}{bar:0}", "{percentage:3.0f}%|{bar:20}| {desc}"
+_JUDGED = 8
+"""Fewer steps say nothing of a run whose loss was not finite in them."""
 
 
 class Reporter:
-    """Progress bar and log of a run.
+    """Progress and log of a run.
 
     Args:
         out: folder of the run.
-        progress: show the bar on stderr.
+        progress: show a bar on stderr; without one the module's logger gets a line a minute and one a validation.
         step: of the state that the run goes on from: later lines of an existing log are dropped, since those steps come
             again; None begins a new log.
+
+    Attributes:
+        left: seconds until the session ends; infinite where that is not known.
 
     Raises:
         DataError: the log cannot be written.
@@ -36,14 +52,17 @@ class Reporter:
         self._earlier = [line for line in read_log(self._path) if line["step"] <= step] if step is not None else []
         self._stream = self._begin()
         self._bar: Any = None
-        self._shown = 0.0
+        self._shown, self.left = 0.0, math.inf
         if progress:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=100.0, unit="%", bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
-        self._last = time.monotonic()
-        self._losses: list[float] = []
+            self._bar = tqdm(total=100.0, unit="%", bar_format=_WITHOUT_END)
+        self._last = self._told = time.monotonic()
+        self._losses: list[Tensor] = []
         self._texts = 0
+        self._pace: float = 0.0
+        self._left_out = 0.0
+        self._rate = self._share = 0.0
 
     def _begin(self) -> TextIO:
         atomic_write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in self._earlier).encode())
@@ -69,32 +88,89 @@ class Reporter:
                 f"Writing {self._path} failed: {error.strerror}.", "Free disk space, then go on with --resume."
             ) from error
 
-    def step(self, facts: dict[str, Any], loss: float, texts: int, seconds: float, share: float, rate: float) -> None:
-        """Take in one step; writes a line every ten seconds."""
+    def step(
+        self,
+        facts: dict[str, Any],
+        loss: Tensor,
+        texts: int,
+        seconds: float,
+        share: float,
+        rate: float,
+        left_out: Tensor,
+    ) -> None:
+        """Take in one step; every ten seconds the losses are read from the device and a line is written.
+
+        Raises:
+            RecipeError: more than half of eight or more steps were left out because they were not finite.
+        """
         self._losses.append(loss)
         self._texts += texts
+        self._rate, self._share = rate, share
         now = time.monotonic()
-        pace = self._texts / max(now - self._last, seconds, 1e-9)
-        if self._bar is not None:
-            left = facts["seconds"] * (1 - share) / share if share > 0.01 else float("nan")
-            self._bar.set_description(f"step {facts['step']}", refresh=False)
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {pace:.0f} texts/s, {left / 60:.1f} min left", refresh=False)
-            self._bar.update(max(0.0, 100 * min(share, 1.0) - self._shown))
-            self._shown = 100 * min(share, 1.0)
-        if now - self._last >= _LOG_EVERY or facts["step"] == 1:
-            self._write(
-                {
-                    "kind": "train",
-                    "step": facts["step"],
-                    "texts": facts["texts"],
-                    "seconds": round(facts["seconds"], 2),
-                    "loss": round(sum(self._losses) / len(self._losses), 5),
-                    "texts_per_second": round(pace, 1),
-                    "learning_rate": rate,
-                    "share": round(share, 5),
-                }
+        if now - self._last >= _LOG_EVERY or facts["step"] == 1 or len(self._losses) >= _PENDING:
+            self.flush(facts, left_out, seconds)
+
+    def flush(self, facts: dict[str, Any], left_out: Tensor, seconds: float = 0.0) -> None:
+        """Write what came in since the last line.
+
+        Raises:
+            RecipeError: see `step`.
+        """
+        import torch
+
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses)
+        fine = losses[torch.isfinite(losses)]
+        out, now = float(left_out), time.monotonic()
+        if len(self._losses) >= _JUDGED and (out - self._left_out > len(self._losses) / 2 or not len(fine)):
+            raise RecipeError(
+                f"The loss is not finite any more: of {len(self._losses)} steps before step {facts['step']}, "
+                f"{out - self._left_out:.0f} were left out.",
+                "Lower optimizer.lr, or go on from the state that was saved before with --resume.",
             )
-            self._last, self._losses, self._texts = now, [], 0
+        if not len(fine):
+            return  # these steps wait for the next line
+        loss = float(fine.mean())
+        self._pace = self._texts / max(now - self._last, seconds, 1e-9)
+        values = {
+            "kind": "train",
+            "step": facts["step"],
+            "texts": facts["texts"],
+            "seconds": round(facts["seconds"], 2),
+            "loss": round(loss, 5),
+            "texts_per_second": round(self._pace, 1),
+            "learning_rate": self._rate,
+            "share": round(self._share, 5),
+        }
+        self._write(values | ({"left_out": int(out)} if out else {}))
+        self._show(facts, loss)
+        self._last, self._losses, self._texts, self._left_out = now, [], 0, out
+
+    def _show(self, facts: dict[str, Any], loss: float) -> None:
+        step, share = f"step {facts['step']:,}", min(self._share, 1.0)
+        words = f"{facts['texts']:,} texts, loss {loss:.3f}, {self._pace:.0f} texts/s"
+        if math.isfinite(self.left):
+            words += f", {self.left / 60:.1f} min left"
+        if self._bar is None:
+            if time.monotonic() - self._told >= _TELL_EVERY:
+                self._tell(f"{step}: {words}")
+            return
+        with contextlib.suppress(OSError):
+            if share > 0:
+                self._bar.bar_format = _WITH_END
+            self._bar.set_description_str(f"{step}: {words}", refresh=False)
+            self._bar.update(max(0.0, 100 * share - self._shown))
+            self._shown = 100 * share
+
+    def _tell(self, words: str) -> None:
+        """Write a line, above the bar where there is one."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):  # a terminal that went away ends no run
+                self._bar.write(words, file=sys.stderr)
+        else:
+            _log.info("%s", words)
+        self._told = time.monotonic()
 
     def validation(self, facts: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Write a validation; one of the same step, behind which the run was killed before it ended, goes."""
@@ -106,36 +182,33 @@ class Reporter:
         rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()}
         kept = {"step": facts["step"], "texts": facts["texts"], "seconds": round(facts["seconds"], 2)}
         self._write({"kind": "validation", **kept, **rounded})
-        if self._bar is not None:
-            self._bar.write("  ".join(f"{k} {v}" for k, v in {**kept, **rounded}.items()))
+        figures = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if isinstance(v, float))
+        self._tell(f"validation at step {facts['step']:,}: {figures}")
 
     def figure(self) -> None:
         """Draw loss and bound over time into `curve.png`; nothing where matplotlib is absent."""
         try:
-            import matplotlib
+            from matplotlib.figure import Figure
         except ImportError:
             return
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         rows = read_log(self._path)
-        figure, axis = plt.subplots(figsize=(7, 4))
+        figure = Figure(figsize=(7, 4))
+        axis = figure.add_axes((0.1, 0.13, 0.87, 0.83))
         for kind, key, label in (
             ("train", "loss", "training loss"),
             ("validation", "bound", "validation bound"),
             ("validation", "causal_nll", "validation left to right"),
+            ("validation", "cosine", "cosine to the encoder"),
         ):
             points = [(r["seconds"] / 60, r[key]) for r in rows if r["kind"] == kind and key in r]
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, marker="o" if kind == "validation" else None, ms=3)
         axis.set_xlabel("minutes")
-        axis.set_ylabel("nats a token")
+        axis.set_ylabel("nats a token (cosine: none)")
         axis.grid(alpha=0.3)
-        axis.legend()
-        figure.tight_layout()
+        axis.legend(loc="upper right")
         with atomic_path(self.out / "curve.png") as part:
-            figure.savefig(part, dpi=120, format="png")
-        plt.close(figure)
+            figure.savefig(part, dpi=120, format="png", pil_kwargs={"compress_level": 1})
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

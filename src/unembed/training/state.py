@@ -1,6 +1,6 @@
 """The state of an interrupted run: weights, average, optimizer, generators, step. Safetensors and JSON only.
 
-Contents: `save_state`, `load_state`.
+Contents: `save_state`, `load_state`, `read_facts`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from unembed.files import atomic_path
 from unembed.training.ema import Ema
 
 FILE = "state.safetensors"
+_BEGIN = "Begin the run first, without --resume or --cooldown, or name its folder."
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run's folder holds a state."""
+    return (folder / FILE).is_file()
 
 
 def save_state(
@@ -50,6 +56,28 @@ def save_state(
         save_file({k: v.cpu() for k, v in tensors.items()}, str(part), metadata={"facts": json.dumps(facts)})
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a state alone: step, texts, seconds, horizon, recipe, data, place, notes.
+
+    Raises:
+        CheckpointError: no state there, or none that can be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    if not path.is_file():
+        raise CheckpointError(f"There is no training state in {folder}.", _BEGIN)
+    try:
+        with safe_open(str(path), framework="pt") as stored:
+            facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise CheckpointError(
+            f"The training state in {folder} cannot be read: {str(error).splitlines()[0].rstrip('.')}.",
+            "Begin a new run, from its checkpoint with --init-from if there is one.",
+        ) from error
+    return facts
+
+
 def load_state(
     folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, Any]:
@@ -62,7 +90,7 @@ def load_state(
 
     path = folder / FILE
     if not path.is_file():
-        raise CheckpointError(f"There is no training state in {folder}.", "Leave out --resume to begin a new run.")
+        raise CheckpointError(f"There is no training state in {folder}.", _BEGIN)
     try:
         with safe_open(str(path), framework="pt") as stored:
             facts: dict[str, Any] = json.loads(stored.metadata()["facts"])

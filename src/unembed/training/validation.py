@@ -5,6 +5,8 @@ Contents: `Validation`.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -18,6 +20,9 @@ from unembed.model.denoiser import Denoiser
 from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.recipe import ValidationPart
 
+_TOGETHER = 50
+"""Texts that are decoded together."""
+
 
 class Validation:
     """Loss, accuracy and decoded metrics on held-out texts.
@@ -26,6 +31,9 @@ class Validation:
         dataset: held-out texts.
         part: how many texts, and the seed.
         rows: (N,) rows of the dataset to draw from, or None for all.
+
+    Attributes:
+        batches: ids (B, n) int64 and vectors (B, d) float32 of the texts for the loss, those of one length together.
     """
 
     def __init__(self, dataset: Dataset, part: ValidationPart, rows: np.ndarray | None = None) -> None:
@@ -34,10 +42,15 @@ class Validation:
         rng = np.random.default_rng(part.seed)
         chosen = rng.permutation(rows)[: part.texts]
         feed = Feed(dataset, 64, part.seed, chosen)
-        self._batches = [feed.batch(i) for i in range(feed.batches_per_epoch)]
-        ids, lengths, vectors = dataset.gather(np.sort(chosen[: part.decoded]))
-        self._texts = [row[:n].tolist() for row, n in zip(np.asarray(ids), lengths, strict=True)]
-        self._vectors = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        groups = [feed.at(i) for i in range(feed.batches_per_epoch)]
+        self.batches = [(group.ids, group.vectors) for group in groups]
+        chosen = chosen[: part.decoded]
+        rows = np.sort(chosen)
+        mixed = np.searchsorted(rows, chosen)  # so that the first of them are a fair sample
+        ids, lengths, vectors = dataset.gather(rows)
+        texts = [row[:n].tolist() for row, n in zip(np.asarray(ids), lengths, strict=True)]
+        self._texts = [texts[i] for i in mixed]
+        self._vectors = torch.from_numpy(np.asarray(vectors, dtype=np.float32)[mixed])
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> dict[str, float]:
@@ -51,7 +64,7 @@ class Validation:
         generator = torch.Generator().manual_seed(self.part.seed)
         device = denoiser.embedding.weight.device
         totals: dict[str, float] = defaultdict(float)
-        for ids_array, vectors_array in self._batches:
+        for ids_array, vectors_array in self.batches:
             ids = torch.from_numpy(ids_array)
             vectors = torch.from_numpy(vectors_array).to(device)
             length = ids.shape[1]
@@ -80,25 +93,38 @@ class Validation:
             out["causal_nll"] = totals["causal"] / (totals["tokens"] + totals["texts"])
         return out
 
-    def decoded(self, denoiser: Denoiser) -> dict[str, Any]:
-        """Decode from all masks and score: token_f1, token_accuracy, exact_match, with 95% intervals."""
+    def decoded(self, denoiser: Denoiser, until: float = math.inf) -> dict[str, Any]:
+        """Decode from all masks and score.
+
+        Args:
+            denoiser: as it stands.
+            until: `time.monotonic()` at which it has to be done; the first 50 are decoded in any case.
+
+        Returns:
+            `decoded`, how many texts; and of each strategy token_f1, token_accuracy, exact_match, with 95% intervals.
+        """
         from unembed.metrics.bootstrap import summary
         from unembed.metrics.text import id_statistics
 
-        out: dict[str, Any] = {}
-        if not self._texts:
-            return out
         strategies = []
         if denoiser.config.fills_masks:
             strategies.append(DecodeConfig(strategy="adaptive", passes=8, lengths=3))
         if denoiser.config.causal:
             strategies.append(DecodeConfig(strategy="left-to-right", beam=4))
         device = denoiser.embedding.weight.device
-        for config in strategies:
-            drafts: list[list[int]] = []
-            for i in range(0, len(self._texts), 50):
-                drafts += [list(d.ids) for d in decode(denoiser, self._vectors[i : i + 50].to(device), config)]
-            statistics = id_statistics(drafts, self._texts)
+        drafts: list[list[list[int]]] = [[] for _ in strategies]
+        done, longest = 0, 0.0
+        while done < len(self._texts) and (not done or time.monotonic() + longest < until):
+            began = time.monotonic()
+            vectors = self._vectors[done : done + _TOGETHER].to(device)
+            for found, config in zip(drafts, strategies, strict=True):
+                found += [list(draft.ids) for draft in decode(denoiser, vectors, config)]
+            done, longest = done + len(vectors), max(longest, time.monotonic() - began)
+        if not done:
+            return {}
+        out: dict[str, Any] = {"decoded": done}
+        for found, config in zip(drafts, strategies, strict=True):
+            statistics = id_statistics(found, self._texts[:done])
             for name in ("token_f1", "token_accuracy", "exact_match"):
                 figures = summary(statistics[name], n=500, seed=self.part.seed)
                 out[f"{config.strategy}/{name}"] = figures["value"]

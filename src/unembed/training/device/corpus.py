@@ -1,0 +1,134 @@
+"""Tokens of all texts on the device, and the batches of an epoch, drawn there.
+
+Contents: `Corpus`, `Epoch`, `sizes_of`.
+
+An epoch takes every text once, whole or cut to a run of its words, sorts them by width, and cuts that order into
+batches. The host learns one number a bucket from it; all else stays on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unembed.data.pack import Pack
+from unembed.errors import DataError
+
+_SHARE = 0.75
+_STEP = 8
+
+
+def sizes_of(texts: int, buckets: Sequence[int]) -> list[int]:
+    """Texts of a batch of each bucket, so that all batches have about the same number of places.
+
+    A batch has `texts` x 3/4 x (greatest length) places: in English and with [8, 16, 24, 32], that is about `texts`
+    texts over all buckets. It does not depend on the corpus, so that texts may be added to a run without another shape.
+
+    Args:
+        texts: `data.batch_size`.
+        buckets: lengths in tokens, rising; a text takes one place more.
+
+    Returns:
+        Multiples of 8, at least 8.
+    """
+    places = texts * _SHARE * buckets[-1]
+    return [max(_STEP, round(places / (n + 1) / _STEP) * _STEP) for n in buckets]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """All texts in the order in which batches take them.
+
+    Attributes:
+        rows: (N,) texts of the corpus.
+        start: (N,) their first tokens in `Corpus.tokens`, behind the cut.
+        length: (N,) tokens that are left.
+        whole: (N,) bool, texts that are not cut.
+        counts: texts of each bucket, narrow ones first; with `apart` first those of whole texts, then of cut ones.
+    """
+
+    rows: Tensor
+    start: Tensor
+    length: Tensor
+    whole: Tensor
+    counts: list[int]
+
+
+class Corpus:
+    """The texts of a pack on the device: 10 bytes a token (12 where ids do not fit into 15 bits), 16 a text.
+
+    Args:
+        pack: of T tokens.
+        rows: (N,) texts that may be used.
+        device: where all of it goes.
+
+    Attributes:
+        tokens: (T,) int16 or int32.
+        start, length: (N,) int64, first token and number of tokens of each text.
+        word_start, word_end: (T,) int32, first and last token of the word that each token belongs to.
+        lengths: (N,) int64, the same as `length`, on the host.
+    """
+
+    def __init__(self, pack: Pack, rows: np.ndarray, device: torch.device) -> None:
+        self.device, self.lengths = device, pack.lengths[rows]
+        if len(pack.tokens) >= 1 << 31:
+            raise DataError(f"The packs hold {len(pack.tokens):,} tokens.", "Train on fewer packs at once.")
+        kind = np.int16 if pack.tokenizer.size <= 1 << 15 else np.int32
+        self.tokens = torch.from_numpy(pack.tokens.astype(kind)).to(device)
+        self.start = torch.from_numpy(pack.starts[rows]).to(device)
+        self.length = torch.from_numpy(self.lengths).to(device)
+        first, last = _words(pack)
+        self.word_start, self.word_end = torch.from_numpy(first).to(device), torch.from_numpy(last).to(device)
+
+    def __len__(self) -> int:
+        """Number of texts N."""
+        return len(self.length)
+
+    def ids(self, start: Tensor, width: int) -> Tensor:
+        """Tokens from places (B,) on: (B, width) int64. What stands behind a text is another one."""
+        at = start.unsqueeze(1) + torch.arange(width, device=self.device)
+        return self.tokens[at.clamp_max(len(self.tokens) - 1)].long()
+
+    def epoch(self, number: int, seed: int, buckets: Sequence[int], crop: float, apart: bool = False) -> Epoch:
+        """Draw an epoch; it follows from its number and the seed.
+
+        Args:
+            number: of the epoch.
+            seed: of the run.
+            buckets: lengths in tokens, rising; no text is longer than the last.
+            crop: share of the texts that are cut to a run of their words.
+            apart: whole and cut texts in batches of their own.
+        """
+        device, n = self.device, len(self)
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+        u = torch.rand(4, n, generator=generator, device=device, dtype=torch.float64)
+        # A run of `size` tokens somewhere in the text, and then all of the words that it begins and ends in.
+        size = (u[0] * self.length).long() + 1
+        begin = self.start + (u[1] * (self.length - size + 1)).long()
+        first, last = self.word_start[begin].long(), self.word_end[begin + size - 1].long()
+        cut = u[2] < crop
+        start = torch.where(cut, first, self.start)
+        length = torch.where(cut, last - first + 1, self.length)
+        whole = length == self.length
+        edges = torch.arange(len(buckets) * (2 if apart else 1), device=device)
+        bucket = torch.searchsorted(torch.tensor(buckets, device=device), length)
+        if apart:
+            bucket = bucket + len(buckets) * ~whole
+        order = (bucket + u[3]).argsort()  # by bucket, and at random within it
+        counts = (bucket.unsqueeze(1) == edges).sum(0).tolist()  # all that the host reads
+        return Epoch(order, start[order], length[order], whole[order], counts)
+
+
+def _words(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
+    """First and last token of the word of each token, both (T,) int32; a word ends with its text in any case."""
+    begins = ~pack.continues[pack.tokens]
+    begins[pack.starts] = True
+    place = np.arange(len(begins), dtype=np.int32)
+    first = np.maximum.accumulate(np.where(begins, place, np.int32(0)))
+    ends = np.append(begins[1:], True)
+    last = np.minimum.accumulate(np.where(ends, place, np.int32(len(place)))[::-1])[::-1]
+    return first, np.ascontiguousarray(last)
