@@ -7,8 +7,8 @@ and written to a .npy and a .parquet file. The command line reads each as a proc
 sampled ten times a second; the rows done by then follow from the bytes that it has written. `growth_mib` is the largest
 sample behind the first tenth of the rows less the largest within it. `kept_mib`, which --most judges, compares two
 stretches of the same work: the median of the last 30% of the rows less that of the 30% behind the first tenth, without
-the pages of files. What a batch takes and gives back, and a library that is loaded at the end, do not move it; rows that
-are kept do, by more than half of their size.
+the pages of files. What a batch takes and gives back, or a library that is loaded at the end, does not move it; rows
+that are kept do, by more than half of their size.
 """
 
 from __future__ import annotations

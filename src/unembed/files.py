@@ -92,6 +92,20 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def unless_refused(path: str | Path | None) -> Iterator[None]:
+    """On an error, remove `path` and the folders above it, where they were made inside and are still empty."""
+    folders = [] if path is None else [Path(path), *Path(path).parents]
+    absent = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in absent:
+            with contextlib.suppress(OSError):  # not made, or not empty
+                folder.rmdir()
+        raise
+
+
 def atomic_write_bytes(path: str | Path, data: bytes, mode: int = 0o644) -> None:
     """Write `data` to `path` as a whole or not at all."""
     with atomic_path(path, mode) as part:

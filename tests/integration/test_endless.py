@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -82,7 +83,9 @@ def whole(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_a_run_without_an_end_keeps_its_rate_and_a_cooldown_leaves_its_state_alone(packs: Path, tmp_path: Path) -> None:
+def test_a_run_without_an_end_keeps_its_rate_and_a_cooldown_leaves_its_state_alone(
+    packs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Stop, cool down, go on: the state is the same byte for byte, and only the cooled weights are better."""
     run = tmp_path / "run"
     first = train(recipe(packs), run, on_step=stop_at(60))
@@ -104,8 +107,10 @@ def test_a_run_without_an_end_keeps_its_rate_and_a_cooldown_leaves_its_state_alo
         assert cooled.metrics[figure] < first.metrics[figure]
     inverter = Inverter.from_pretrained(cooled.checkpoint, device="cpu")
     assert inverter.invert(np.ones((1, 24), dtype=np.float32))[0].length >= 1
-    on = train(recipe(packs), run, resume=True, on_step=stop_at(63))
+    with caplog.at_level(logging.INFO, "unembed"):
+        on = train(recipe(packs), run, resume=True, on_step=stop_at(63))
     assert (on.steps, on.finished) == (63, False)
+    assert f"going on behind step 60, {first.texts:,} texts" in caplog.messages
     assert rates(run)[-1] == LR
 
 

@@ -417,3 +417,23 @@ def test_a_progress_bar_with_the_time_left_appears_after_two_seconds(tmp_path: P
     texts.write_text("the old house near the tree\n" * 80_000)
     shown = on_a_terminal("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
     assert "Embedding" in shown and "/80000" in shown and "0:0" in shown
+
+
+def test_a_refused_command_leaves_no_empty_folder(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor the folders above it; what was there before, or holds something, stays."""
+    home = tmp_path / "runs" / "new"
+    nothing = tmp_path / "nothing.txt"
+    nothing.write_text("")
+    for args in (
+        ["train", place.recipe, "--set", "data.shards='absent'", "--out", home],
+        ["pack", nothing, "--out", home, "--encoder", "hashing:8"],
+        ["embed", nothing, "--shards", home, "--encoder", "hashing:8"],
+        ["evaluate", tmp_path / "absent.txt", "-m", place.model, "--out", home],
+    ):
+        fails(capsys, args)
+        assert not home.parent.exists(), args
+    (home.parent / "kept").mkdir(parents=True)
+    fails(capsys, ["train", place.recipe, "--set", "data.shards='absent'", "--out", home])
+    assert names(home.parent) == ["kept"]

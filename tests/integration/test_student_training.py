@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_helpers import run
 from task_helpers import Home, make_home
 from test_corrector_training import golden
 
@@ -32,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def test_it_comes_near_to_its_encoder_on_other_texts_and_is_used(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Held-out texts; put beside the base by the script or by hand; another base's model leaves it alone."""
     model = tmp_path / "model"
@@ -44,6 +45,8 @@ def test_it_comes_near_to_its_encoder_on_other_texts_and_is_used(
     assert before < 0.4 < 0.75 < result.metrics["cosine"]
     shutil.copy(result.checkpoint, model)
     shutil.copy(Path(result.checkpoint).parent / "student.json", model)
+    shown = run(capsys, "models", "show", Path(result.checkpoint).parent)
+    assert shown.code == 0 and "kind = student" in shown.out and "texts_seen = " in shown.out
     inverter = Inverter.from_pretrained(model, device="cpu")
     assert inverter.student is not None and inverter.student.notes["pairs"] > 50
     (found,) = inverter.invert_strings(["red house under the tree"], queries=4)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import as_column, given, output_options, text_options
+from unembed.cli.options import as_column, given, makes_folder, output_options, text_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ CHUNK = 1024
 @click.option("--batch-size", type=click.IntRange(1), help="Texts a batch of the encoder.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, mps; default: the encoder's choice.")
 @output_options
+@makes_folder("shards")
 def command(
     texts: tuple[str, ...],
     out: str | None,

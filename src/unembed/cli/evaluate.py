@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
+from unembed.cli.options import decoding_options, given, makes_folder, model_options, output_options, precision_option
 from unembed.cli.query_curve import read_budgets, show_curve
 from unembed.errors import DataError, InputError
 from unembed.refinement.methods import REFINEMENTS
@@ -42,6 +42,7 @@ _CHUNK = 256  # texts embedded between two looks at the clock
 @click.option("--figure", metavar="FILE", help="Draw the curve over queries as .svg or .png.")
 @click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file a run, for docs/results.")
 @output_options
+@makes_folder("out")
 def command(
     data: str,
     model: str,

@@ -61,12 +61,19 @@ def list_models(as_json: bool, quiet: bool) -> None:
 @click.argument("model", default="default", metavar="MODEL")
 @output_options
 def show_model(model: str, as_json: bool, quiet: bool) -> None:
-    """Show the card of MODEL, a shipped name or a checkpoint folder."""
+    """Show the card of MODEL, a shipped name or a checkpoint folder, or the facts of a student or corrector."""
     from unembed.cli.console import note, show_json
     from unembed.files import read_json
     from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
+    if (beside := _beside(folder)) is not None and not (folder / "config.json").exists():
+        if as_json:
+            show_json({"path": folder, **beside})
+        else:
+            for key, value in beside.items():
+                click.echo(f"{key} = {value}")
+        return
     config = read_json(folder / "config.json")
     if as_json:
         parts = {name: _optional(folder / f"{name}.json") for name in ("encoder", "recipe", "calibration")}
@@ -100,6 +107,18 @@ def verify_model(model: str, as_json: bool, quiet: bool) -> None:
         return
     for name, digest in files.items():
         click.echo(f"ok  {digest[:16]}  {name}")
+
+
+def _beside(folder: Path) -> dict[str, Any] | None:
+    """What is known of a student or corrector that a run has left in a folder, None where there is none."""
+    from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes
+
+    student = _optional(folder / "student.json")
+    if student is not None:
+        return {"kind": "student", "base": student["checkpoint"], **student["config"], **student["notes"]}
+    if (folder / CORRECTOR_FILE).exists():
+        return {"kind": "corrector", **corrector_notes(folder / CORRECTOR_FILE)}
+    return None
 
 
 def _optional(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,22 @@ def output_options(command: F) -> F:
         command
     )
     return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(command)
+
+
+def makes_folder(option: str) -> Callable[[F], F]:
+    """Let a command leave no empty folder behind where it refuses; `option` names its parameter for the folder."""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def run(**options: Any) -> Any:
+            from unembed.files import unless_refused
+
+            with unless_refused(options[option]):
+                return command(**options)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 def text_options(command: F) -> F:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from unembed.cli.options import as_column, output_options, text_options
+from unembed.cli.options import as_column, makes_folder, output_options, text_options
 from unembed.errors import InputError
 
 
@@ -24,6 +24,7 @@ from unembed.errors import InputError
 @click.option("--max-texts", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
 @click.option("--no-encoder", is_flag=True, help="Leave out the encoder, of which one of several packs is enough.")
 @output_options
+@makes_folder("out")
 def command(
     texts: tuple[str, ...],
     out: str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unembed.cli.options import output_options
+from unembed.cli.options import makes_folder, output_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Measure for ten seconds what the run would cost; write nothing.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @output_options
+@makes_folder("out")
 def command(
     recipe: str,
     out: str | None,

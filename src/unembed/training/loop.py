@@ -167,6 +167,7 @@ def train(
         check_data(facts, task, home)
         if list(facts.get("data", task.data)) == list(task.data) and "place" in facts:
             task.restore(facts["place"])
+        _log.info("going on behind step %d, %s texts", facts["step"], f"{facts['texts']:,}")
     facts["data"], facts["recipe"], facts["notes"] = list(task.data), recipe.to_dict(), task.notes()
     facts["encoder"] = task.identity.to_dict()
     stepper = Stepper(task, recipe.optimizer, optimizer, ema, generator)
