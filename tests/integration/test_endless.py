@@ -201,11 +201,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_state(
 def test_a_box_that_is_over_before_the_first_step_leaves_nothing(
     packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two sentences, exit 2, an empty folder; in a folder with a state nothing changes."""
+    """Two sentences, exit 2, no folder; in a folder with a state nothing changes."""
     assert main(command(packs, tmp_path, "--max-time", "0.001s")) == 2
     words = said(capsys)
     assert "is over before the first step" in words and "Give a longer --max-time" in words
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
     train(recipe(packs), tmp_path / "run", on_step=stop_at(3))
     before = whole(tmp_path / "run")
     for more in (["--resume", "--max-time", "0.001s"], ["--cooldown", "0.001s"]):

@@ -100,6 +100,7 @@ def test_the_wheels_commands_run_where_the_sources_are_not(installed: Path, tmp_
     assert any(line.startswith("minilm (default)") for line in models)
 
 
+@pytest.mark.slow
 def test_a_users_program_is_typed(installed: Path, tmp_path: Path) -> None:
     """`mypy --strict` accepts a right program and finds each mistake of a wrong one."""
     (tmp_path / "good.py").write_text(GOOD)

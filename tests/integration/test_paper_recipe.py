@@ -82,7 +82,8 @@ def recipe(place: Path, *more: str) -> Recipe:
     return Recipe.load(RECIPE, [*SMALL, *paths, *more])
 
 
-@pytest.mark.parametrize("loss_weight", [pytest.param("printed", marks=pytest.mark.slow), "bound"])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_weight", ["printed", "bound"])
 def test_a_tiny_paper_network_overfits_10_sentences_and_returns_them(
     place: Path, tmp_path: Path, loss_weight: str
 ) -> None:

@@ -37,7 +37,9 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
     return err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_invert_keeps_what_is_finished(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
@@ -64,10 +66,10 @@ def test_invert_keeps_what_is_finished(
     ("target", "number"),
     [
         ("o.npy", signal.SIGINT),
-        ("o.parquet", signal.SIGTERM),
+        pytest.param("o.parquet", signal.SIGTERM, marks=pytest.mark.slow),
         ("o.jsonl", signal.SIGKILL),
         ("shards", signal.SIGTERM),
-        ("shards", signal.SIGKILL),
+        pytest.param("shards", signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
 def test_embed_keeps_what_is_finished(

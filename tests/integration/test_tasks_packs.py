@@ -84,3 +84,8 @@ def test_a_student_goes_on_with_a_further_pack(place: Path, tmp_path: Path) -> N
 def test_packs_that_do_not_fit_are_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was packed for hashing:24"):
         train(recipe(place, "student", "c"), tmp_path / "run")
+    other = small_bert(tmp_path / "other", initializer_range=0.6)
+    other.name = read_pack(place / "a").identity.name  # the same name, other weights
+    write_pack(tmp_path / "d", [("a cat", "x")] * 20, other, Tokenizer.from_json(other.tokenizer_json() or ""), limit=8)
+    with pytest.raises(DataError, match="was packed with another .* vectors differ"):
+        train(recipe(tmp_path, "student", "d", data={"base": str(place / "base" / "checkpoint")}), tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -85,6 +86,17 @@ def test_resume_equals_an_unbroken_run_bit_for_bit(shards: Path, tmp_path: Path)
     for name, value in a.items():
         assert torch.equal(value, b[name]), name
     assert whole.metrics == third.metrics
+
+
+def test_batches_that_stay_small_are_said(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """368 texts of six lengths fill batches of 16; of 200, none."""
+    for size, said in ((16, False), (200, True)):
+        one = recipe(shards, steps=1)
+        with caplog.at_level(logging.INFO, "unembed"):
+            train(replace(one, data=replace(one.data, batch_size=size)), tmp_path / str(size))
+        assert ("few texts of each length: batches hold 53 on average, not 200" in caplog.messages) == said
 
 
 def test_a_run_leaves_log_curve_recipe_and_checkpoint(shards: Path, tmp_path: Path) -> None:

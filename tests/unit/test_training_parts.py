@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 
@@ -182,15 +181,6 @@ def test_a_feed_tells_which_texts_the_closed_form_parts_were_fitted_on() -> None
         assert group.fitted is not None
         assert np.array_equal(group.fitted, fitted[group.vectors[:, 0].astype(int)])
     assert sum(int(group.fitted.sum()) for group in groups) == int(fitted[10:90].sum())  # type: ignore[union-attr]
-
-
-def test_batches_that_stay_small_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    """40 texts of eight lengths fill no batch of 64; 400 fill those of 16."""
-    with caplog.at_level(logging.INFO, "unembed"):
-        Feed(Texts([1 + i % 8 for i in range(400)]), 16, seed=1)
-        assert not caplog.messages
-        Feed(Texts([1 + i % 8 for i in range(40)]), 64, seed=1)
-    assert caplog.messages == ["few texts of each length: batches hold 5 on average, not 64"]
 
 
 def test_halved_batches_show_a_whole_epoch_and_resume() -> None:

@@ -9,13 +9,11 @@ step.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-_log = logging.getLogger(__name__)
 _LEAST = 8
 """Texts of mean length below which a batch is not made smaller when memory runs out."""
 
@@ -75,9 +73,6 @@ class Feed:
         self._texts = batch_size
         self._step = 0
         self._plan(batch_size)
-        mean = len(self.rows) / max(self.batches_per_epoch, 1)
-        if mean < batch_size / 2:  # most lengths have too few texts for a batch
-            _log.info("few texts of each length: batches hold %.0f on average, not %d", mean, batch_size)
 
     def _plan(self, texts: int) -> None:
         """Cut an epoch into batches of so many texts of mean length."""

@@ -123,6 +123,11 @@ class Beside:
                 f"{data.shards[0]} was packed for {pack.identity.name}, the base's encoder is {self.identity.name}.",
                 "Name packs of the base's encoder, or another data.base.",
             )
+        if not pack.identity.same_vectors(self.identity):
+            raise DataError(
+                f"{data.shards[0]} was packed with another {self.identity.name} than the base's: vectors differ.",
+                "Pack the texts again with the base's encoder, or name another data.base.",
+            )
         check_pack(pack, data.shards[0], self.tokenizer, limit)
         network = pack.encoder(self.device, torch.bfloat16 if bf16 else torch.float32)
         if bf16:

@@ -208,8 +208,16 @@ def open_shards(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> Sourc
         raise DataError(f"{path} holds no text for training.", "Embed more texts, or hold out fewer.")
     fingerprint = (dataset.manifest.fingerprint,)
     fitted = Fitted.on(fingerprint, rows, len(dataset), data.fitted, recipe.run.seed)
+
+    def begin(known: np.ndarray | None) -> Feed:
+        feed = Feed(dataset, data.batch_size, recipe.run.seed, rows, known)
+        mean = len(rows) / feed.batches_per_epoch
+        if mean < data.batch_size / 2:  # most lengths have too few texts for a batch
+            _log.info("few texts of each length: batches hold %.0f on average, not %d", mean, data.batch_size)
+        return feed
+
     return Source(
-        lambda known: Feed(dataset, data.batch_size, recipe.run.seed, rows, known),
+        begin,
         validation,
         dataset,
         fitted.draw(rows),
