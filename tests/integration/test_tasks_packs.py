@@ -87,5 +87,5 @@ def test_packs_that_do_not_fit_are_refused(place: Path, tmp_path: Path) -> None:
     other = small_bert(tmp_path / "other", initializer_range=0.6)
     other.name = read_pack(place / "a").identity.name  # the same name, other weights
     write_pack(tmp_path / "d", [("a cat", "x")] * 20, other, Tokenizer.from_json(other.tokenizer_json() or ""), limit=8)
-    with pytest.raises(DataError, match="was packed with another .* vectors differ"):
+    with pytest.raises(DataError, match=r"was packed with another .* vectors differ"):
         train(recipe(tmp_path, "student", "d", data={"base": str(place / "base" / "checkpoint")}), tmp_path / "run")

@@ -88,9 +88,7 @@ def test_resume_equals_an_unbroken_run_bit_for_bit(shards: Path, tmp_path: Path)
     assert whole.metrics == third.metrics
 
 
-def test_batches_that_stay_small_are_said(
-    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batches_that_stay_small_are_said(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """368 texts of six lengths fill batches of 16; of 200, none."""
     for size, said in ((16, False), (200, True)):
         one = recipe(shards, steps=1)
