@@ -179,7 +179,7 @@ def dripping(handler: Handler, body: dict[str, Any]) -> bool:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    for _ in range(30):
+    for _ in range(60):
         handler.wfile.write(b" ")
         time.sleep(0.05)
     handler.drop()
