@@ -430,6 +430,7 @@ def test_a_refused_command_leaves_no_empty_folder(
         ["train", place.recipe, "--set", "data.shards='absent'", "--out", home],
         ["pack", nothing, "--out", home, "--encoder", "hashing:8"],
         ["embed", nothing, "--shards", home, "--encoder", "hashing:8"],
+        ["embed", tmp_path / "absent.txt", "--out", home / "a.npy", "--encoder", "hashing:8"],
         ["evaluate", tmp_path / "absent.txt", "-m", place.model, "--out", home],
     ):
         fails(capsys, args)
@@ -437,3 +438,17 @@ def test_a_refused_command_leaves_no_empty_folder(
     (home.parent / "kept").mkdir(parents=True)
     fails(capsys, ["train", place.recipe, "--set", "data.shards='absent'", "--out", home])
     assert names(home.parent) == ["kept"]
+
+
+@pytest.mark.parametrize("told", ["{}", "[]", '"abc"', '{"checkpoint": 1, "config": [1], "notes": {}}'])
+def test_a_damaged_student_is_said_and_hides_no_model(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], told: str
+) -> None:
+    """Alone it is two sentences; beside a whole checkpoint it keeps nothing from being shown."""
+    alone, model = tmp_path / "alone", tmp_path / "model"
+    alone.mkdir()
+    shutil.copytree(place.model, model)
+    for folder in (alone, model):
+        (folder / "student.json").write_text(told)
+    fails(capsys, ["models", "show", alone], str(alone))
+    assert run(capsys, "models", "show", model).code == 0

@@ -46,6 +46,7 @@ CHUNK = 1024
 @click.option("--device", metavar="NAME", help="cpu, cuda, mps; default: the encoder's choice.")
 @output_options
 @makes_folder("shards")
+@makes_folder("out")
 def command(
     texts: tuple[str, ...],
     out: str | None,

@@ -67,7 +67,7 @@ def show_model(model: str, as_json: bool, quiet: bool) -> None:
     from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
-    if (beside := _beside(folder)) is not None and not (folder / "config.json").exists():
+    if not (folder / "config.json").exists() and (beside := _beside(folder)) is not None:
         if as_json:
             show_json({"path": folder, **beside})
         else:
@@ -111,13 +111,17 @@ def verify_model(model: str, as_json: bool, quiet: bool) -> None:
 
 def _beside(folder: Path) -> dict[str, Any] | None:
     """What is known of a student or corrector that a run has left in a folder, None where there is none."""
-    from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes
+    from dataclasses import asdict
 
-    student = _optional(folder / "student.json")
-    if student is not None:
-        return {"kind": "student", "base": student["checkpoint"], **student["config"], **student["notes"]}
+    from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes
+    from unembed.model.student_file import read_student
+
+    told = _optional(folder / "student.json")
+    if told is not None:
+        student = read_student(folder, told.get("checkpoint", "") if isinstance(told, dict) else "")
+        return None if student is None else {**student.notes, **asdict(student.student.config), "kind": "student"}
     if (folder / CORRECTOR_FILE).exists():
-        return {"kind": "corrector", **corrector_notes(folder / CORRECTOR_FILE)}
+        return {**corrector_notes(folder / CORRECTOR_FILE), "kind": "corrector"}
     return None
 
 

@@ -22,7 +22,7 @@ def output_options(command: F) -> F:
 
 
 def makes_folder(option: str) -> Callable[[F], F]:
-    """Let a command leave no empty folder behind where it refuses; `option` names its parameter for the folder."""
+    """Let a command leave no empty folder behind where it refuses; `option` names what is written, folder or file."""
 
     def decorate(command: F) -> F:
         @functools.wraps(command)

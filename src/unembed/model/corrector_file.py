@@ -106,7 +106,7 @@ def corrector_notes(path: str | Path) -> dict[str, Any]:
     header = _header(Path(path))
     try:
         return {**json.loads(header["notes"]), "sha256": header["sha256"]}
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: its notes cannot be read.", _REPAIR) from error
 
 
