@@ -30,9 +30,7 @@ from unembed.files import write_json
 from unembed.machine import describe
 from unembed.training.recipe_values import parse_duration
 
-HERE = Path(__file__).resolve().parent
 METRICS = ("token_f1", "token_accuracy", "exact_match", "bleu", "rouge_l", "length_error")
-COUNTED_TEXTS = 32
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _start(job: Job, arguments: argparse.Namespace, core: int) -> subprocess.Pop
     folder.mkdir(parents=True, exist_ok=True)
     task = {"kind": job.kind, "folder": str(folder), "result": str(job.result), "settings": job.settings}
     task["validation"] = arguments.validation
-    command = [sys.executable, str(HERE / "race.py"), "--child", json.dumps(task)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(task)]
     if shutil.which("taskset"):
         command = ["taskset", "-c", str(core), *command]
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} core {core}: {job.kind} {job.name} {job.result.stem}\n")
@@ -225,7 +223,7 @@ def child_decode(task: dict[str, Any]) -> dict[str, Any]:
     data = EvaluationSet.from_rows("validation", ShardDataset(task["validation"]), settings["n"], settings["seed"])
     rows = []
     for way in settings["ways"]:
-        few = data.subset(COUNTED_TEXTS, settings["seed"])
+        few = data.subset(32, settings["seed"])  # enough to count
         counter = MatrixProducts()
         with counter:
             inverter.invert(few.vectors, strategy=way["strategy"], **way["options"])
