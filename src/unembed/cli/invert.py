@@ -128,7 +128,7 @@ def command(
     known, refining = Known.take(decoding), Refining.take(decoding)
     refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
-    reading = _reading(scale, offset, packed, skipped)
+    reading = _reading(scale, offset, packed, skipped, quiet)
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
     refining.prepare(inverter)
@@ -223,14 +223,15 @@ def _constraints(batch: VectorBatch, known: Known, source: str) -> dict[str, Any
     return known.of(batch, lambda part, name: _column(part, name, source)) if known else {}
 
 
-def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None) -> Reading:
+def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None, quiet: bool) -> Reading:
     """Make what the reader is told of the options."""
+    from unembed.cli.console import note
     from unembed.stores.quantised import Quantisation, parse_numbers
     from unembed.stores.reading import Reading
 
     factor = parse_numbers(scale, "scale") if scale is not None else None
     shift = parse_numbers(offset, "offset") if offset is not None else None
-    return Reading(Quantisation(factor, shift, packed), skipped)
+    return Reading(Quantisation(factor, shift, packed), skipped, lambda text: note(f"note: {text}", quiet))
 
 
 def _load(model: str, device: str | None, precision: str, store: Store) -> Inverter:

@@ -75,7 +75,7 @@ def open_npz(
             f"{path} holds {unread[0]!r} of shape {headers[unread[0]].shape}, not one number for each of {count} rows.",
             "Give the scale with --scale.",
         )
-    reading.quantisation.check(width, dtype, path, scale_name is not None)
+    reading.quantisation.check(width, dtype, path)
 
     @contextlib.contextmanager
     def reader() -> Iterator[Read]:

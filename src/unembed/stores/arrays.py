@@ -209,7 +209,7 @@ def open_npy(
             f"and the file has {size}.",
             RESTORE,
         )
-    reading.quantisation.check(shape[1], header.dtype.name, name, False)
+    reading.quantisation.check(shape[1], header.dtype.name, name)
     flat = Header(shape, header.dtype, header.fortran, header.begin)
 
     def mapped() -> AbstractContextManager[Read]:

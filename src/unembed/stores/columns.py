@@ -155,7 +155,7 @@ def choose_columns(
     id_name = choose_ids(others, id_column, source)
     numeric = [part for part in others if part != id_name and _is_number(schema.field(part).type)]
     scale_name = choose_scales(numeric, dtype, reading.quantisation)
-    reading.quantisation.check(width, dtype, source, scale_name is not None)
+    reading.quantisation.check(width, dtype, source)
     return Columns(source, width, name, id_name, scale_name, reading)
 
 

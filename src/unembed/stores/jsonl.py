@@ -36,7 +36,7 @@ def open_jsonl(
     id_name = choose_ids([key for key in keys if key != name], id_column, source.name)
     width = len(keys[name])
     check_width(width, source.name)
-    reading.quantisation.check(width, "", source.name, False)
+    reading.quantisation.check(width, "", source.name)
 
     def records() -> Generator[Record]:
         for row, line, value in _values(source, reading):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.errors import InputError
+from unembed.stores.doubts import look
 from unembed.stores.reading import Reading
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def make_batch(
             f"The vectors of {source} from row {start} on have shape {array.shape}, not (rows, {width}).",
             "Give every row a vector of the same dimension.",
         )
+    if scales is None:
+        look(array, source, reading)
     numbers = list(range(start, start + len(array))) if rows is None else list(rows)
     bytes_fit = reading.quantisation.fits(array)
     for index in np.flatnonzero(~bytes_fit):

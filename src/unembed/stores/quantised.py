@@ -10,7 +10,6 @@ the same less 128 into int8; both unpack here, the first dimension from the most
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 SCALE_NAMES = ("scale", "scales")
 _BYTES = ("int8", "uint8")
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +65,13 @@ class Quantisation:
         """Return the dimension of vectors of which `width` numbers are stored."""
         return 8 * width if self.packed else width
 
-    def check(self, width: int, dtype: str, source: str, sidecar: bool) -> None:
-        """Check that this fits a store, and say in the log when quantised numbers are used as they are.
+    def check(self, width: int, dtype: str, source: str) -> None:
+        """Check that this fits a store.
 
         Args:
             width: numbers stored a row.
             dtype: their type, for example "int8"; "" where a text file does not say.
             source: what messages call the store.
-            sidecar: whether the store brings scales of its own.
 
         Raises:
             InputError: scale or offset of another dimension, or packed numbers that are no bytes.
@@ -88,15 +85,6 @@ class Quantisation:
         if self.packed and dtype.startswith(("float", "F", "BF", "half", "double")):
             raise InputError(
                 f"{source} holds {dtype} numbers, not packed bytes.", "Leave out --packed, or store uint8 or int8."
-            )
-        if dtype in _BYTES and not self.given and not sidecar:
-            _LOG.info(
-                "%s holds %s without scales: its numbers are used as they are%s.",
-                source,
-                dtype,
-                ", so only their direction counts"
-                if dtype == "int8"
-                else "; uint8 is usually shifted, and its direction is right only with --scale and --offset",
             )
 
     def fits(self, array: np.ndarray) -> np.ndarray:

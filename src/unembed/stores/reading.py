@@ -7,6 +7,7 @@ In it: `Reading` (what every reader is told), `BadRow` (what is said of a row th
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,6 +22,7 @@ READ_BYTES = 1 << 28  # a batch of wide rows is cut so that it stays below this 
 PEEK = 1000  # rows that are looked at for the first good one
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ class Reading:
     Attributes:
         quantisation: what the stored numbers mean.
         on_bad: called with each row that is bad, which is then left out; None raises InputError at the first one.
+        on_note: called with what a user should know of a file that is read all the same; None: a warning in the log.
     """
 
     quantisation: Quantisation = field(default_factory=Quantisation)
     on_bad: Callable[[BadRow], None] | None = None
+    on_note: Callable[[str], None] | None = None
+    _done: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def skips(self) -> bool:
@@ -57,6 +62,21 @@ class Reading:
     def peek(self) -> int:
         """How many rows may be looked at to find the first good one."""
         return PEEK if self.skips else 1
+
+    def note(self, text: str) -> None:
+        """Say once, in whole sentences, what is odd in a file that is read all the same."""
+        if not self.once(text):
+            return
+        if self.on_note is None:
+            _LOG.warning("%s", text)
+        else:
+            self.on_note(text)
+
+    def once(self, what: str) -> bool:
+        """Say whether this is asked for the first time."""
+        known = what in self._done
+        self._done.add(what)
+        return not known
 
     def reject(self, row: int, what: str, do: str) -> None:
         """Report a bad row.

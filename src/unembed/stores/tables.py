@@ -91,7 +91,7 @@ def open_csv(
 
     width = len(group.places) if not group.bracketed else len(parse(0, 1 if headless else 2, first, Reading()) or [])
     check_width(width, source.name)
-    reading.quantisation.check(width, "", source.name, False)
+    reading.quantisation.check(width, "", source.name)
     return LineStore(source.name, width, records, id_name, reading=reading)
 
 

@@ -79,7 +79,7 @@ def open_safetensors(
             f"{path} holds {unread[0]!r} of shape {kinds[unread[0]][0]}, not one number for each of {count} rows.",
             "Give the scale with --scale.",
         )
-    reading.quantisation.check(width, dtype, path, scale_name is not None)
+    reading.quantisation.check(width, dtype, path)
     half = kind == "BF16"  # numpy has no bfloat16: torch reads those slices
 
     @contextlib.contextmanager
