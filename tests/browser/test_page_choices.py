@@ -1,0 +1,119 @@
+"""What can be chosen: settings, queries, two runs side by side, damage."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_helpers import Open, recover, requests_to, show_settings, tokens
+
+pytestmark = pytest.mark.browser
+
+
+def test_controls_reach_the_server(open_page: Open) -> None:
+    page = open_page()
+    show_settings(page)
+    sent = requests_to(page, "/v1/invert/stream")
+    page.get_by_label("Strategy").first.select_option("euler-remask")
+    for name, value in (("Passes", "5"), ("Temperature", "0.7"), ("Guidance", "1.5")):
+        page.locator("#settings").get_by_label(name).fill(value)
+    page.locator("#settings").get_by_label("Seed", exact=True).fill("11")
+    page.locator("#settings").get_by_label("Seed", exact=True).blur()
+    recover(page)
+    wanted = {"strategy": "euler-remask", "passes": 5, "temperature": 0.7, "guidance": 1.5, "seed": 11}
+    assert sent[0]["options"] == wanted
+    page.get_by_label("Strategy").first.select_option("prior")
+    for name in ("Passes", "Temperature", "Guidance"):
+        assert page.locator("#settings").get_by_label(name).is_disabled()
+    page.click("#again")
+    page.locator("#facts .fact", has_text="Passes").get_by_text("0", exact=True).wait_for()
+    assert sent[-1]["options"] == {"strategy": "prior"}
+    page.get_by_role("button", name="Model's own settings").click()
+    assert page.get_by_label("Strategy").first.input_value() == "left-to-right"
+
+
+def test_the_query_budget_is_spent(open_page: Open, server: str) -> None:
+    with urllib.request.urlopen(f"{server}v1/models", timeout=60) as answer:
+        able = json.load(answer)["models"][0]["queries"]
+    page = open_page()
+    show_settings(page)
+    slider = page.locator("#settings").get_by_label("Query budget")
+    if not able:
+        assert slider.is_disabled()
+        return
+    slider.fill("10")
+    recover(page)
+    queries = page.locator("#facts .fact", has_text="Queries").locator("dd").inner_text()
+    assert 0 < int(queries) <= 10
+    with page.expect_download() as saved:
+        page.click("#save-svg")
+    drawn = Path(saved.value.path()).read_text("utf-8")
+    assert re.search(r"after \d+ quer(y|ies): cosine", drawn)  # what the queries brought is in the picture too
+
+
+def test_two_runs_side_by_side(open_page: Open) -> None:
+    page = open_page()
+    recover(page)
+    sent = requests_to(page, "/v1/invert/stream")
+    a, b = page.locator(".side").all()
+    assert a.get_by_label("Strategy").input_value() != b.get_by_label("Strategy").input_value()
+    b.get_by_label("Passes").fill("3")
+    page.get_by_role("button", name="Run both").click()
+    for side in (a, b):
+        side.locator(".facts").wait_for()
+        assert side.locator(".tokens").count() == 2
+        assert side.locator(".chip").count() > 2
+    asked = {body["options"]["strategy"]: body["options"].get("passes") for body in sent}
+    other = b.get_by_label("Strategy").input_value()
+    assert asked == {"left-to-right": None, other: 3}  # left to right takes one pass a token: none is set
+    scrub = page.locator(".compare > .player input")
+    scrub.fill("0")
+    for side in (a, b):
+        assert side.locator(".chip:not(.chip-mask)").count() == 0
+    scrub.fill(scrub.get_attribute("max"))
+    for side in (a, b):
+        assert side.locator(".chip-mask").count() == 0
+
+
+def test_damage_makes_the_text_fall_apart(open_page: Open) -> None:
+    page = open_page()
+    recover(page)
+    kept = lambda: int(re.search(r"(\d+) of", page.inner_text(".damage-left"))[1])  # type: ignore[index] # noqa: E731
+    whole, clean = kept(), tokens(page, ".damage-text")
+    sent = requests_to(page, "/v1/invert/stream")
+    for name, value, part in (
+        ("Noise", "1.4", "noise"),
+        ("Bits a number", "8", "bits"),
+        ("Dimensions kept", "16", "dimensions"),
+    ):
+        page.locator("#sliders").get_by_label(name).fill(value)
+        with page.expect_response("**/v1/invert/stream"):
+            pass
+        page.wait_for_selector(".damage:not(.is-working)")
+        assert part in sent[-1]["transform"]
+        assert tokens(page, ".damage-text") != clean
+        page.get_by_role("button", name="Undo the damage").click()
+        assert tokens(page, ".damage-text") == clean
+        assert kept() == whole
+
+
+def test_stale_damage_is_dropped(open_page: Open) -> None:
+    page = open_page()
+    recover(page)
+    held: list[Any] = []
+    aborted: list[Any] = []
+    page.on("requestfailed", lambda request: aborted.append(request.post_data))
+    page.route("**/v1/invert/stream", lambda route: route.continue_() if held else held.append(route))
+    slider = page.locator("#sliders").get_by_label("Noise")
+    for value in ("0.1", "0.2", "0.3"):  # one request: the moves are debounced
+        slider.fill(value)
+    while not held:
+        page.wait_for_timeout(20)
+    slider.fill("1.2")
+    page.wait_for_selector(".damage:not(.is-working)")
+    noise = [round(json.loads(body)["transform"]["noise"] * 384**0.5, 3) for body in aborted]
+    assert len(held) == 1 and 0.3 in noise
