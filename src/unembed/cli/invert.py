@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,7 +129,8 @@ def command(
     known, refining = Known.take(decoding), Refining.take(decoding)
     refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
-    reading = _reading(scale, offset, packed, skipped, quiet)
+    used = {*keep, *known.columns(), *([compare] if compare is not None else [])}
+    reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used))
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
     refining.prepare(inverter)

@@ -69,6 +69,10 @@ class Known:
         """What decides the rows, as JSON values; empty where nothing is known."""
         return {n: list(v) if isinstance(v, tuple) else v for n, v in self.options.items() if v}
 
+    def columns(self) -> list[str]:
+        """The columns that constraints are read from."""
+        return [value for name, value in self.options.items() if name.endswith("_column") and value is not None]
+
     def of(self, batch: VectorBatch, column: Callable[[VectorBatch, str], list[Any]]) -> dict[str, Any]:
         """Constraints of a batch, as options of `Inverter.invert`.
 

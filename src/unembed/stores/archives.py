@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from unembed.errors import InputError
 from unembed.stores.arrays import ArrayStore, Header, Read, read_header, read_rows
 from unembed.stores.inputs import Input
-from unembed.stores.protocol import choose_ids, choose_vectors
+from unembed.stores.protocol import choose_ids, choose_others, choose_vectors
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
 from unembed.stores.reading import NO_ROWS, RESTORE, Reading, check_width, translated
 
@@ -76,6 +76,8 @@ def open_npz(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
+    used = {vector_name, id_name, scale_name, *choose_others([name for name in sides if name != id_name], reading, path)}
+    sides = [name for name in sides if name in used]
 
     @contextlib.contextmanager
     def reader() -> Iterator[Read]:

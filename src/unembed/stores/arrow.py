@@ -47,7 +47,7 @@ class ArrowStore:
         """Yield the rows in order (see `Store.batches`)."""
         start = 0
         size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
-        with contextlib.closing(_tables(self.source)) as tables:
+        with contextlib.closing(_tables(self.source, self.columns.used)) as tables:
             next(tables)
             for table in guarded(_regrouped(tables, size), self.name, _KIND):
                 part = self.columns.batch(table, start)
@@ -72,11 +72,11 @@ def open_arrow(
     """
     with contextlib.closing(_tables(source)) as tables:
         schema = next(tables)
-        columns = choose_columns(schema, tables, source.name, column, id_column, reading or Reading())
+        columns = choose_columns(schema, lambda names: tables, source.name, column, id_column, reading or Reading())
     return ArrowStore(source.name, source, columns)
 
 
-def _tables(source: Input) -> Generator[Any]:
+def _tables(source: Input, names: list[str] | None = None) -> Generator[Any]:
     """Yield the schema, then the record batches, each checked inside."""
     import pyarrow as pa
 

@@ -5,12 +5,13 @@ A vector column is a list, large list, fixed-size list or one-dimensional fixed-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.protocol import VectorBatch, choose_ids, choose_vectors, make_batch
+from unembed.stores.cells import cells
+from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
 from unembed.stores.quantised import choose_scales
 from unembed.stores.reading import NO_ROWS, Reading, check_width, translated
 
@@ -27,6 +28,7 @@ class Columns:
         vector_name: the column that holds the vectors.
         id_name: the column that holds the ids, or None.
         scale_name: the column that holds one scale a row, or None.
+        others: the columns that become metadata.
         reading: what the numbers mean and what happens to bad rows.
     """
 
@@ -35,7 +37,14 @@ class Columns:
     vector_name: str
     id_name: str | None
     scale_name: str | None
+    others: tuple[str, ...]
     reading: Reading
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that are read at all."""
+        names = (self.vector_name, self.id_name, self.scale_name, *self.others)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def dimension(self) -> int:
@@ -50,11 +59,7 @@ class Columns:
         """
         with translated(self.source, "a table"):
             column = _flat(table.column(self.vector_name))
-            others = {
-                name: table.column(index).to_pylist()
-                for index, name in enumerate(table.schema.names)
-                if name != self.vector_name
-            }
+            others = {name: cells(_flat(table.column(name))) for name in self.used if name != self.vector_name}
         values, kept = self._vectors(column, start)
         if len(kept) < len(column):
             others = {name: [values_[i] for i in kept] for name, values_ in others.items()}
@@ -112,13 +117,13 @@ class Columns:
 
 
 def choose_columns(
-    schema: Any, peek: Iterable[Any], source: str, column: str | None, id_column: str | None, reading: Reading
+    schema: Any, peek: Callable[[list[str]], Iterable[Any]], source: str, column: str | None, id_column: str | None, reading: Reading
 ) -> Columns:
     """Choose the columns of a table.
 
     Args:
         schema: its pyarrow schema.
-        peek: its first tables or record batches, read until the first vector tells the dimension.
+        peek: reads some columns: tables or record batches, taken until the first vector tells the dimension.
         source: what messages call the store.
         column: the vector column; None takes the only list column of numbers.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
@@ -138,7 +143,7 @@ def choose_columns(
     dtype = str(_numbers(kind))
     seen = 0
     width = 0
-    for table in peek:
+    for table in peek([name]):
         rows = min(table.num_rows, reading.peek - seen)
         with translated(source, "a table"):
             lists = _flat(table.column(name).slice(0, rows))
@@ -156,7 +161,8 @@ def choose_columns(
     numeric = [part for part in others if part != id_name and _is_number(schema.field(part).type)]
     scale_name = choose_scales(numeric, dtype, reading.quantisation)
     reading.quantisation.check(width, dtype, source)
-    return Columns(source, width, name, id_name, scale_name, reading)
+    read = choose_others([part for part in others if part != id_name], reading, source)
+    return Columns(source, width, name, id_name, scale_name, tuple(read), reading)
 
 
 def _width(lists: Any, kind: Any) -> int:

@@ -43,7 +43,7 @@ class ParquetStore:
         with translated(self.name, "parquet"):
             file = _open(self.source)
         with file:
-            for rows in guarded(_checked(file.iter_batches(batch_size=size)), self.name, "parquet"):
+            for rows in guarded(_checked(file.iter_batches(batch_size=size, columns=self.columns.used)), self.name, "parquet"):
                 part = self.columns.batch(rows, start)
                 start += rows.num_rows
                 if len(part):
@@ -76,7 +76,10 @@ def open_parquet(
             schema, count = file.schema_arrow, int(file.metadata.num_rows)
         if count < 1:
             raise InputError(f"{source.name} has no rows.", NO_ROWS)
-        peek = guarded(_checked(file.iter_batches(batch_size=reading.peek)), source.name, "parquet")
+
+        def peek(names: list[str]) -> Iterator[Any]:
+            return guarded(_checked(file.iter_batches(batch_size=reading.peek, columns=names)), source.name, "parquet")
+
         columns = choose_columns(schema, peek, source.name, column, id_column, reading)
     return ParquetStore(source.name, count, source, columns)
 

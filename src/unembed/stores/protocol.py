@@ -220,3 +220,19 @@ def choose_ids(columns: Sequence[str], asked: str | None, source: str) -> str | 
             )
         return asked
     return next((name for name in columns if name.lower() in ID_NAMES), None)
+
+
+def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list[str]:
+    """Return which of the columns beside ids and vectors are read: those that are used, or all.
+
+    Raises:
+        InputError: one that is used is not there.
+    """
+    if reading.wanted is None:
+        return list(columns)
+    for name in sorted(reading.wanted.difference(columns)):
+        listed = ", ".join(columns) or "none"
+        raise InputError(
+            f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
+        )
+    return [name for name in columns if name in reading.wanted]

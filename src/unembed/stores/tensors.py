@@ -12,7 +12,7 @@ from typing import Any
 from unembed.errors import InputError
 from unembed.stores.arrays import ArrayStore, Read
 from unembed.stores.inputs import Input
-from unembed.stores.protocol import choose_ids, choose_vectors
+from unembed.stores.protocol import choose_ids, choose_others, choose_vectors
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
 from unembed.stores.reading import NO_ROWS, Reading, check_width, translated
 
@@ -80,6 +80,8 @@ def open_safetensors(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
+    used = {vector_name, id_name, scale_name, *choose_others([name for name in sides if name != id_name], reading, path)}
+    sides = [name for name in sides if name in used]
     half = kind == "BF16"  # numpy has no bfloat16: torch reads those slices
 
     @contextlib.contextmanager
