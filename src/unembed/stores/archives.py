@@ -76,7 +76,12 @@ def open_npz(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
-    used = {vector_name, id_name, scale_name, *choose_others([name for name in sides if name != id_name], reading, path)}
+    used = {
+        vector_name,
+        id_name,
+        scale_name,
+        *choose_others([name for name in sides if name != id_name], reading, path),
+    }
     sides = [name for name in sides if name in used]
 
     @contextlib.contextmanager

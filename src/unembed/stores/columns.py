@@ -58,7 +58,7 @@ class Columns:
             InputError: a row without a vector, of another dimension or with a missing value, unless they are skipped.
         """
         with translated(self.source, "a table"):
-            column = _flat(table.column(self.vector_name))
+            column = _stored(table.column(self.vector_name))
             others = {name: cells(_flat(table.column(name))) for name in self.used if name != self.vector_name}
         values, kept = self._vectors(column, start)
         if len(kept) < len(column):
@@ -117,7 +117,12 @@ class Columns:
 
 
 def choose_columns(
-    schema: Any, peek: Callable[[list[str]], Iterable[Any]], source: str, column: str | None, id_column: str | None, reading: Reading
+    schema: Any,
+    peek: Callable[[list[str]], Iterable[Any]],
+    source: str,
+    column: str | None,
+    id_column: str | None,
+    reading: Reading,
 ) -> Columns:
     """Choose the columns of a table.
 
@@ -146,7 +151,7 @@ def choose_columns(
     for table in peek([name]):
         rows = min(table.num_rows, reading.peek - seen)
         with translated(source, "a table"):
-            lists = _flat(table.column(name).slice(0, rows))
+            lists = _stored(table.column(name).slice(0, rows))
             width = _width(lists, kind)
         seen += rows
         if width or seen >= reading.peek:
@@ -184,7 +189,7 @@ def _storage(kind: Any) -> Any:
 
 
 def _flat(column: Any) -> Any:
-    """Turn a column into one array without chunks, of its storage type."""
+    """Turn a column into one array without chunks."""
     import pyarrow as pa
 
     if isinstance(column, pa.ChunkedArray):
@@ -192,6 +197,14 @@ def _flat(column: Any) -> Any:
         column = chunks[0] if len(chunks) == 1 else column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = column.chunk(0)
+    return column
+
+
+def _stored(column: Any) -> Any:
+    """Turn a column into one array without chunks, of its storage type."""
+    import pyarrow as pa
+
+    column = _flat(column)
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 

@@ -43,7 +43,9 @@ class ParquetStore:
         with translated(self.name, "parquet"):
             file = _open(self.source)
         with file:
-            for rows in guarded(_checked(file.iter_batches(batch_size=size, columns=self.columns.used)), self.name, "parquet"):
+            for rows in guarded(
+                _checked(file.iter_batches(batch_size=size, columns=self.columns.used)), self.name, "parquet"
+            ):
                 part = self.columns.batch(rows, start)
                 start += rows.num_rows
                 if len(part):

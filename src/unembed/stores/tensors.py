@@ -80,7 +80,12 @@ def open_safetensors(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
-    used = {vector_name, id_name, scale_name, *choose_others([name for name in sides if name != id_name], reading, path)}
+    used = {
+        vector_name,
+        id_name,
+        scale_name,
+        *choose_others([name for name in sides if name != id_name], reading, path),
+    }
     sides = [name for name in sides if name in used]
     half = kind == "BF16"  # numpy has no bfloat16: torch reads those slices
 
