@@ -6,19 +6,25 @@ shares), and the rules that choose the vector column and the id column when the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.errors import InputError
 from unembed.stores.doubts import look
 from unembed.stores.reading import Reading
+from unembed.stores.written import is_missing, oddity
 
 if TYPE_CHECKING:
     import numpy as np
 
 ID_NAMES = ("id", "ids", "_id", "uuid", "key", "doc_id", "chunk_id", "point_id")
+_WRITE = "Store a list of numbers a row, such as [0.1, 0.2], or one column a number (e0, e1, ...)."
 VECTOR_NAMES = ("embedding", "embeddings", "vector", "vectors", "values", "emb")
+_LIKELY: tuple[Callable[[str], bool], ...] = (  # names of the column that was meant, the likeliest first
+    lambda name: name.lower() in VECTOR_NAMES,
+    lambda name: "emb" in name.lower() or "vec" in name.lower(),
+)
 
 
 @dataclass(frozen=True)
@@ -178,29 +184,37 @@ def check_dtype(dtype: Any, source: str) -> None:
         )
 
 
-def choose_vectors(candidates: dict[str, str], asked: str | None, source: str) -> str:
+def choose_vectors(
+    candidates: Mapping[str, str], asked: str | None, source: str, cells: Mapping[str, Any] | None = None
+) -> str:
     """Choose the column (or array) that holds the vectors.
 
     Args:
         candidates: columns that can hold vectors: name -> a short description for messages.
         asked: the name that the caller gave, or None to guess: the only candidate, or the only one with a usual name.
         source: what messages call the store.
+        cells: all columns (or arrays): name -> a value of it, which messages quote.
 
     Raises:
         InputError: there is none, there are several, or the one asked for cannot hold vectors.
     """
-    listed = ", ".join(f"{name} ({kind})" for name, kind in candidates.items()) or "none"
+    listed = _listed([f"{name} ({kind})" for name, kind in candidates.items()])
+    columns = f"; its columns are: {_listed(list(cells))}" if cells is not None else ""
+    cells = cells or {}
     if asked is not None:
         if asked in candidates:
             return asked
         raise InputError(
-            f"{source} has no vector column named {asked!r}; columns that hold vectors: {listed}.",
-            "Name one of those with --column.",
+            f"{source} has no vector column named {asked!r}{_quoted(asked, cells)}; "
+            f"columns that hold vectors: {listed}.",
+            "Name one of those with --column." if candidates else _WRITE,
         )
     if not candidates:
+        likely = next((name for part in _LIKELY for name in cells if part(name)), "")
         raise InputError(
-            f"{source} has no column that holds vectors.",
-            "Give a file with a list or fixed-size-list column of numbers, or an array of shape (rows, dimension).",
+            f"{source} has no column that holds vectors{columns}"
+            f"{f'. Column {likely!r}' if likely in cells else ''}{_quoted(likely, cells)}.",
+            _WRITE,
         )
     if len(candidates) == 1:
         return next(iter(candidates))
@@ -210,11 +224,26 @@ def choose_vectors(candidates: dict[str, str], asked: str | None, source: str) -
     raise InputError(f"{source} has several columns that hold vectors: {listed}.", "Name one of them with --column.")
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Join names for a message, the first of them where they are many."""
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:12]]
+    return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
+
+
+def _quoted(name: str, cells: Mapping[str, Any]) -> str:
+    """Quote the beginning of a column's cell, and say why it is no vector."""
+    if name not in cells:
+        return ""
+    text = " ".join(str(cells[name])[:200].split())
+    shown = "" if is_missing(cells[name]) else f" begins with {text if len(text) <= 40 else f'{text[:37]}...'!r}"
+    return f"{shown}: {oddity(cells[name])}"
+
+
 def choose_ids(columns: Sequence[str], asked: str | None, source: str) -> str | None:
     """Choose the column that holds the ids: the one asked for, else one with a usual name, else None (row numbers)."""
     if asked is not None:
         if asked not in columns:
-            listed = ", ".join(columns) or "none"
+            listed = _listed(columns)
             raise InputError(
                 f"{source} has no column named {asked!r}; it has: {listed}.", "Name one of those with --id-column."
             )
@@ -231,7 +260,7 @@ def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list
     if reading.wanted is None:
         return list(columns)
     for name in sorted(reading.wanted.difference(columns)):
-        listed = ", ".join(columns) or "none"
+        listed = _listed(columns)
         raise InputError(
             f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
         )
