@@ -1,7 +1,8 @@
-"""Files that are whole or absent: atomic writes, checksums, JSON.
+"""Files that are whole or absent: atomic writes, one writer at a time, checksums, JSON.
 
 A writer puts its bytes under a temporary name in the same folder, flushes them to the disk and renames. A reader
-therefore never meets half a file, also after a power cut (habit 4 of the design).
+therefore never meets half a file, also after a power cut (habit 4 of the design). What holds texts or vectors of people
+is written with mode `PRIVATE`, in folders that nobody else may enter; everything else follows the umask.
 """
 
 from __future__ import annotations
@@ -9,13 +10,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
+import secrets
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unembed.errors import DataError
+from unembed.errors import DataError, InputError
+
+PRIVATE = 0o600
+LOCK = ".lock"
+_log = logging.getLogger(__name__)
+_LONGEST = 220  # bytes of a name; most file systems take 255, and beside a file stand others with longer names
+_FOREIGN_TEMPORARY = re.compile(r"\.tmp\w{6}")  # of safetensors
+
+
+def short_name(name: str) -> str:
+    """A name that leaves room for endings: a longer one is cut, and its sha256 keeps it apart from others."""
+    raw = os.fsencode(name)
+    if len(raw) <= _LONGEST:
+        return name
+    return f"{raw[: _LONGEST - 40].decode('utf-8', 'ignore')}~{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def _failed(path: Path, reason: str) -> DataError:
@@ -23,31 +43,35 @@ def _failed(path: Path, reason: str) -> DataError:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
+def atomic_path(path: str | Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends without an exception.
 
     Args:
         path: the final name.
-        mode: permission bits of the result; 0o600 for files that hold recovered text.
+        mode: permission bits of the result whatever the umask is, `PRIVATE` for files that hold texts or vectors; None
+            for those that the umask gives.
 
     Raises:
         DataError: the folder cannot be written.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        _make_folders(path.parent, mode == PRIVATE)
+        part = path.parent / f".{short_name(path.name)}.{secrets.token_hex(4)}.part"
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror}.", "Choose a folder that exists and is writable."
         ) from error
+    if mode is None:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    part = Path(name)
     try:
+        os.chmod(part, mode)  # a umask may have taken away what the writer itself needs
         yield part
         with open(part, "rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(part, mode)
+        os.chmod(part, mode)  # a library may have put another file in its place
         os.replace(part, path)
     except OSError as error:
         raise _failed(path, error.strerror or str(error)) from error
@@ -65,31 +89,131 @@ def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
             os.close(folder)
 
 
-def remove_parts(folder: str | Path, name: str = "*") -> None:
+def remove_parts(folder: str | Path, *names: str) -> None:
     """Remove what writers of `folder/name` left behind that were killed; no other writer may be at work there.
 
-    With the name "*" the folder must be one of ours: temporary files of safetensors (.tmp and six characters) go too.
+    Without names the folder must be one of ours: all temporary files go, those of safetensors (.tmp and six characters)
+    too. Names are taken literally, so that a file whose name begins in the same way keeps its own.
     """
-    patterns = [f".{name}.*.part", *([".tmp??????"] if name == "*" else [])]
-    for part in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
-        part.unlink(missing_ok=True)
+    heads = {f".{short_name(name)}." for name in names}
+    for part in Path(folder).glob(".*"):
+        head, unique, ending = part.name[:-13], part.name[-13:-5], part.name[-5:]
+        if heads:
+            ours = head in heads and ending == ".part" and re.fullmatch(r"[0-9a-z_]{8}", unique) is not None
+        else:
+            ours = ending == ".part" or _FOREIGN_TEMPORARY.fullmatch(part.name) is not None
+        if ours:
+            part.unlink(missing_ok=True)
 
 
-def make_folder(path: str | Path) -> Path:
+def _make_folders(path: Path, private: bool) -> None:
+    """Make a folder and those above it; others may not enter what is made for private files. Raises OSError."""
+    for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
+        try:
+            folder.mkdir(mode=0o700 if private else 0o777)
+        except FileExistsError:  # another process was faster
+            if not folder.is_dir():
+                raise
+        else:
+            if private:
+                folder.chmod(0o700)
+
+
+def make_folder(path: str | Path, private: bool = False) -> Path:
     """Make a folder, or check that a file can be written into the one that is there, before work is spent for it.
+
+    Args:
+        path: the folder.
+        private: whether others may not enter what is made.
 
     Raises:
         DataError: it cannot be made or written.
     """
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folders(path, private)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise DataError(
             f"Cannot write into {path}: {error.strerror}.", "Choose a folder that exists and is writable."
         ) from error
     return path
+
+
+class Lock:
+    """One writer at a time: a file that one process holds until it releases it or ends, however it ends.
+
+    Args:
+        path: the file; it is made, and goes with the lock.
+        what: what is written, for messages.
+
+    Raises:
+        InputError: another process holds it.
+        DataError: the file cannot be made.
+    """
+
+    def __init__(self, path: str | Path, what: str | Path) -> None:
+        self.path = Path(path)
+        self._handle: int | None = None
+        while self._handle is None:
+            try:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE)
+            except OSError as error:
+                raise DataError(
+                    f"Cannot write {self.path}: {error.strerror}.", "Choose a folder that exists and is writable."
+                ) from error
+            if not _take(handle, what):
+                os.close(handle)
+                raise InputError(
+                    f"Another run is writing {what}.", "Wait until it has ended, or give this one another place."
+                )
+            try:
+                same = os.path.samestat(os.stat(self.path), os.fstat(handle))
+            except FileNotFoundError:
+                same = False
+            if same:
+                self._handle = handle
+            else:  # its holder ended and removed it between the two calls above
+                os.close(handle)
+
+    def release(self) -> None:
+        """Let others write; nothing happens where that was done before."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Lock:
+        """Return self."""
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """Release the lock."""
+        self.release()
+
+    def __del__(self) -> None:
+        """Release the lock of an object that nobody holds any more."""
+        if getattr(self, "_handle", None) is not None:
+            self.release()
+
+
+def _take(handle: int, what: str | Path) -> bool:
+    """Lock an open file; False where another process holds it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        _log.warning("%s is on a file system without locks (%s): let no second run write it", what, error.strerror)
+    return True
 
 
 @contextlib.contextmanager
@@ -106,15 +230,25 @@ def unless_refused(path: str | Path | None) -> Iterator[None]:
         raise
 
 
-def atomic_write_bytes(path: str | Path, data: bytes, mode: int = 0o644) -> None:
+def atomic_write_bytes(path: str | Path, data: bytes, mode: int | None = None) -> None:
     """Write `data` to `path` as a whole or not at all."""
     with atomic_path(path, mode) as part:
         part.write_bytes(data)
 
 
-def write_json(path: str | Path, value: Any, mode: int = 0o644) -> None:
+def write_json(path: str | Path, value: Any, mode: int | None = None) -> None:
     """Write `value` as indented UTF-8 JSON, atomically; keys keep their order."""
-    atomic_write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), mode)
+    atomic_write_bytes(path, f"{json_text(value, indent=2)}\n".encode(), mode)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that UTF-8 can hold: half a character (of a file's name, of JSON) makes all others stand as escapes too."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def read_json(path: str | Path) -> Any:

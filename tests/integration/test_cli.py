@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -100,12 +101,11 @@ def test_invert_draws_the_first_row(place: Place, tmp_path: Path, capsys: pytest
 
 
 def test_a_csv_cell_cannot_be_a_formula(tmp_path: Path) -> None:
-    from unembed.cli.output import open_writer
+    from unembed.cli.output import write_rows
 
     path = tmp_path / "a.csv"
-    bad = ["=1+1", "+1", "-1", "@x", "\tx", "\rx"]
-    with open_writer(path) as write:
-        write([{"text": text, "number": -1.5} for text in [*bad, "plain - text"]])
+    bad = ["=1+1", "+1+1", "-a", "@x", "\tx", "\rx"]
+    write_rows(path, lambda: iter([[{"text": text, "number": -1.5} for text in [*bad, "plain - text"]]]))
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["text"] for row in rows] == [f"'{text}" for text in bad] + ["plain - text"]
@@ -113,12 +113,15 @@ def test_a_csv_cell_cannot_be_a_formula(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    from unembed.cli.output import open_writer
+    from unembed.cli.output import write_rows
+
+    def broken() -> Iterator[list[dict[str, str]]]:
+        yield [{"text": "x"}]
+        raise KeyError
 
     for ending in ("jsonl", "csv", "parquet"):
-        with pytest.raises(KeyError), open_writer(tmp_path / f"a.{ending}") as write:
-            write([{"text": "x"}])
-            raise KeyError
+        with pytest.raises(KeyError):
+            write_rows(tmp_path / f"a.{ending}", broken)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,17 +216,22 @@ def test_wrong_vectors(place: Place, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("more", [["--compare", "text"], ["--trace", "trace.jsonl"]])
-def test_no_output_is_left_when_a_late_row_is_bad(
+def test_finished_rows_are_kept_when_a_late_row_is_bad(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
-    """Scores and traces are of whole runs; other files keep their finished rows (below)."""
+    """Scores and traces are of whole runs, so such a run does not go on; its rows can be read all the same."""
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
     rows[140, 0] = np.nan
     lines = [json.dumps({"text": "a cat", "v": row}) for row in rows.tolist()]
     (tmp_path / "late.jsonl").write_text("\n".join(lines))
-    fails(capsys, ["invert", "late.jsonl", "-m", place.model, "--out", tmp_path / "o.csv", *more], "Row 140")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.jsonl"]
+    args = ["invert", "late.jsonl", "-m", place.model, "--out", tmp_path / "o.csv", *more]
+    fails(capsys, args, "Row 140")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.jsonl", "o.csv.partial"]
+    chunks = [path.read_text() for path in sorted(tmp_path.glob("o.csv.partial/chunk-*"))]
+    kept = [json.loads(line) for line in "".join(chunks).splitlines()]
+    assert [row["id"] for row in kept if "id" in row] == list(range(128))
+    fails(capsys, args, "o.csv.partial holds the finished rows", "Move or remove")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

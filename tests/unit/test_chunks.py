@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
 from unembed.cli.chunks import Chunks, partial_folder, refuse_partial
-from unembed.cli.output import open_writer
+from unembed.cli.output import write_rows
 from unembed.errors import DataError, InputError
 
 ROWS = [{"id": i, "text": f"=text {i}", "confidence": i / 7, "tokens": ["a", "b"], "p_exact": None} for i in range(10)]
@@ -19,16 +20,15 @@ SETTINGS = {"model": "abc", "options": {"beam": 4}}
 def test_a_resumed_file_equals_an_unbroken_one(tmp_path: Path, ending: str) -> None:
     """Whatever chunk the first run ended after, and whether or not a chunk was cut by a kill."""
     whole = tmp_path / f"whole{ending}"
-    with open_writer(whole) as write:
-        for start in range(0, 10, 3):
-            write(ROWS[start : start + 3])
+    write_rows(whole, lambda: (ROWS[start : start + 3] for start in range(0, 10, 3)))
     for stop in range(4):
         out = tmp_path / f"out{stop}{ending}"
         with Chunks(out, SETTINGS) as first:
             for start in range(0, 3 * stop, 3):
                 first.write(ROWS[start : start + 3])
         partial_folder(out).mkdir(exist_ok=True)
-        (partial_folder(out) / ".chunk-half.part").write_text("{")  # what a kill leaves behind
+        cut = "chunk-0000009.rows" if stop else "settings.json"
+        (partial_folder(out) / f".{cut}.0123abcd.part").write_text("{")  # what a kill leaves behind
         assert not out.exists()
         second = Chunks(out, SETTINGS)
         assert second.done == 3 * stop
@@ -58,11 +58,12 @@ def test_chunks_come_half_a_second_apart_and_none_is_lost(tmp_path: Path) -> Non
 
 
 def test_chunks_of_a_finished_run_are_not_taken_for_a_new_one(tmp_path: Path) -> None:
-    """A kill while the folder is removed leaves chunks without settings."""
+    """A kill while the folder is removed leaves chunks, and settings that say so."""
     out = tmp_path / "o.jsonl"
     with Chunks(out, SETTINGS) as chunks:
         chunks.write(ROWS[:3])
-    (chunks.folder / "settings.json").unlink()
+    said = json.loads((chunks.folder / "settings.json").read_text())
+    (chunks.folder / "settings.json").write_text(json.dumps({**said, "finished": True}))
     with Chunks(out, {**SETTINGS, "model": "xyz"}) as again:
         assert again.done == 0
         again.write(ROWS[5:6])
@@ -91,7 +92,7 @@ def test_the_folder_is_private_and_never_overwritten(tmp_path: Path) -> None:
         refuse_partial(out)
     with pytest.raises(InputError, match="had model 'abc', not 'xyz'"):
         Chunks(out, {**SETTINGS, "model": "xyz"})
-    (folder / "chunk-0000000.jsonl").write_text("{")
+    (folder / "chunk-0000000.rows").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         Chunks(out, SETTINGS)
 

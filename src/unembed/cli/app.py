@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from unembed import __version__
+from unembed.cli.console import open_streams, visible
 from unembed.cli.signals import Stopped, catch_sigterm
 from unembed.errors import UnembedError
 
@@ -89,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: arguments without the program's name; None takes those of the process.
     """
     _quiet_libraries()
+    open_streams()
     try:
         with catch_sigterm():
             group.main(args=None if args is None else list(args), prog_name="unembed", standalone_mode=False)
@@ -96,7 +99,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UnembedError as error:
         return _fail(error.what, error.do)
     except click.ClickException as error:
-        _say(error.show)
+        said = io.StringIO()
+        error.show(said)
+        _say(lambda: click.echo(visible(said.getvalue(), lines=True), err=True, nl=False))
         return USER_ERROR
     except (click.Abort, KeyboardInterrupt):
         _say(lambda: click.echo("\nInterrupted.", err=True))
@@ -115,6 +120,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
+        if error.filename is None:  # it may have been stdout, which is flushed once more at the end
+            _close_stdout()
         return _fail(f"{name}{error.strerror or error}.", "Check the path, its permissions and the space on the disk.")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -125,6 +132,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _fail(what: str, do: str) -> int:
     """Print the two sentences and return the exit code."""
+    what, do = visible(what), visible(do)
     color = False if os.environ.get("NO_COLOR") else None
     _say(lambda: click.echo(f"{click.style('error:', fg='red', bold=True)} {what}\n{do}", err=True, color=color))
     return USER_ERROR

@@ -2,47 +2,93 @@
 
 Contents: `Chunks`, `partial_folder`, `refuse_partial`.
 
-`texts.csv` grows in `texts.csv.partial/`, one JSON-lines file a chunk, each whole or absent and readable by the owner
-only. When the last chunk is there, they become the file, in order, and the folder goes. A run that goes on with the
-same settings finds what is finished and reads on behind it, so its file equals that of an unbroken run.
+`texts.csv` grows in `texts.csv.partial/`, one file of JSON lines a chunk, each whole or absent and readable by the
+owner only. When the last chunk is there, they become the file, in order, and the folder goes. A run that goes on with
+the same settings finds what is finished, compares the input rows that it was made of, and reads on behind them, so its
+file equals that of an unbroken run. One run at a time holds the folder, and nothing but files of runs is ever removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-import shutil
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from unembed.cli.console import note, plain
-from unembed.cli.output import MODE, Row, check_output, open_writer
+from unembed.cli.output import Row, check_output, write_rows
 from unembed.errors import DataError, EncoderError, InputError, UnembedError
-from unembed.files import atomic_write_bytes, read_json, remove_parts, write_json
+from unembed.files import (
+    LOCK,
+    PRIVATE,
+    Lock,
+    atomic_write_bytes,
+    json_text,
+    make_folder,
+    read_json,
+    remove_parts,
+    short_name,
+    write_json,
+)
+
+Finished = Callable[[], Iterator[list[Row]]]
 
 _SETTINGS = "settings.json"
+_FORMAT = "unembed partial output 1"
+_OURS = re.compile(r"settings\.json|\.lock|chunk-\d{7}\.rows|\..*\.part")
 _SECONDS = 0.5  # between two chunks: what a SIGKILL can cost
 _ROWS = 8192
 
 
 def partial_folder(out: str | Path) -> Path:
     """The folder in which a file grows."""
-    return Path(f"{out}.partial")
+    return Path(out).with_name(f"{short_name(Path(out).name)}.partial")
 
 
-def refuse_partial(out: str | Path) -> None:
-    """Refuse to begin a file anew where finished rows of it are waiting.
+def refuse_partial(out: str | Path, resumable: bool = True) -> None:
+    """Refuse to begin a file anew where finished rows of it are waiting, or where something else has the folder's name.
+
+    Args:
+        out: the file.
+        resumable: whether --resume goes with the options of this run.
 
     Raises:
-        InputError: an interrupted run is there.
+        InputError: an interrupted run, or what is not ours, is there.
     """
     folder = partial_folder(out)
-    if (folder / _SETTINGS).exists():
+    stored = _ours(folder)
+    if stored is not None and not stored["finished"]:
+        Lock(folder / LOCK, out).release()  # refused where a run is at work
+        how = "Add --resume to go on with it, or remove" if resumable else "Move or remove"
         raise InputError(
-            f"{folder} holds the finished rows of an interrupted run.",
-            "Add --resume to go on with it, or remove that folder to begin anew.",
+            f"{folder} holds the finished rows of an interrupted run.", f"{how} that folder to begin anew."
         )
+
+
+def _ours(folder: Path) -> dict[str, Any] | None:
+    """What the settings file of a folder says; None where the folder is absent or empty.
+
+    Raises:
+        InputError: it is no folder of ours.
+    """
+    if not folder.is_symlink():
+        if not folder.exists():
+            return None
+        if folder.is_dir():
+            names = {path.name for path in folder.iterdir()}
+            if all(name == LOCK or name.startswith(f".{_SETTINGS}.") for name in names):  # killed at its first step
+                return None
+            stored = read_json(folder / _SETTINGS) if _SETTINGS in names else None
+            if isinstance(stored, dict) and stored.get("format") == _FORMAT and {"settings", "finished"} <= set(stored):
+                return stored
+    raise InputError(
+        f"{folder} stands where finished rows would be kept, and no run of this version made it.",
+        "Move it away, or give the output another name.",
+    )
 
 
 class Chunks:
@@ -53,38 +99,59 @@ class Chunks:
     Args:
         out: the file.
         settings: JSON values that decide what the rows are; a run goes on with the same ones only.
-        assemble: makes the file of the finished rows, batch by batch; None writes .jsonl, .csv or .parquet.
+        assemble: makes the file of the finished rows, read as often as it likes; None writes .jsonl, .csv or .parquet.
 
     Attributes:
         done: input rows that the chunks cover.
 
     Raises:
-        InputError: the interrupted run had other settings.
+        InputError: the interrupted run had other settings, another run is writing, or the folder is not ours.
         DataError: the folder cannot be read or written.
     """
 
     def __init__(
-        self, out: str | Path, settings: dict[str, Any], assemble: Callable[[Iterator[list[Row]]], object] | None = None
+        self, out: str | Path, settings: dict[str, Any], assemble: Callable[[Finished], object] | None = None
     ) -> None:
         self.out = check_output(out) if assemble is None else Path(out)
         self.folder = partial_folder(self.out)
-        self._assemble = assemble or self._write_rows
+        self._assemble = assemble
         self._count = 0
         self._rows: list[Row] = []
         self._covered = 0
         self._flushed = float("-inf")
         self._failed = False
+        self._seen = hashlib.sha256()  # of the input rows that are covered
+        self._marks: list[tuple[int, str]] = []  # input rows covered behind each kept chunk, and their digest
         self.done = 0
         settings = json.loads(json.dumps(plain(settings)))
-        if (self.folder / _SETTINGS).exists():
-            self._check(settings)
-            remove_parts(self.folder)
-            remove_parts(self.out.parent, self.out.name)
-            while (self._chunk(self._count)).exists():
-                self.done += int(self._head(self._count)["rows"])
-                self._count += 1
-        else:
-            self._begin(settings)
+        _ours(self.folder)
+        make_folder(self.folder, private=True)
+        self._lock = Lock(self.folder / LOCK, self.out)
+        try:
+            self._open(settings)
+        except BaseException:
+            self._lock.release()
+            with contextlib.suppress(OSError):  # not empty
+                self.folder.rmdir()
+            raise
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        """Go on with what the folder holds, or begin; the lock is held."""
+        self.folder.chmod(0o700)
+        stored = _ours(self.folder)
+        remove_parts(self.folder)
+        remove_parts(self.out.parent, self.out.name)
+        if stored is None or stored["finished"]:  # of a run that was killed while it cleaned up
+            self._clear()
+            self._mark(settings)
+            return
+        self._check(settings, stored["settings"])
+        self._settings = settings
+        while (self._chunk(self._count)).exists():
+            head = self._head(self._count)
+            self.done += int(head["rows"])
+            self._marks.append((self.done, str(head["seen"])))
+            self._count += 1
 
     def __enter__(self) -> Chunks:
         """Return self."""
@@ -95,27 +162,25 @@ class Chunks:
 
         An encoder that fails in the middle is told of like a signal: what was finished waits for --resume.
         """
-        if (self.folder / _SETTINGS).exists():
-            if not self._failed:
-                self.flush()
-            if not self._count:
-                self._remove()
-            elif kind is not None and (not issubclass(kind, Exception) or issubclass(kind, EncoderError)):
-                note(f"\n{self.done} rows are finished and kept; the same command with --resume goes on behind them.")
-
-    def _begin(self, settings: dict[str, Any]) -> None:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in self.folder.iterdir():  # of a finished run that was killed while it cleaned up
-                old.unlink()
-        except OSError as error:
-            raise DataError(
-                f"Cannot write {self.folder}: {error.strerror}.", "Choose a folder that exists and is writable."
-            ) from error
-        write_json(self.folder / _SETTINGS, settings, MODE)
+            if (self.folder / _SETTINGS).exists():
+                if not self._failed:
+                    self.flush()
+                if not self._count:
+                    self._remove()
+                elif kind is not None and (not issubclass(kind, Exception) or issubclass(kind, EncoderError)):
+                    note(f"\n{self.done} rows are finished and kept in {self.folder}, as JSON lines.")
+                    note("The same command with --resume goes on behind them, unless it has --compare or --trace.")
+        finally:
+            self._lock.release()
 
-    def _check(self, settings: dict[str, Any]) -> None:
-        stored = read_json(self.folder / _SETTINGS)
+    def _mark(self, settings: dict[str, Any], finished: bool = False) -> None:
+        """Write whose the folder is."""
+        self._settings = settings
+        value = {"format": _FORMAT, "finished": finished, "settings": settings}
+        write_json(self.folder / _SETTINGS, value, PRIVATE)
+
+    def _check(self, settings: dict[str, Any], stored: dict[str, Any]) -> None:
         for key in sorted({*settings, *stored}):
             if settings.get(key) != stored.get(key):
                 raise InputError(
@@ -124,7 +189,7 @@ class Chunks:
                 )
 
     def _chunk(self, number: int) -> Path:
-        return self.folder / f"chunk-{number:07d}.jsonl"
+        return self.folder / f"chunk-{number:07d}.rows"
 
     def _lines(self, number: int) -> Iterator[Any]:
         """What a chunk holds: how many input rows it covers, then its rows."""
@@ -132,24 +197,58 @@ class Chunks:
             with open(self._chunk(number), encoding="utf-8") as stream:
                 for line in stream:
                     yield json.loads(line)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(
                 f"{self._chunk(number)} cannot be read.", f"Remove {self.folder} and begin anew."
             ) from error
 
     def _head(self, number: int) -> dict[str, Any]:
         head = next(self._lines(number), None)
-        if not isinstance(head, dict) or not isinstance(head.get("rows"), int):
+        if not isinstance(head, dict) or not isinstance(head.get("rows"), int) or "seen" not in head:
             raise DataError(f"{self._chunk(number)} is damaged.", f"Remove {self.folder} and begin anew.")
         return head
 
-    def write(self, rows: Sequence[Row], covered: int | None = None) -> None:
+    def reread(self, number: int, row: bytes) -> None:
+        """Take an input row that a kept chunk covers, to see whether it is the one that the chunk was made of.
+
+        Args:
+            number: of the row, from 0, in order.
+            row: everything of it that the output depends on.
+
+        Raises:
+            InputError: it is another.
+        """
+        self._compare(number)
+        self._seen.update(row)
+
+    def compare(self) -> None:
+        """Check that the rows that were reread are those that the kept chunks were made of.
+
+        Raises:
+            InputError: they are others, or fewer.
+        """
+        self._compare(self.done)
+
+    def _compare(self, reached: int) -> None:
+        while self._marks and self._marks[0][0] <= reached:
+            covered, digest = self._marks.pop(0)
+            if self._seen.hexdigest() != digest:
+                raise InputError(
+                    f"The first {covered} rows of the input are not those that {self.folder} was made of.",
+                    "Give the input of then (rows may be added behind), or remove that folder to begin anew.",
+                )
+
+    def write(self, rows: Sequence[Row], covered: int | None = None, seen: Sequence[bytes] = ()) -> None:
         """Add rows; they become a chunk at once, or together with those of the next half second.
 
         Args:
             rows: what goes into the file.
             covered: input rows that these come from, skipped ones included; default: as many as `rows`.
+            seen: the input rows, as for `reread`.
         """
+        self.compare()
+        for row in seen:
+            self._seen.update(row)
         covered = len(rows) if covered is None else covered
         self._rows += rows
         self._covered += covered
@@ -161,10 +260,10 @@ class Chunks:
         """Make a chunk of the rows that are not in one yet."""
         if not self._covered:
             return
-        rows = (json.dumps(plain(row), ensure_ascii=False) for row in self._rows)
-        text = "\n".join([json.dumps({"rows": self._covered}), *rows]) + "\n"
+        head = {"rows": self._covered, "seen": self._seen.hexdigest()}
+        text = "\n".join([json.dumps(head), *(json_text(plain(row)) for row in self._rows)]) + "\n"
         try:
-            atomic_write_bytes(self._chunk(self._count), text.encode(), MODE)
+            atomic_write_bytes(self._chunk(self._count), text.encode(), PRIVATE)
         except UnembedError:
             self._failed = True  # a full disk is not tried again
             raise
@@ -178,17 +277,41 @@ class Chunks:
             next(lines)
             yield list(lines)
 
-    def _write_rows(self, chunks: Iterator[list[Row]]) -> None:
-        with open_writer(self.out) as write:
-            for rows in chunks:
-                write(rows)
-
     def finish(self) -> None:
-        """Make the file of the chunks and remove the folder."""
+        """Make the file of the chunks and remove the folder.
+
+        Raises:
+            DataError: the file cannot be made; the rows stay where they are, and the error says where.
+        """
+        self.compare()
         self.flush()
-        self._assemble(self._finished())
+        kept = f"the {self.done} finished rows are kept in {self.folder}, as JSON lines"
+        try:
+            if self._assemble is None:
+                write_rows(self.out, self._finished)
+            else:
+                self._assemble(self._finished)
+        except UnembedError as error:
+            if self._count:
+                raise type(error)(error.what, f"{error.do.rstrip('.')}; {kept}.") from error
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise DataError(
+                f"{self.out} cannot be made ({error}).", f"Use another ending such as .jsonl; {kept}."
+            ) from error
         self._remove()
 
     def _remove(self) -> None:
-        (self.folder / _SETTINGS).unlink(missing_ok=True)  # first: without it the rest means nothing
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what a run wrote: first say that it is finished, last the folder, unless it holds something else."""
+        if self._count:
+            with contextlib.suppress(UnembedError):  # a full disk
+                self._mark(self._settings, finished=True)
+        self._clear()
+        self._lock.release()
+        with contextlib.suppress(OSError):  # another run has just begun there, or somebody put something into it
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        for path in sorted(self.folder.iterdir()):  # settings.json comes behind the chunks
+            if _OURS.fullmatch(path.name) and path.name != LOCK:
+                path.unlink(missing_ok=True)

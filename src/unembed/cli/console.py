@@ -1,10 +1,17 @@
-"""What goes to the terminal: notes and progress on stderr, logging, JSON on stdout."""
+"""What goes to the terminal: notes and progress on stderr, logging, JSON on stdout.
+
+Ids, columns, names of files and recovered texts come from elsewhere. Whatever of them a terminal would obey instead of
+show (escape sequences, characters that turn the direction of reading) is written as an escape that can be seen.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +24,25 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds before a progress bar appears
 PIPE_WIDTH = 120
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, lines: bool = False) -> str:
+    """Write what a terminal would obey, and halves of characters, as escapes; with `lines`, lines may end."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _OBEYED.sub(lambda m: m[0] if lines and m[0] == "\n" else m[0].encode("unicode_escape").decode(), text)
+
+
+def open_streams() -> None:
+    """Let stdout and stderr take any text, whatever the terminal's encoding, and be there where they were closed."""
+    if sys.stdout is None:  # a write fails, as it must
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Progress:
@@ -93,12 +119,18 @@ def stderr_console() -> Console:
 def note(text: str, quiet: bool = False) -> None:
     """Print a note for people on stderr."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(visible(text, lines=True), err=True)
 
 
 def show_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON on stdout; NaN, which JSON lacks, becomes null."""
-    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False))
+    text = json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    text = visible(text, lines=True) if indent is not None else visible(text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, AttributeError):
+        text = json.dumps(plain(value), indent=indent, allow_nan=False)
+    click.echo(text)
 
 
 def plain(value: Any) -> Any:
@@ -116,6 +148,12 @@ def plain(value: Any) -> Any:
         return value if value == value and abs(value) != float("inf") else None
     if value is None or isinstance(value, str | int | bool):
         return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        raw = bytes(value)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.hex()
     return str(value)
 
 
@@ -125,7 +163,7 @@ class _EchoHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; where stderr has gone away or is full, the work that it tells of goes on."""
         with contextlib.suppress(OSError):
-            click.echo(self.format(record), err=True)
+            click.echo(visible(self.format(record), lines=True), err=True)
 
 
 def start_logging(quiet: bool) -> None:

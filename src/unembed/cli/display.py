@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unembed.cli.console import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -87,15 +89,19 @@ class RecoveryTable:
         if self._compare:
             table.add_column("original", width=width)
         for row, (name, recovery) in enumerate(zip(ids, recoveries, strict=True)):
-            cells = [Text(str(name)), Text("" if recovery.confidence is None else f"{recovery.confidence:.2f}")]
+            text = visible(recovery.text)
+            cells = [
+                Text(visible(str(name))),
+                Text("" if recovery.confidence is None else f"{recovery.confidence:.2f}"),
+            ]
             if self._refined:
                 cosine = recovery.cosine
                 cells += [Text(str(recovery.queries)), Text("" if cosine is None else f"{cosine:.4f}")]
-            original = originals[row] if originals is not None else None
-            if original is None:
-                cells += [Text(recovery.text)] + [Text("")] * self._compare
+            if originals is None or originals[row] is None:
+                cells += [Text(text)] + [Text("")] * self._compare
             else:
-                cells += [mark_shared(recovery.text, original), mark_shared(original, recovery.text)]
+                original = visible(str(originals[row]))
+                cells += [mark_shared(text, original), mark_shared(original, text)]
             table.add_row(*cells)
         self._console.print(table)
         self._begun = True

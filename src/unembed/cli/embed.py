@@ -170,11 +170,11 @@ def _fill(
         advance(len(part))
 
 
-def _assemble(out: str, counter: dict[str, int], chunks: Iterator[list[dict[str, Any]]]) -> None:
+def _assemble(out: str, counter: dict[str, int], chunks: Callable[[], Iterator[list[dict[str, Any]]]]) -> None:
     """Make the file of the finished chunks; count its rows."""
     from unembed.stores.writing import write_vectors
 
-    counter["rows"] = write_vectors(out, _batches(chunks))
+    counter["rows"] = write_vectors(out, _batches(chunks()))
 
 
 def _batches(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[VectorBatch]:

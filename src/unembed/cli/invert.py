@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,10 @@ def command(
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
-    from unembed.cli.output import check_output, draw_row, open_writer
-    from unembed.cli.recovered import columns, open_sink, trace_row
+    from unembed.cli.output import check_output, draw_row, open_lines
+    from unembed.cli.recovered import columns, kept_names, open_sink, trace_row
+    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.model.shipped import find_checkpoint
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:
@@ -126,10 +128,18 @@ def command(
     for path, kinds in ((out, None), (trace, (".jsonl",)), (animate, (".svg",))):
         if path is not None:
             check_output(path, *([kinds] if kinds else []))
+    names = kept_names(keep, quiet)
+    outputs = {"--out": out, "--trace": trace, "--animate": animate}
+    inputs: dict[str, list[Any]] = {"the input": [vectors], "read for --scale or --offset": [scale, offset]}
+    if any(outputs.values()):
+        inputs["a file of the model"] = [*files_of(find_checkpoint(model))]
+    refuse_same(outputs, inputs)
+    if out is not None and not resume:
+        refuse_partial(out, resumable=compare is None and trace is None and animate is None)
     known, refining = Known.take(decoding), Refining.take(decoding)
     refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
-    used = {*keep, *known.columns(), *([compare] if compare is not None else [])}
+    used = sorted({*keep, *known.columns(), *([compare] if compare is not None else [])})
     reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used))
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
@@ -139,35 +149,38 @@ def command(
     if refining:
         step = batch_size or CHUNK
     chunks = None
-    if out is not None and not resume:
-        refuse_partial(out)
-    if out is not None and compare is None and trace is None:
-        source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": keep, "limit_rows": limit_rows}
+    if out is not None:
+        source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": names, "limit_rows": limit_rows}
         form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
-        decode = {"model": inverter.sha256, "precision": inverter.precision, "options": options}
-        shown = {"tokens": tokens, "alternatives": alternatives}
+        decode = {"model": _digests(inverter, model), "precision": inverter.precision, "options": options}
+        shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
         chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings(), **refining.settings()})
     scores = Scores(inverter, refining.queries) if compare is not None else None
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
         chosen = columns(tokens, alternatives, bool(known), bool(refining))
-        sink = stack.enter_context(open_sink(out, as_json, compare is not None, chunks, chosen))
-        write_trace = stack.enter_context(open_writer(trace)) if trace is not None else None
+        sink = stack.enter_context(open_sink(as_json, compare is not None, chunks, chosen))
+        write_trace = stack.enter_context(open_lines(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
         shows_both = table_grows and bool(refining)  # one batch takes long: a bar until its rows are there
         bar = stack.enter_context(progress("Inverting", total, quiet or (table_grows and not refining)))
         for batch in _first(store.batches(step), limit_rows):
             finished = sum(batch.row(i) < chunks.done for i in range(len(batch))) if chunks is not None else 0
-            if finished:
+            if finished and chunks is not None:
+                old = _usable(batch.take(range(finished)), store.name, skipped)
+                for i, row in enumerate(_rows_read(old, used)):
+                    chunks.reread(old.row(i), row)
                 bar.advance(finished)
                 if finished == len(batch):
                     continue
                 batch = batch.take(range(finished, len(batch)))
+            if chunks is not None:
+                chunks.compare()
             batch = _usable(batch, store.name, skipped)
             if not len(batch):
                 continue
             originals = _column(batch, compare, store.name) if compare is not None else None
-            kept = {name: _column(batch, name, store.name) for name in keep}
+            kept = {new: _column(batch, name, store.name) for name, new in names.items()}
             more = refining.options(batch.vectors, reading.quantisation, bar)
             if refining and out is None:
                 more["salvage"] = _shows(sink, bar, batch, originals, kept)
@@ -175,7 +188,7 @@ def command(
             refining.count(found)
             if shows_both:
                 bar.close()
-            sink(batch, found, originals, kept)
+            sink(batch, found, originals, kept, _rows_read(batch, used) if chunks is not None else ())
             if scores is not None and originals is not None:
                 scores.add(batch.vectors, found, originals)
             if write_trace is not None:
@@ -189,6 +202,26 @@ def command(
         scores.show(as_json, quiet)
     if skipped is not None:
         skipped.show()
+
+
+def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:
+    """What the output depends on of each row of a batch, for `Chunks`."""
+    others = [batch.metadata[name] for name in columns if name in batch.metadata]
+    return [
+        repr((batch.row(i), name, [column[i] for column in others])).encode("utf-8", "backslashreplace")
+        + batch.vectors[i].tobytes()
+        for i, name in enumerate(batch.ids)
+    ]
+
+
+def _digests(inverter: Inverter, model: str) -> list[str]:
+    """Digests of the checkpoint and of what lies beside it and takes part in decoding."""
+    from unembed.files import sha256_file
+    from unembed.model.corrector_file import CORRECTOR_FILE
+    from unembed.model.shipped import find_checkpoint
+
+    beside = (find_checkpoint(model) / name for name in ("student.json", CORRECTOR_FILE))
+    return [inverter.sha256, *(sha256_file(path) for path in beside if path.is_file())]
 
 
 def _shows(

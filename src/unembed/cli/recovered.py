@@ -1,6 +1,6 @@
-"""Where recovered texts go: a table, JSON lines, a file at once, or a file that grows in chunks.
+"""Where recovered texts go: a table, JSON lines, or a file that grows in chunks.
 
-Contents: `COLUMNS`, `open_sink`, `trace_row`.
+Contents: `COLUMNS`, `RESERVED`, `kept_names`, `open_sink`, `trace_row`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unembed.cli.console import note
+from unembed.errors import InputError
+
 if TYPE_CHECKING:
     from unembed.cli.chunks import Chunks
     from unembed.inverter import Recovery
     from unembed.stores.protocol import VectorBatch
 
-Sink = Callable[["VectorBatch", Sequence["Recovery"], Any, dict[str, list[Any]]], None]
+Sink = Callable[..., None]
+"""(batch, recoveries, originals, kept columns, input rows as `Chunks.write` takes them)."""
 
 COLUMNS: dict[str, Callable[[Recovery], Any]] = {
     "text": lambda recovery: recovery.text,
@@ -57,26 +61,50 @@ def columns(
     return {**COLUMNS, **{name: value for wanted, part in asked if wanted for name, value in part.items()}}
 
 
+RESERVED = frozenset(("id", "original", "fit", "likelihood", *COLUMNS, *TOKENS, *ALTERNATIVES, *CONSTRAINTS, *REFINED))
+"""Names of the output's own columns, those that other options add included."""
+
+
+def kept_names(keep: Sequence[str], quiet: bool = False) -> dict[str, str]:
+    """What the columns of --keep are called in the output, by their name in the input.
+
+    A name that the output has itself, in capitals or not, becomes kept_NAME, whether or not this run writes that
+    column: no original ever stands where a recovered text is expected.
+
+    Raises:
+        InputError: two columns would have one name.
+    """
+    names = {name: f"kept_{name}" if name.casefold() in RESERVED else name for name in keep}
+    twice = next((new for new in names.values() if list(names.values()).count(new) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"Two columns of --keep would be called {twice!r}: a kept column with a name of the output's own gets "
+            "kept_ before it.",
+            "Rename one of them in the input.",
+        )
+    for name, new in names.items():
+        if name != new:
+            note(f"The column {name!r} of the input is {new!r} in the output.", quiet)
+    return names
+
+
 @contextlib.contextmanager
 def open_sink(
-    out: str | None,
     as_json: bool,
     compare: bool,
     chunks: Chunks | None,
     chosen: dict[str, Callable[[Recovery], Any]],
 ) -> Iterator[Sink]:
-    """Yield a function (batch, recoveries, originals, kept columns) that writes rows where they are wanted.
+    """Yield a function (batch, recoveries, originals, kept columns, input rows) that writes rows where they are wanted.
 
     Args:
-        out: a file, or None for standard output.
         as_json: JSON lines instead of a table.
         compare: whether originals stand beside in the table.
-        chunks: the file's chunks, or None to write it at once.
+        chunks: of the file; None for standard output.
         chosen: the columns of a recovery.
     """
     from unembed.cli.console import show_json, stdout_console
     from unembed.cli.display import RecoveryTable
-    from unembed.cli.output import open_writer
 
     def rows(batch: VectorBatch, found: Sequence[Recovery], originals: Any, kept: dict[str, list[Any]]) -> list[Any]:
         return [
@@ -91,25 +119,27 @@ def open_sink(
 
     if chunks is not None:
 
-        def write_chunk(batch: VectorBatch, *parts: Any) -> None:
-            chunks.write(rows(batch, *parts), batch.row(len(batch) - 1) + 1 - chunks.done)
+        def write_chunk(batch: VectorBatch, found: Any, originals: Any, kept: Any, seen: Sequence[bytes] = ()) -> None:
+            covered = batch.row(len(batch) - 1) + 1 - chunks.done
+            chunks.write(rows(batch, found, originals, kept), covered, seen)
 
         with chunks:
             yield write_chunk
             chunks.finish()
-    elif out is not None:
-        with open_writer(out) as write:
-            yield lambda *parts: write(rows(*parts))
     elif as_json:
 
-        def print_rows(*parts: Any) -> None:
-            for row in rows(*parts):
+        def print_rows(batch: VectorBatch, found: Any, originals: Any, kept: Any, seen: Sequence[bytes] = ()) -> None:
+            for row in rows(batch, found, originals, kept):
                 show_json(row, indent=None)
 
         yield print_rows
     else:
         table = RecoveryTable(stdout_console(), compare, "cosine" in chosen)
-        yield lambda batch, found, originals, kept: table.add(batch.ids, found, originals)
+
+        def show(batch: VectorBatch, found: Any, originals: Any, kept: Any, seen: Sequence[bytes] = ()) -> None:
+            table.add(batch.ids, found, originals)
+
+        yield show
 
 
 def trace_row(name: Any, recovery: Recovery) -> dict[str, Any]:
