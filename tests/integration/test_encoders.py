@@ -109,7 +109,7 @@ def test_prompts_and_normalisation_are_the_models_own(tmp_path: Path) -> None:
     assert np.abs(none.encode(TEXTS) - named.encode(TEXTS)).max() > 0.01
     with pytest.raises(EncoderMismatchError):
         default.identity.check(none)
-    assert load_matching(none.identity, device="cpu").identity == none.identity
+    assert load_matching(none.identity, none.name, device="cpu").identity == none.identity
     with pytest.raises(EncoderError, match="query, text"):
         load_encoder(str(path), prompt_name="other")
 
@@ -119,7 +119,7 @@ def test_normalisation_can_be_asked_for(tmp_path: Path) -> None:
     raw, scaled = (load_encoder(str(path), device="cpu", normalise=n) for n in (False, True))
     vectors = raw.encode(TEXTS)
     np.testing.assert_allclose(scaled.encode(TEXTS), vectors / np.linalg.norm(vectors, axis=1)[:, None], atol=2e-5)
-    assert load_matching(scaled.identity, device="cpu").identity == scaled.identity
+    assert load_matching(scaled.identity, scaled.name, device="cpu").identity == scaled.identity
     with pytest.raises(EncoderMismatchError, match="length"):
         scaled.identity.check(raw)
 

@@ -156,7 +156,7 @@ def test_vectors_are_the_librarys_with_the_recipes_prompt(saved: Callable[[str],
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert np.abs(vectors[0] - vectors[1]).max() > 0.01
     assert encoder.identity.prompt == PROMPTS[family].get(name, "")
-    assert load_matching(encoder.identity, device="cpu").identity == encoder.identity
+    assert load_matching(encoder.identity, encoder.name, device="cpu").identity == encoder.identity
     if family == "embeddinggemma":
         query = load_encoder(str(folder), device="cpu", prompt_name="query").encode(SENTENCES)
         assert np.abs(query - vectors).max() > 0.01

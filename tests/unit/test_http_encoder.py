@@ -86,7 +86,7 @@ def test_dimensions_prompt_and_empty_texts(server: EmbeddingServer) -> None:
     assert server.requests[0]["body"]["input"] == ["query: tree", "query: "]
     assert server.requests[0]["body"]["dimensions"] == 8
     assert encoder.identity.prompt == "query: " and encoder.identity.normalised
-    assert encoder.name == f"{server.url}?model=tiny&dimensions=8&tokenizer=hashing"
+    assert encoder.name == "endpoint:tiny?dimensions=8"
     load_encoder(server.spec()).encode([""])
     assert server.requests[-1]["body"]["input"] == [" "]
 
@@ -112,12 +112,12 @@ def test_identity_loads_again_and_another_model_is_refused(server: EmbeddingServ
     encoder = load_encoder(server.spec(batch_size=2))
     identity = EncoderIdentity.from_dict(json.loads(json.dumps(encoder.identity.to_dict())))
     assert (identity.dimension, identity.normalised, identity.revision) == (16, True, "tiny-2026-11")
-    assert load_matching(identity).identity == identity
+    assert load_matching(identity, server.spec()).identity == identity
     with pytest.raises(EncoderMismatchError, match="24 dimensions"):
         identity.check(load_encoder(server.spec("other")))
     server.models["tiny"] = server.models["other"]
     with pytest.raises(EncoderMismatchError):
-        load_matching(identity)
+        load_matching(identity, server.spec())
 
 
 def test_openai_names_use_openais_address_and_key(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +126,7 @@ def test_openai_names_use_openais_address_and_key(server: EmbeddingServer, monke
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.key = KEY
     encoder = load_encoder("openai:tiny?tokenizer=hashing:8&dimensions=4&price=0.02")
-    assert encoder.name == "openai:tiny?dimensions=4&tokenizer=hashing:8"
-    assert parse_endpoint(encoder.name).name == encoder.name
+    assert encoder.name == "endpoint:tiny?dimensions=4"
     assert encoder.encode(["a"]).shape == (1, 4)
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {KEY}"
 
@@ -408,7 +407,7 @@ def test_the_rate_limit_of_a_spec_is_kept(server: EmbeddingServer) -> None:
 
 
 def test_embed_train_doctor_and_invert_through_a_server(
-    server: EmbeddingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: EmbeddingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small model learns 24 sentences from a server's vectors and gives them back."""
     texts = sorted({" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 2)) for i in range(24)})
@@ -419,7 +418,7 @@ def test_embed_train_doctor_and_invert_through_a_server(
     assert main(arguments) == 0
     tokens = sum(len(t.split()) for t in texts)
     note = capsys.readouterr().err
-    assert "2 repeated" in note and "at 0.5 a million tokens" in note and f"{server.url}?model=tiny" in note
+    assert "2 repeated" in note and "at 0.5 a million tokens" in note and "endpoint:tiny: " in note
     dataset = ShardDataset(tmp_path / "shards")
     assert len(dataset) == len(texts) and dataset.identity.name == load_encoder(spec).name
     again = [*arguments[:-2], "--out", str(tmp_path / "v.npy"), "--json"]
@@ -436,7 +435,12 @@ def test_embed_train_doctor_and_invert_through_a_server(
     (tmp_path / "recipe.toml").write_text("")
     result = train(Recipe.load(tmp_path / "recipe.toml", overrides), tmp_path / "run", device="cpu")
     inverter = Inverter.from_pretrained(result.checkpoint)
-    assert inverter.identity.name == f"{server.url}?model=tiny&tokenizer=hashing"
+    assert inverter.identity.name == inverter.recipe["data"]["encoder"] == "endpoint:tiny"
+    kept = [path.read_bytes() for path in (*Path(result.checkpoint).iterdir(), *(tmp_path / "shards").glob("*.json"))]
+    assert not [data for data in kept if b"127.0.0.1" in data], "an address is kept"
+    with pytest.raises(EncoderError, match=r"'endpoint:tiny' .16 dimensions. is neither built in.*--encoder NAME"):
+        inverter.invert_strings(texts)
+    monkeypatch.setenv("UNEMBED_ENCODER", spec)
     found = inverter.invert_strings(texts, passes=8)
     assert np.mean([r.text == r.original for r in found]) > 0.7
     assert main(["doctor", "--model", result.checkpoint, "--device", "cpu", "--json"]) == 0

@@ -69,7 +69,7 @@ def test_fitting_is_repeatable_and_holds_no_pickle(folder: Path, tmp_path: Path)
 def test_a_checkpoints_identity_finds_it_and_refuses_another(folder: Path, tmp_path: Path) -> None:
     identity = load_encoder(f"lsa:{folder}").identity
     assert (identity.name, identity.dimension, identity.normalised) == (f"lsa:{folder}", 8, True)
-    assert load_matching(identity).identity == identity
+    assert load_matching(identity, identity.name).identity == identity
     other = fit_lsa(TEXTS[::-1][:60], tmp_path / "other", tokenizer_json(), dimension=8)
     with pytest.raises(EncoderMismatchError):
         identity.check(other)

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import model_options, output_options
+from unembed.cli.options import encoder_option, model_options, output_options
 from unembed.errors import EncoderMismatchError
 
 
 @click.command("doctor")
 @model_options
-@click.option("--encoder", metavar="NAME", help="Check this encoder (a name or a folder) instead of the model's own.")
+@encoder_option
 @output_options
 def command(model: str, device: str | None, encoder: str | None, as_json: bool, quiet: bool) -> None:
     """Check that this machine, the model and the encoder fit together.
@@ -31,7 +31,7 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     """
     from unembed.cli.console import show_json
     from unembed.encoders.identity import EncoderIdentity
-    from unembed.encoders.registry import load_encoder, load_matching, takes_device
+    from unembed.encoders.registry import load_matching
     from unembed.files import read_json
     from unembed.machine import describe, matmul_rate
     from unembed.model.checkpoint import verify_checkpoint
@@ -42,13 +42,10 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     folder = find_checkpoint(model)
     verify_checkpoint(folder)
     identity = EncoderIdentity.from_dict(read_json(folder / "encoder.json"))
-    options = {"device": device} if device is not None and takes_device(encoder or identity.name) else {}
+    options = {} if device is None else {"device": device}
     problem, cosine = None, None
     try:
-        if encoder is not None:
-            cosine = identity.check(load_encoder(encoder, **options))
-        else:
-            cosine = identity.check(load_matching(identity, **options))
+        cosine = identity.check(load_matching(identity, encoder, **options))
     except EncoderMismatchError as error:
         problem = error
     report = {

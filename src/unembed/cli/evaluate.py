@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import decoding_options, given, makes_folder, model_options, output_options, precision_option
+from unembed.cli.options import (
+    decoding_options,
+    encoder_option,
+    given,
+    makes_folder,
+    model_options,
+    output_options,
+    precision_option,
+)
 from unembed.cli.query_curve import read_budgets, show_curve
 from unembed.errors import DataError, InputError
 from unembed.refinement.methods import REFINEMENTS
@@ -26,6 +34,7 @@ _CHUNK = 256  # texts embedded between two looks at the clock
 @click.command("evaluate")
 @click.argument("data", metavar="DATA")
 @model_options
+@encoder_option
 @precision_option
 @click.option(
     "-n", "count", type=click.IntRange(1), default=1000, show_default=True, help="Texts, drawn with the seed."
@@ -47,6 +56,7 @@ def command(
     data: str,
     model: str,
     device: str | None,
+    encoder: str | None,
     precision: str,
     count: int,
     column: str | None,
@@ -88,6 +98,8 @@ def command(
     if out is not None:
         make_folder(out)
     inverter = Inverter.from_pretrained(model, device, precision)
+    if encoder is not None:
+        inverter.use_encoder(encoder)
     if budgets is not None:
         if train is not None or rates or no_cosine:
             raise InputError(
@@ -102,7 +114,7 @@ def command(
     setting = Setting(strategy or default, used, default=strategy in (None, default) and not used)
     texts = load_set(data, inverter, count, seed, name, column, quiet)
     sample = load_sample(train, inverter, neighbours, seed) if train is not None else None
-    encoder = None if no_cosine else inverter.encoder
+    asked = None if no_cosine else inverter.encoder
     nearest = sample.nearest(texts.vectors)[1] if sample is not None else None
     results = [
         evaluate(
@@ -111,7 +123,7 @@ def command(
             setting,
             sample=sample,
             nearest=nearest,
-            encoder=encoder,
+            encoder=asked,
             rates=rates,
             seed=seed,
             batch_size=batch_size,
@@ -119,7 +131,7 @@ def command(
         )
     ]
     if sample is not None:
-        results += _baselines(inverter, texts, sample, setting, nearest, encoder, seed)
+        results += _baselines(inverter, texts, sample, setting, nearest, asked, seed)
     if out is not None:
         paths = [write_result(out, result) for result in results]
         note("\n".join(f"wrote {path}" for path in paths), quiet)

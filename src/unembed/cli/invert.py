@@ -144,6 +144,8 @@ def command(
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
     refining.prepare(inverter)
+    if compare is not None:
+        _ = inverter.encoder  # the scores need it at the end
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
     if refining:

@@ -68,6 +68,15 @@ def model_options(command: F) -> F:
     )(command)
 
 
+def encoder_option(command: F) -> F:
+    """Add --encoder: where the user has the model's encoder, which a checkpoint cannot say."""
+    return click.option(
+        "--encoder",
+        metavar="NAME",
+        help="Where the model's encoder is: an endpoint, a folder or a hub name; or set UNEMBED_ENCODER.",
+    )(command)
+
+
 def precision_option(command: F) -> F:
     """Add --precision."""
     return click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from unembed.cli.options import encoder_option
 from unembed.errors import InputError
 from unembed.refinement.methods import DEFAULT, REFINEMENTS
 
@@ -45,7 +46,7 @@ def refinement_options(command: F) -> F:
             metavar="X",
             help="A vector is met at a cosine of 1 - X; default: the precision of the vectors.",
         ),
-        click.option("--encoder", metavar="NAME", help="Ask this address of the model's encoder, such as an endpoint."),
+        encoder_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -70,7 +71,7 @@ class Refining:
         self.encoder: str | None = options["encoder"]
         self._rows = self._met = 0
         self._cosines = 0.0
-        idle = [f"--{name}" for name in _OPTIONS[1:] if options[name] is not None]
+        idle = [f"--{name}" for name in _OPTIONS[1:-1] if options[name] is not None]
         if idle and not self.queries:
             raise InputError(
                 f"{idle[0]} is about queries to the encoder, and none are allowed.",
@@ -106,17 +107,15 @@ class Refining:
                 )
 
     def prepare(self, inverter: Inverter) -> None:
-        """Load the encoder that is asked, and check it, before any vector is read.
+        """Load the encoder that is asked or named, and check it, before any vector is read.
 
         Raises:
             EncoderError: it cannot be loaded.
             EncoderMismatchError: it is not the model's.
         """
-        if not self:
-            return
         if self.encoder is not None:
             inverter.use_encoder(self.encoder)
-        else:
+        elif self:
             _ = inverter.encoder
 
     def options(self, vectors: Any, quantisation: Quantisation | None, bar: Progress) -> dict[str, Any]:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     help="A model, one for each encoder; the first one is used for tables 3 to 6. Default: the shipped one.",
 )
 @click.option("--milestone", "milestones", multiple=True, metavar="LABEL=PATH", help="A checkpoint on a run's way.")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME=ENCODER",
+    help="Where a model's encoder is: an endpoint, a folder or a hub name.",
+)
 @click.option("--log", "logs", multiple=True, metavar="NAME=FILE", help="A run's log.jsonl, for figure 2.")
 @click.option("--train", metavar="FOLDER", help="Training shards of the first model: adds the baselines.")
 @click.option(
@@ -48,6 +55,7 @@ def command(
     data: str,
     models: tuple[str, ...],
     milestones: tuple[str, ...],
+    encoders: tuple[str, ...],
     logs: tuple[str, ...],
     train: str | None,
     recipes: tuple[str, ...],
@@ -87,12 +95,12 @@ def command(
         option: _pairs(values, option)
         for option, values in (("--model", models), ("--milestone", milestones), ("--log", logs))
     }
-    spoken = _pairs(multilingual, "--multilingual")
+    spoken, asked = _pairs(multilingual, "--multilingual"), _pairs(encoders, "--encoder")
     resolved = {path: Recipe.load(path).to_dict() for path in recipes}
     run = reproduction.Reproduction(out, seed, batch_size, again, lambda name: note(f"  {name}", quiet))
 
     def load(name: str, path: str) -> Subject:
-        return _subject(name, path, data, count, seed, device, precision)
+        return _subject(name, path, data, count, seed, device, precision, asked.get(name))
 
     subjects = [load(name, path) for name, path in (named["--model"] or {"minilm": "default"}).items()]
     reproduction.run_models(run, subjects)
@@ -105,7 +113,7 @@ def command(
     reproduction.run_milestones(run, [load(name, path) for name, path in named["--milestone"].items()])
     reproduction.run_sentence(run, first)
     for name, path in spoken.items():
-        _languages(run, name, path, str(languages), per_language, seed, device, precision)
+        _languages(run, name, path, str(languages), per_language, seed, device, precision, asked.get(name))
     run.values["recipes"] = {Path(path).name: values for path, values in resolved.items()}
     run.values["recipes"][first.name] = dict(first.recipe)
     if notes:
@@ -134,33 +142,51 @@ def _pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
     return out
 
 
-def _subject(name: str, path: str, data: str, count: int, seed: int, device: str | None, precision: str) -> Subject:
+def _subject(
+    name: str,
+    path: str,
+    data: str,
+    count: int,
+    seed: int,
+    device: str | None,
+    precision: str,
+    encoder: str | None,
+) -> Subject:
     from unembed.cli.evaluate import load_set
     from unembed.evaluation.reproduction import Subject
 
-    inverter, notes, recipe = _load(path, device, precision)
+    inverter, notes, recipe = _load(path, device, precision, encoder)
     return Subject(name, inverter, load_set(data, inverter, count, seed), notes, recipe)
 
 
-def _load(path: str, device: str | None, precision: str) -> tuple[Inverter, dict[str, Any], dict[str, Any]]:
+def _load(
+    path: str, device: str | None, precision: str, encoder: str | None
+) -> tuple[Inverter, dict[str, Any], dict[str, Any]]:
     """Load a checkpoint, with its notes and the resolved recipe of its run."""
-    from unembed.files import read_json
     from unembed.inverter import Inverter
-    from unembed.model.shipped import find_checkpoint
 
     inverter = Inverter.from_pretrained(path, device, precision)
-    folder = find_checkpoint(path)
-    return inverter, read_json(folder / "config.json").get("notes", {}), read_json(folder / "recipe.json")
+    if encoder is not None:
+        inverter.use_encoder(encoder)
+    return inverter, inverter.notes, inverter.recipe
 
 
 def _languages(
-    run: Reproduction, name: str, path: str, texts: str, count: int, seed: int, device: str | None, precision: str
+    run: Reproduction,
+    name: str,
+    path: str,
+    texts: str,
+    count: int,
+    seed: int,
+    device: str | None,
+    precision: str,
+    encoder: str | None,
 ) -> None:
     from unembed.data.sources import read_texts
     from unembed.evaluation.reproduction import Subject, run_languages
     from unembed.evaluation.sets import EvaluationSet, seeded_subset
 
-    inverter, notes, recipe = _load(path, device, precision)
+    inverter, notes, recipe = _load(path, device, precision, encoder)
     by_language: dict[str, list[str]] = {}
     for text, language in read_texts(texts, source_column=0):
         by_language.setdefault(language, []).append(text)

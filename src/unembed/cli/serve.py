@@ -6,7 +6,7 @@ import importlib.util
 
 import click
 
-from unembed.cli.options import model_options, precision_option
+from unembed.cli.options import encoder_option, model_options, precision_option
 from unembed.errors import InputError
 
 
@@ -21,6 +21,7 @@ from unembed.errors import InputError
 @click.option("--rate", type=click.FloatRange(0), default=20, show_default=True, help="Requests a second and client.")
 @click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a request may take.")
 @model_options
+@encoder_option
 @precision_option
 @click.option("--quiet", "-q", is_flag=True, help="No notes; errors are still shown.")
 def command(
@@ -35,6 +36,7 @@ def command(
     timeout: float,
     model: str,
     device: str | None,
+    encoder: str | None,
     precision: str,
     quiet: bool,
 ) -> None:
@@ -70,6 +72,8 @@ def command(
     with listen(host, port) as taken:
         note("Loading the model and its encoder.", quiet)
         inverter = Inverter.from_pretrained(model, device, precision)
+        if encoder is not None:
+            inverter.use_encoder(encoder)
         try:
             inverter.encoder.encode(["warm"])
         except UnembedError as error:

@@ -113,7 +113,7 @@ class Manifest:
                 )
             known = {f.name: value[f.name] for f in fields(cls)}
             known["shards"] = [ShardEntry(**entry) for entry in value["shards"]]
-            EncoderIdentity.from_dict(known["identity"])
+            known["identity"] = EncoderIdentity.from_dict(known["identity"]).to_dict()
             return cls(**known)
         except (KeyError, TypeError, EncoderError) as error:
             raise DataError(f"{path} is damaged ({error}).", "Embed the texts again.") from error

@@ -141,7 +141,7 @@ class PackManifest:
             known["parts"] = [PackPart(**part) for part in known["parts"]]
             known["encoder"] = EncoderFile(**known["encoder"]) if known["encoder"] else None
             known["rest"] = tuple(known["rest"])
-            EncoderIdentity.from_dict(known["identity"])
+            known["identity"] = EncoderIdentity.from_dict(known["identity"]).to_dict()
             return cls(**known)
         except (KeyError, TypeError, EncoderError) as error:
             raise DataError(f"{path} is damaged ({error}).", _AGAIN) from error

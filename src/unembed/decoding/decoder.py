@@ -81,6 +81,16 @@ class Decoder:
         return cls(load_checkpoint(folder, choose_device(device)), name=folder.name, precision=precision)
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """Free facts of the checkpoint: steps, texts seen, licence."""
+        return self._checkpoint.notes
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe of the checkpoint's run."""
+        return self._checkpoint.recipe
+
+    @property
     def limit(self) -> int:
         """Longest text in tokens."""
         return self.denoiser.config.limit

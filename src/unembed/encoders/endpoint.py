@@ -1,13 +1,13 @@
 """How an embedding endpoint is named, and how it is asked: what a spec says and which part of it is the identity.
 
-Contents: `Endpoint`, `parse_endpoint`.
+Contents: `Endpoint`, `parse_endpoint`, `without_address`, `ENDPOINTS`.
 
     openai:text-embedding-3-small?dimensions=256
     http://127.0.0.1:8000/v1?model=NAME&tokenizer=hashing&batch_size=64&price=0.02
 
-`model`, `dimensions`, `encoding_format`, `tokenizer` and `key_env` decide which vectors come back or how the endpoint
-is reached, so they stay in the encoder's name; the other keys are about speed and money and are dropped from it. A key
-is never part of a spec: it is read from an environment variable.
+A key is never part of a spec: it is read from an environment variable. What shards and checkpoints keep of a spec is a
+name that says which vectors came back, "endpoint:MODEL" or "endpoint:MODEL?dimensions=256": neither an address nor the
+name of a variable, because a file that comes from elsewhere must not say where texts and keys are sent.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from unembed.errors import EncoderError
 
 OPENAI = "https://api.openai.com/v1"
 _FORMATS = ("float", "base64")
+ENDPOINTS = ("http://", "https://", "openai:")
+"""How the spec of an endpoint begins."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Endpoint:
         requests_per_minute: most requests in any 60 seconds; 0: no limit.
         tokens_per_minute: most tokens in any 60 seconds; 0: no limit.
         price: of a million tokens, in any currency; 0: the cost is not reported.
-        is_openai: whether the spec was "openai:MODEL".
     """
 
     url: str
@@ -66,7 +67,6 @@ class Endpoint:
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     price: float = 0.0
-    is_openai: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -83,19 +83,27 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """The spec without what does not change the vectors; `parse_endpoint(name)` asks for the same vectors."""
-        plain = Endpoint("", "", key_env="OPENAI_API_KEY" if self.is_openai else Endpoint.key_env)
-        shown = {key: getattr(self, key) for key in ("dimensions", "encoding_format", "tokenizer", "key_env")}
-        query = [f"{k}={quote(str(v), safe='/:')}" for k, v in shown.items() if v != getattr(plain, k)]
-        if not self.is_openai:
-            query.insert(0, f"model={quote(self.model, safe='/:')}")
-        return (f"openai:{self.model}" if self.is_openai else self.url) + ("?" + "&".join(query) if query else "")
+        """Which vectors are asked for: the model and the dimensions, without the way to them."""
+        return _name(self.model, self.dimensions)
+
+
+def _name(model: str, dimensions: int) -> str:
+    return f"endpoint:{model}" + (f"?dimensions={dimensions}" if dimensions else "")
+
+
+def without_address(name: str) -> str:
+    """The name that an encoder is known by in files, where `name` may be the spec of an endpoint, as 0.1.0 kept it."""
+    if "://" not in name and not name.startswith("openai:"):
+        return name
+    before, _, query = name.partition("?")
+    asked = dict(parse_qsl(query))
+    dimensions = asked.get("dimensions", "")
+    model = before.removeprefix("openai:") if before.startswith("openai:") else asked.get("model", "unknown")
+    return _name(model, int(dimensions) if dimensions.isdecimal() and len(dimensions) < 9 else 0)
 
 
 _TYPES: dict[str, type] = {
-    f.name: {"int": int, "float": float}.get(str(f.type), str)
-    for f in fields(Endpoint)
-    if f.name not in ("url", "is_openai")
+    f.name: {"int": int, "float": float}.get(str(f.type), str) for f in fields(Endpoint) if f.name != "url"
 }
 
 
@@ -122,7 +130,7 @@ def parse_endpoint(spec: str, **options: Any) -> Endpoint:
     if before.startswith("openai:"):
         values = {"model": before.removeprefix("openai:"), "key_env": "OPENAI_API_KEY", **values}
         address = os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI
-        return replace(Endpoint(_address(address), **_named(values, before)), is_openai=True)
+        return Endpoint(_address(address), **_named(values, before))
     url = _address(before)
     return Endpoint(url, **_named(values, url))
 

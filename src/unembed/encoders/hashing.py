@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tokenizers
 
+_MOST = 16_384
 _SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORDS = (
     "able about above across act action actually add added after again against age air all allow almost along already "
@@ -67,15 +68,15 @@ class HashingEncoder:
     """Deterministic vectors from hashed tokens; see the module for the formula.
 
     Args:
-        dimension: length of a vector, at least 2.
+        dimension: length of a vector, from 2 to 16,384.
     """
 
     def __init__(self, dimension: int = 64) -> None:
         """Build the table of token vectors."""
-        if not isinstance(dimension, int) or dimension < 2:
+        if not isinstance(dimension, int) or not 2 <= dimension <= _MOST:
             raise EncoderError(
                 f"The hashing encoder cannot make vectors of {dimension!r} dimensions.",
-                'Choose at least 2, for example "hashing:64".',
+                f'Choose from 2 to {_MOST}, for example "hashing:64".',
             )
         self.dimension = dimension
         self.name = f"hashing:{dimension}"

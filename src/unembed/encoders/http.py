@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from unembed.encoders.endpoint import Endpoint, parse_endpoint
 from unembed.encoders.identity import EncoderIdentity, make_identity
 from unembed.encoders.pacing import Pace, Usage
-from unembed.encoders.replies import Reply, read_reply, refusal, wait_asked_for
+from unembed.encoders.replies import Reply, holds_part, read_reply, refusal, wait_asked_for
 from unembed.errors import EncoderError, InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class HttpEncoder:
         tokenizer_json: the tokenizer whose tokens the denoiser writes; None to take the endpoint's by its name.
 
     Attributes:
-        name: the spec without what does not change the vectors.
+        name: the model behind it, without the address: what shards and checkpoints keep.
         usage: requests, tokens and cost so far.
     """
 
@@ -173,7 +173,7 @@ class HttpEncoder:
             self._pace.correct(ticket, counted)
             estimated = 0 if reply.tokens is not None else counted
             self.usage.add(requests=1, texts=len(inputs), tokens=counted, estimated=estimated)
-            self._model = reply.model
+            self._model = reply.model if reply.model.isprintable() and not holds_part(reply.model, key) else ""
             return reply
         raise AssertionError("unreachable")
 

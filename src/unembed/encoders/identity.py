@@ -1,6 +1,6 @@
 """Who made these vectors: the identity that a checkpoint, a set of shards and an encoder must share (decision 15).
 
-Contents: `PROBES`, `EncoderIdentity`, `make_identity`.
+Contents: `PROBES`, `MOST_DIMENSIONS`, `EncoderIdentity`, `make_identity`.
 
 A name is not enough: another revision, prompt or pooling under the same name gives other vectors. So three probe
 texts are stored with their vectors, and an encoder is accepted when it reproduces them.
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unembed.encoders.endpoint import without_address
 from unembed.errors import EncoderError, EncoderMismatchError
+from unembed.schema import SchemaError, flag, listing, number, table, text, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,20 @@ PROBES: tuple[str, str, str] = (
     "why did she leave before the doctor called?",
 )
 """Probe texts: short, lower-case, free of characters that tokenizers treat differently."""
+
+
+MOST_DIMENSIONS = 65_536
+_SCHEMA = table(
+    {
+        "name": text(500),
+        "revision": text(500),
+        "prompt": text(10_000, lines=True),
+        "normalised": flag,
+        "dimension": whole(1, MOST_DIMENSIONS),
+        "probes": listing(text(1000, lines=True), 3, 3),
+        "probe_vectors": listing(listing(number(-1e30, 1e30), 1, MOST_DIMENSIONS), 3, 3),
+    }
+)
 
 
 class _Encodes(Protocol):
@@ -37,7 +53,9 @@ class EncoderIdentity:
     """What must be known of an encoder to make the same vectors again.
 
     Attributes:
-        name: the name that `load_encoder` takes: "minilm", "hashing:64", a hub name or a folder.
+        name: what it is called: "minilm", "hashing:64", a hub name, a folder, "endpoint:MODEL". Data, no
+            configuration: where it comes from a file, only built-in encoders and plug-ins are loaded by it
+            (`registry.load_matching`).
         revision: commit of the hub, "sha256:..." of local weights, or "" when unknown.
         prompt: text put before every input, "" for none.
         normalised: whether vectors have length 1.
@@ -80,28 +98,19 @@ class EncoderIdentity:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EncoderIdentity:
-        """Rebuild from `to_dict`.
+        """Rebuild from `to_dict`; an address in the name, as version 0.1.0 wrote it, is dropped.
 
         Raises:
-            EncoderError: a key is missing, unknown or of the wrong type.
+            EncoderError: a key is missing, unknown, of the wrong type or out of bounds.
         """
-        names = {field.name for field in fields(cls)}
         try:
-            if set(value) != names:
-                raise KeyError(", ".join(sorted(set(value) ^ names)))
-            return cls(
-                name=str(value["name"]),
-                revision=str(value["revision"]),
-                prompt=str(value["prompt"]),
-                normalised=bool(value["normalised"]),
-                dimension=int(value["dimension"]),
-                probes=tuple(str(text) for text in value["probes"]),  # type: ignore[arg-type]
-                probe_vectors=tuple(tuple(float(x) for x in vector) for vector in value["probe_vectors"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            _SCHEMA(value, "the identity")
+        except SchemaError as error:
             raise EncoderError(
-                f"The encoder's identity cannot be read ({error}).", "Restore the file that it was read from."
+                f"The encoder's identity cannot be read: {error}.", "Restore the file that it was read from."
             ) from error
+        probes, vectors = tuple(value["probes"]), tuple(tuple(map(float, v)) for v in value["probe_vectors"])
+        return cls(**{**value, "name": without_address(value["name"]), "probes": probes, "probe_vectors": vectors})
 
     def check(self, encoder: _Encodes, tolerance: float = 0.999) -> float:
         """Let an encoder embed the probes again.

@@ -1,11 +1,14 @@
 """Encoders by name: built in, from plugins, behind an HTTP endpoint, or any sentence-transformers model.
 
-Contents: `load_encoder`, `load_matching`, `encoder_names`, `takes_device`.
+Contents: `load_encoder`, `load_matching`, `encoder_names`, `takes_device`, `ENVIRONMENT`.
 
     minilm   hashing:64   lsa:FOLDER   openai:MODEL   http://HOST/v1?model=MODEL   FOLDER or hub name
 
 "?dimensions=256" behind any of them keeps so many components ("&normalise=no" leaves the cut rows as they are); an
-endpoint is asked for them instead.
+endpoint is asked for them instead. "?revision=COMMIT" behind a hub name takes that revision.
+
+These are names that a user gives. A name that a checkpoint holds loads only what is built in or installed: never an
+address, a hub name or a folder (`load_matching`).
 
 A plugin registers a function under the entry-point group `unembed.encoders`; it is called with the options and returns
 an `Encoder`:
@@ -17,9 +20,11 @@ an `Encoder`:
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
+from unembed.encoders.endpoint import ENDPOINTS
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.plugin import load_plugin, plugin_names
 from unembed.encoders.protocol import Encoder
@@ -50,7 +55,12 @@ def _lsa(**options: Any) -> Encoder:
 
 
 _BUILT_IN: dict[str, Callable[..., Encoder]] = {"minilm": _minilm, "hashing": _hashing, "lsa": _lsa}
-_ENDPOINTS = ("http://", "https://", "openai:")
+_OWN = ("minilm", "hashing")
+"""Encoders that come with the program, and take nothing from outside it."""
+
+ENVIRONMENT = "UNEMBED_ENCODER"
+"""Environment variable that names the encoder of a checkpoint that cannot name its own."""
+
 _SWITCH = {"yes": True, "no": False}
 
 
@@ -78,7 +88,12 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     """
     if not isinstance(name, str) or not name.strip():
         raise EncoderError(f"{name!r} is no name of an encoder.", 'Use "minilm", a folder or a hub name.')
-    if name.startswith(_ENDPOINTS):
+    if name.startswith("endpoint:"):
+        raise EncoderError(
+            f"{name!r} is the name of a model behind an endpoint, and not its address.",
+            'Give the address: "http://HOST/v1?model=MODEL", or "openai:MODEL".',
+        )
+    if name.startswith(ENDPOINTS):
         from unembed.encoders.http import load_http
 
         return _call(name, load_http, {"spec": name, **options})
@@ -125,48 +140,70 @@ def _truncated(base: str, query: str, options: dict[str, Any]) -> Encoder:
     from unembed.encoders.truncation import TruncatedEncoder
 
     asked = dict(parse_qsl(query, keep_blank_values=True))
+    revision = asked.pop("revision", "")
+    if revision:
+        options = {"revision": revision, **options}
+        if not asked:
+            return load_encoder(base, **options)
     count, switch = asked.pop("dimensions", ""), asked.pop("normalise", None)
-    if asked or not count.isdecimal() or (switch is not None and switch not in _SWITCH):
+    if asked or not (count.isdecimal() and len(count) < 9) or (switch is not None and switch not in _SWITCH):
         raise EncoderError(
             f"The encoder {base!r} cannot be asked for {query!r}.",
-            'Write "?dimensions=256", with "&normalise=no" to leave cut rows as they are.',
+            'Write "?dimensions=256", with "&normalise=no" to leave cut rows as they are, or "?revision=COMMIT".',
         )
     return TruncatedEncoder(load_encoder(base, **options), int(count), None if switch is None else _SWITCH[switch])
 
 
 def takes_device(name: str) -> bool:
     """Whether an encoder computes with torch on this machine, so that it can be told a device and a precision."""
-    return name.partition("?")[0].partition(":")[0] not in ("hashing", "lsa", "http", "https", "openai")
+    return name.partition("?")[0].partition(":")[0] not in ("hashing", "lsa", "http", "https", "openai", "endpoint")
 
 
 def load_matching(identity: EncoderIdentity, source: str | Encoder | None = None, **options: Any) -> Encoder:
-    """Load the encoder that an identity names and check that it makes the same vectors.
+    """Load the encoder of an identity and check that it makes the same vectors.
+
+    The identity comes from a file that may be anybody's. Its name loads only what comes with the program or what the
+    user has installed as a plug-in; any other encoder is named by the user, here or in the environment.
 
     Args:
-        identity: as stored with a checkpoint or shards; its prompt and revision are used.
-        source: another address of the same model (a name as for `load_encoder`, for example an endpoint that serves
-            it, or an encoder); it must make the same vectors.
-        options: further options of `load_encoder`, for example `device` or `precision`.
+        identity: as stored with a checkpoint or shards; its prompt is used.
+        source: where the user has the model: a name as for `load_encoder`, for example an endpoint that serves it, or
+            an encoder; it must make the same vectors. None: by the identity's name, or else what the environment
+            variable UNEMBED_ENCODER names.
+        options: further options of `load_encoder`; `device` and `precision` are left out where it takes none.
 
     Raises:
-        EncoderError: it cannot be loaded.
+        EncoderError: it cannot be loaded, or nobody but the identity names it.
         EncoderMismatchError: it makes other vectors.
     """
     if source is not None and not isinstance(source, str):
         identity.check(source)
         return source
-    known, name = {**options}, source or identity.name
-    local = takes_device(name)
-    if (local or identity.prompt) and name.partition("?")[0] not in plugin_names():
+    known, name = {**options}, source or _named(identity)
+    if not takes_device(name):
+        known = {key: value for key, value in known.items() if key not in ("device", "precision")}
+    if (takes_device(name) or identity.prompt) and name.partition("?")[0] not in plugin_names():
         known = {"prompt": identity.prompt, **known}
-        pinned = source is None and identity.revision and not identity.revision.startswith("sha256:")
-        if local and pinned:
-            known = {"revision": identity.revision, **known}
     encoder = load_encoder(name, **known)
     if identity.normalised and getattr(encoder, "normalise", None) is False and not encoder.identity.normalised:
         encoder = load_encoder(name, **{**known, "normalise": True})
     identity.check(encoder)
     return encoder
+
+
+def _named(identity: EncoderIdentity) -> str:
+    """What may be loaded for an identity: its own name, or what the environment says."""
+    base = identity.name.partition("?")[0]
+    if base.partition(":")[0] in _OWN or base in plugin_names():
+        return identity.name
+    given = os.environ.get(ENVIRONMENT, "").strip()
+    if given:
+        return given
+    raise EncoderError(
+        f"The encoder {identity.name!r} ({identity.dimension} dimensions) is neither built in nor a plug-in that is "
+        "installed, and a file may not say where texts and keys are sent.",
+        f"Say yourself where it is: --encoder NAME (an endpoint, a folder or a hub name), or {ENVIRONMENT}=NAME.",
+    )
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:

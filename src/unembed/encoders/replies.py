@@ -1,6 +1,6 @@
 """What an embedding endpoint answered: vectors out of a reply, or what its refusal says.
 
-Contents: `Reply`, `read_reply`, `refusal`, `wait_asked_for`.
+Contents: `Reply`, `read_reply`, `holds_part`, `refusal`, `wait_asked_for`.
 
 Nothing of a server's words is trusted: counts, indices, dimensions and numbers are checked, and what is quoted from it
 is cut short and freed of control characters and of the API key.
@@ -73,6 +73,12 @@ def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
     counted = [usage.get(key) for key in ("total_tokens", "prompt_tokens")] if isinstance(usage, dict) else []
     tokens = next((c for c in counted if type(c) is int and c >= 0), None)
     return Reply(vectors, tokens, str(body.get("model") or "")[:_QUOTED])
+
+
+def holds_part(text: str, key: str) -> bool:
+    """Whether a text that a server sent repeats eight characters of the API key (or all of a shorter one)."""
+    size = min(8, len(key))
+    return size > 0 and any(key[at : at + size] in text for at in range(len(key) - size + 1))
 
 
 def _vector(value: Any, dimension: int, where: str) -> np.ndarray:

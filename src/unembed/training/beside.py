@@ -23,7 +23,7 @@ from unembed.data.pack import check_encoder, is_pack, read_pack
 from unembed.data.pack_feed import PackSample
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
-from unembed.encoders.registry import load_matching, takes_device
+from unembed.encoders.registry import load_matching
 from unembed.errors import DataError, RecipeError
 from unembed.model.checkpoint import load_checkpoint
 from unembed.model.corrector import Corrector
@@ -34,7 +34,7 @@ from unembed.training.memory import resolve_precision
 from unembed.training.pair_feed import PairFeed, PairFolder
 from unembed.training.pair_plan import Planned, make_pairs, plan
 from unembed.training.pairs import Origin, Texts
-from unembed.training.recipe import Recipe
+from unembed.training.recipe import DataPart, Recipe
 from unembed.training.source import Fitted, Source, check_pack, open_packs, open_shards
 
 _log = logging.getLogger(__name__)
@@ -113,8 +113,9 @@ class Beside:
         recipe = replace(self.recipe, data=replace(data, encoder=self.identity.name, limit=limit))
         bf16 = self.precision == "bf16"
         if not all(is_pack(path) for path in data.shards):
-            options = {"precision": "bf16"} if bf16 and takes_device(self.identity.name) else {}
-            encoder = load_matching(self.identity, **options)
+            options = {"precision": "bf16"} if bf16 else {}
+            named = data.encoder if data.encoder != DataPart.encoder else None
+            encoder = load_matching(self.identity, named, **options)
             source = open_shards(recipe, encoder, self.tokenizer)
             return Opened(source, source.sample, encoder.encode)
         pack = read_pack(data.shards, data.exclude_sources)

@@ -123,7 +123,7 @@ class CorrectorTask:
     def save(self, folder: Path, notes: dict[str, Any], state: dict[str, Tensor]) -> Path:
         """See `Task`: `corrector.safetensors`."""
         path = folder / CORRECTOR_FILE
-        facts = {**notes, "recipe": self.recipe.to_dict(), "licence": "CC BY-SA 4.0"}
+        facts = {**notes, "recipe": self.recipe.told(), "licence": "CC BY-SA 4.0"}
         write_corrector(path, self.model, facts, state, self.recipe.run.store_dtype)
         return path
 

@@ -56,7 +56,7 @@ class DenoiserBase:
             self.model,
             prepared.tokenizer.to_json(),
             prepared.identity.to_dict(),
-            self.recipe.to_dict(),
+            self.recipe.told(),
             notes=notes,
             dtype=self.recipe.run.store_dtype,
             state=state,

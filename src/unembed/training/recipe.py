@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unembed.encoders.endpoint import without_address
 from unembed.errors import InputError, RecipeError
 from unembed.training.recipe_parts import (
     TASKS,
@@ -125,6 +126,12 @@ class Recipe:
             Nested plain values, every default filled in.
         """
         return dataclasses.asdict(self)
+
+    def told(self) -> dict[str, Any]:
+        """The same for a checkpoint, which others may get: an endpoint's address is not in it, but its model's name."""
+        values = self.to_dict()
+        values["data"]["encoder"] = without_address(values["data"]["encoder"])
+        return values
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

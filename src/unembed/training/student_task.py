@@ -145,7 +145,7 @@ class StudentTask:
         """See `Task`: `student.safetensors` and `student.json`."""
         student = StudentEncoder(self.model.config)
         student.load_state_dict(state)
-        facts = {**notes, "recipe": self.recipe.to_dict(), "licence": "CC BY-SA 4.0"}
+        facts = {**notes, "recipe": self.recipe.told(), "licence": "CC BY-SA 4.0"}
         file = StudentFile(student.eval(), self.surrogate, facts)
         write_student(folder, file, self.beside.checkpoint.sha256, self.recipe.run.store_dtype)
         return folder / STUDENT_FILE

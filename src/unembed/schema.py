@@ -1,0 +1,146 @@
+"""Shapes of JSON values that come from elsewhere: which types, within which bounds.
+
+Contents: `SchemaError`, `Check`, and what makes checks: `whole`, `number`, `flag`, `text`, `one_of`, `listing`,
+`table`, `mapping`, `anything`.
+
+A check takes a value and its name, and returns the value or raises. Nothing is converted: true is no number, 3.0 is no
+whole number, NaN and infinity are none at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+Check = Callable[[Any, str], Any]
+_SHOWN = 40
+
+
+class SchemaError(ValueError):
+    """What is wrong with a value, as a clause: "layers is 20000 and not a whole number from 1 to 256"."""
+
+
+def _say(value: Any) -> str:
+    """A value in a few characters, whatever it is."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return ascii(value[:_SHOWN])
+    if isinstance(value, int | float):
+        return str(value) if isinstance(value, float) or value.bit_length() < 64 else "a number of many digits"
+    return "a list" if isinstance(value, list | tuple) else "an object"
+
+
+def _wrong(value: Any, name: str, expected: str) -> SchemaError:
+    return SchemaError(f"{name} is {_say(value)} and not {expected}")
+
+
+def whole(low: int, high: int) -> Check:
+    """A whole number within bounds."""
+
+    def check(value: Any, name: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _wrong(value, name, f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def number(low: float = -1e300, high: float = 1e300) -> Check:
+    """A finite number within bounds."""
+
+    def check(value: Any, name: str) -> Any:
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not (low <= value <= high and math.isfinite(value)):
+            raise _wrong(value, name, f"a number from {low:g} to {high:g}" if high < 1e300 else "a finite number")
+        return value
+
+    return check
+
+
+def flag(value: Any, name: str) -> Any:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _wrong(value, name, "true or false")
+    return value
+
+
+def text(most: int, lines: bool = False) -> Check:
+    """A string of at most so many characters, all of them printable, or also line breaks and tabs."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, str) or len(value) > most:
+            raise _wrong(value, name, f"a text of at most {most} characters")
+        if not (value.translate({10: " ", 13: " ", 9: " "}) if lines else value).isprintable():
+            raise SchemaError(f"{name} holds characters that cannot be printed")
+        return value
+
+    return check
+
+
+def one_of(allowed: Collection[str]) -> Check:
+    """One of a few strings."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise _wrong(value, name, f"one of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def listing(of: Check, least: int, most: int) -> Check:
+    """A list of so many values of a kind."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, list | tuple):
+            raise _wrong(value, name, "a list")
+        if not least <= len(value) <= most:
+            expected = str(least) if least == most else f"{least} to {most}"
+            raise SchemaError(f"{name} has {len(value)} entries and not {expected}")
+        for place, one in enumerate(value):
+            of(one, f"{name}[{place}]")
+        return value
+
+    return check
+
+
+def table(keys: Mapping[str, Check], optional: Collection[str] = ()) -> Check:
+    """An object with exactly these keys, of which some may be absent."""
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(value, name, "an object")
+        missing = [key for key in keys if key not in value and key not in optional]
+        if missing:
+            raise SchemaError(f"{name} lacks {missing[0]}")
+        for key, one in value.items():
+            if key not in keys:
+                raise SchemaError(f"{name} has a key {_say(key)}, which this program does not know")
+            keys[key](one, f"{name}.{key}")
+        return value
+
+    return check
+
+
+def mapping(of: Check, most: int, key: Check | None = None) -> Check:
+    """An object of at most so many keys, with values of one kind."""
+    named = key or text(1000)
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(value, name, "an object")
+        if len(value) > most:
+            raise SchemaError(f"{name} has {len(value)} keys and not at most {most}")
+        for one, inner in value.items():
+            named(one, f"a key of {name}")
+            of(inner, f"{name}.{one}")
+        return value
+
+    return check
+
+
+def anything(value: Any, name: str) -> Any:
+    """Any value: free notes that decide nothing."""
+    return value
