@@ -60,9 +60,10 @@ def measure(root: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Every run in one space."""
     checkpoint = root / "runs" / name / "checkpoint"
     inverter = Inverter.from_pretrained(str(checkpoint), "cpu", "fp32")
-    train = trained_on(ShardDataset(root / "train" / name), str(checkpoint))
+    shards = ShardDataset(root / "train" / name)
+    inverter.use_encoder(shards.identity.name)  # they are of this machine, and so may name a folder
+    train = trained_on(shards, str(checkpoint))
     data = EvaluationSet.from_rows(args.test_name, ShardDataset(root / "test" / name), args.n, args.seed)
-    inverter.use_encoder(train.identity.name)  # the shards are of this machine, and so may name a folder
     sample = TrainingSample.from_rows(train, args.neighbours, args.seed)
     nearest = sample.nearest(data.vectors)[1]
     common = {"nearest": nearest, "encoder": inverter.encoder, "seed": args.seed}
