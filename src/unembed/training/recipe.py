@@ -128,7 +128,11 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def told(self) -> dict[str, Any]:
-        """The same for a checkpoint, which others may get: an endpoint's address is not in it, but its model's name."""
+        """Turn into what a checkpoint keeps, which others may get.
+
+        Returns:
+            As `to_dict`, with the name of an endpoint's model in the place of its address.
+        """
         values = self.to_dict()
         values["data"]["encoder"] = without_address(values["data"]["encoder"])
         return values
