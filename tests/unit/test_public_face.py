@@ -70,7 +70,7 @@ SAYS_NOTHING_CAN_GO_WRONG = {  # tensors of the right shape in, numbers out; not
         "Denoiser.read",
     ),
     *("Denoiser.scores", "Denoiser.logits", "Denoiser.next_logits", "Denoiser.parameter_counts"),
-    *("Inverter.calibration", "Recipe.to_dict"),
+    *("Inverter.calibration", "Recipe.to_dict", "Recipe.told"),
 }
 
 
