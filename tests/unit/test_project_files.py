@@ -66,8 +66,15 @@ def test_contributing_names_every_target_and_nothing_else() -> None:
 
 def test_security_says_how_to_report_and_what_is_in_scope() -> None:
     text = read("SECURITY.md")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Reporting", "What is in scope"]
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Reporting",
+        "What is in scope",
+        "What is promised, and how it is tested",
+    ]
     assert "allow_pickle=False" in text and "600" in text
+    named = set(re.findall(r"test_\w+\.py", text))
+    known = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert named and named <= known, named - known
 
 
 def normal(name: str) -> str:
