@@ -179,7 +179,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_state(
 ) -> None:
     """A rate beyond all reason leaves no state and no checkpoint; a state that is poisoned itself stays as it is."""
     (tmp_path / "bad").mkdir()
-    assert main(command(packs, tmp_path / "bad", "--set", "optimizer.lr=1e30", "--set", "run.steps=20")) == 2
+    keys = {"lr": 10, "muon_lr": 10, "weight_decay": 100, "warmup": 0, "clip": 1e9}
+    wild = [word for key, value in keys.items() for word in ("--set", f"optimizer.{key}={value}")]
+    wild += ["--set", "run.steps=20"]
+    assert main(command(packs, tmp_path / "bad", *wild)) == 2
     assert "The loss is not finite any more" in (words := said(capsys)) and "Lower optimizer.lr" in words
     assert set(whole(tmp_path / "bad" / "run")) == {"recipe.json"}
     run = tmp_path / "run"

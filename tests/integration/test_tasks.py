@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from task_helpers import TASKS, Home, boxed, facts, make_home
 
 from unembed.cli import main
-from unembed.errors import CheckpointError
+from unembed.errors import CheckpointError, RecipeError
 from unembed.training.estimate import estimate
 from unembed.training.loop import TrainingResult, train
 from unembed.training.pairs import Pairs
@@ -199,7 +199,7 @@ BAD = {
     "denoiser": [("model.widht=3", "model.widht", "width"), ("task=dreamer", "task is 'dreamer'", "corrector")],
     "student": [
         ("student.pared=0.5", "student.pared", "paired"),
-        ("student.paired=2", "student.paired is 2", "share"),
+        ("student.paired=2", "student.paired is 2", "from 0 to 1"),
         ("student.heads=5", "student.width is 16", "or .heads"),
         ("pairs.folder=''", "pairs.folder", "Name one"),
         ("data.shards=[]", "names no data.shards", "base's encoder"),
@@ -207,10 +207,10 @@ BAD = {
     ],
     "corrector": [
         ("corrector.ranks=3", "corrector.ranks", "rank"),
-        ("corrector.rank=0", "rank is 0", "above 0"),
+        ("corrector.rank=0", "rank is 0", "from 1"),
         ("corrector.heads=5", "no multiple of 5 heads", "heads"),
         ("pairs.held=1", "pairs.held is 1", "below 1"),
-        ("pairs.own=-1", "own is -1", "0 or"),
+        ("pairs.own=-1", "own is -1", "from 0"),
         ("pairs.corrected=50", "pairs.corrected is 50", "pairs.own"),
         ("pairs.corrected=20", "starts from no corrector", "--init-from"),
     ],
@@ -247,3 +247,21 @@ def test_the_command_trains_each(home: Home, tmp_path: Path, capsys: pytest.Capt
     assert Path(made).exists() and Path(made).is_relative_to(tmp_path / "run" / "checkpoint")
     arguments = ["train", str(recipe), "--out", str(tmp_path / "more"), "--init-from", made, "--quiet"]
     assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(("steps", "what"), [(3, "validation's"), (40, "loss is not finite any more")])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_diverges_keeps_the_last_good_state_and_writes_no_checkpoint(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, steps: int, what: str
+) -> None:
+    """Within the bounds of a recipe; also where it ends before the report that judges the losses."""
+    wild = {"lr": 10.0, "weight_decay": 100.0, "warmup": 0, "clip": 1e9, "decay": "none"}
+    losses: list[float] = []
+    recipe = home.recipe(task, optimizer=wild, run={"steps": steps, "save_every": 1e-9, "milestones": ["1000h"]})
+    with pytest.raises(RecipeError, match="state that was saved before is kept") as caught:
+        train(recipe, tmp_path, on_step=lambda step, loss: losses.append(loss))
+    assert what in caught.value.what and "optimizer.lr" in caught.value.do
+    assert math.isfinite(losses[0]) and not math.isfinite(losses[-1])
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "recipe.json", "state.safetensors"}
+    assert facts(tmp_path)["step"] == sum(map(math.isfinite, losses)) < len(losses)
+    assert all(bool(torch.isfinite(v.double()).all()) for v in load_file(tmp_path / "state.safetensors").values())

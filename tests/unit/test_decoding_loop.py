@@ -274,6 +274,17 @@ def test_more_lengths_than_there_are_means_all() -> None:
         {"strategy": "left-to-right", "beam": 4, "temperature": 1.0},
         {"samples": 3},
         {"seed": -1},
+        {"seed": 2**70},
+        {"passes": 10**9},
+        {"samples": 10**9, "temperature": 1.0},
+        {"beam": 10**6, "strategy": "left-to-right"},
+        {"temperature": 10**400},
+        {"length_weight": float("nan")},
+        {"length_weight": 1e308},
+        {"length_power": float("nan")},
+        {"entropy_bound": float("inf")},
+        {"student_weight": float("inf")},
+        {"guidance": float("nan")},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unembed.errors import RecipeError
-from unembed.training.recipe import Recipe
+from unembed.training.recipe import Recipe, apply_overrides
 from unembed.training.recipe_values import parse_duration
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -120,17 +122,17 @@ def test_no_folder_of_shards_may_be_written_as_text_or_list(empty: object) -> No
         ("modle.width=3", "modle", "model"),
         ("model.width='wide'", "model.width", "Mend"),
         ("model.width=true", "model.width", "Mend"),
-        ("model.width=0", "width", "above 0"),
+        ("model.width=0", "width is 0", "from 1"),
         ("model.canvas='round'", "canvas", "length"),
-        ("objective.causal_share=1.5", "causal_share", "share"),
+        ("objective.causal_share=1.5", "causal_share", "from 0 to 1"),
         ("run.max_time='soon'", "soon", "9m"),
         ("optimizer.lr", "no '='", "--set"),
-        ("optimizer.lr=nan", "lr is nan", "above 0"),
-        ("optimizer.lr=inf", "lr is inf", "above 0"),
+        ("optimizer.lr=nan", "lr is nan", "to 10."),
+        ("optimizer.lr=inf", "lr is inf", "to 10."),
         ("optimizer.betas=[0.9]", "optimizer.betas", "two"),
         ("optimizer.betas=0.9", "optimizer.betas", "list"),
         ("optimizer.ema=1.5", "optimizer.ema", "below 1"),
-        ("data.noise=-1", "noise is -1", "0 or"),
+        ("data.noise=-1", "noise is -1", "from 0"),
         ("data.buckets=[8, 16]", "data.buckets is [8, 16]", "end with 32"),
         ("optimizer.hold=1", "optimizer.hold is 1.0", "below 1"),
         ("run.reserve='soon'", "soon", "9m"),
@@ -138,8 +140,8 @@ def test_no_folder_of_shards_may_be_written_as_text_or_list(empty: object) -> No
         ("task='denoser'", "task", "denoiser"),
         ("data.texts=[3]", "data.texts is 3", "Mend"),
         ("run.steps=2.5", "run.steps", "Mend"),
-        ("run.save_every=nan", "save_every is nan", "above 0"),
-        ("validation.texts=0", "texts is 0", "above 0"),
+        ("run.save_every=nan", "save_every is nan", "to 1e+09."),
+        ("validation.texts=0", "texts is 0", "from 1"),
         ("model=3", "model is not a table", "[model]"),
     ],
 )
@@ -149,6 +151,80 @@ def test_mistakes_are_named(override: str, what: str, do: str) -> None:
         Recipe.load(RECIPES[0], [override])
     assert what in caught.value.what
     assert do in caught.value.do
+
+
+NUMBERS = ["nan", "inf", "-inf", "1e308", "-1", "-0.5", "5", "2.5", "2e9", str(2**70), str(-(10**400)), hex(16**5000)]
+
+
+def test_every_key_refuses_what_it_cannot_be_and_no_value_is_a_trace() -> None:
+    """Each key with each senseless value: the recipe is whole and within bounds, or a RecipeError of two sentences."""
+    values = [*NUMBERS, "'x'", "''", "true", "[]", "[nan]", "[0.5, inf]", "{}", '"\\u0000"', "1979-05-27"]
+    values += ["'" + "y" * 5000 + "'", "[" * 500, "9" * 5000, "1\n[run]\nseed=3"]
+    for key, default in flat(Recipe().to_dict()).items():
+        for value in values:
+            try:
+                found = flat(Recipe.from_dict(apply_overrides({}, [f"{key}={value}"])).to_dict())[key]
+            except RecipeError as error:
+                assert error.what.endswith(".") and error.do.endswith((".", "?")) and len(str(error)) < 1000
+                assert str(error).isprintable()
+                continue
+            assert isinstance(found, str) == isinstance(default, str), (key, value)
+            for number in found if isinstance(found, tuple) else (found,):
+                if isinstance(number, int | float):
+                    assert math.isfinite(number) and abs(number) < 2**63, (key, value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "objective.length_weight=nan",
+        "data.noise=1e308",
+        "model.dropout=5",
+        "model.dropout=1",
+        "model.mlp=-1",
+        "model.layers=20000",
+        "model.embedding_dim=-4",
+        "model.prefix_tokens=-1",
+        "optimizer.lr=1e4",
+        "optimizer.betas=[nan, 0.9]",
+        "optimizer.clip=1e300",
+        "objective.shortlist_sampled=-5",
+        f"run.seed={2**70}",
+        f"validation.seed={2**64}",
+        "run.max_time='1e300h'",
+        "run.milestones=['inf']",
+        'data.base="a\\u0000b"',
+        "data.limit=1000000000",
+        "data.texts='a\nb'",
+        "student.whitened=inf",
+        "pairs.held=nan",
+        "a.b.c=1",
+        "=3",
+    ],
+)
+def test_bounds(override: str) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.load(RECIPES[0], [override])
+
+
+def test_a_recipe_is_a_small_regular_file(tmp_path: Path) -> None:
+    """A pipe never ends, a large file is none, and lists within lists are no stack trace."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "long.toml").write_text("#" * (1 << 20) + "\n")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    (tmp_path / "digits.toml").write_text("[run]\nseed = " + "9" * 5000)
+    (tmp_path / "bytes.toml").write_bytes(b"task = '\xff'")
+    for name, what in (
+        ("pipe", "regular"),
+        ("long", "longer"),
+        ("deep", "within lists"),
+        ("digits", "TOML"),
+        ("bytes", "TOML"),
+    ):
+        with pytest.raises(RecipeError, match=what):
+            Recipe.load(tmp_path / f"{name}.toml")
+    with pytest.raises(RecipeError, match="regular"):
+        Recipe.load(tmp_path)
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:

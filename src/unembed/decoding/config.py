@@ -5,7 +5,6 @@ Contents: `STRATEGIES` (names and one line each), `DecodeConfig`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from unembed.errors import InputError
@@ -91,10 +90,10 @@ class DecodeConfig:
         _one_of("remask_rule", self.remask_rule, ("probability", "threshold"))
         _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order", "student"))
         _one_of("score", self.score, ("commit", "pseudo"))
-        for name in ("passes", "samples", "lengths", "beam"):
-            _whole(name, getattr(self, name), least=1)
-        for name in ("seed", "keep"):
-            _whole(name, getattr(self, name), least=0)
+        for name, most in (("passes", 10_000), ("samples", 10_000), ("lengths", 10_000), ("beam", 1_000)):
+            _whole(name, getattr(self, name), 1, most)
+        for name, most in (("seed", 2**63 - 1), ("keep", 10_000)):
+            _whole(name, getattr(self, name), 0, most)
         _within("temperature", self.temperature, 0, 100)
         _within("guidance", self.guidance, 0, 100)
         _within("remask", self.remask, 0, 1)
@@ -142,19 +141,21 @@ class DecodeConfig:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(f"{name} is {value!r}.", f"Use one of: {', '.join(allowed)}.")
+        raise InputError(f"{name} is {_short(value)}.", f"Use one of: {', '.join(allowed)}.")
 
 
-def _whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+def _whole(name: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{name} is {_short(value)}.", f"Use a whole number from {least} to {most}.")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        raise InputError(f"{name} is {value!r}.", f"Use a number from {low} to {high:g}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is nowhere
+        raise InputError(f"{name} is {_short(value)}.", f"Use a number from {low} to {high:g}.")
+
+
+def _short(value: object) -> str:
+    """A value for a message, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of many digits"
+    return repr(value)[:60]

@@ -12,6 +12,16 @@ _CHOICES = {
     "adaln": ("full", "factored"),
     "backbone": ("adaln-zero", "paper", "autoregressive"),
 }
+_BOUNDS = {
+    "width": (1, 16_384),
+    "layers": (1, 256),
+    "heads": (1, 256),
+    "mlp": (0, 65_536),
+    "embedding_dim": (0, 16_384),
+    "adaln_rank": (1, 4096),
+    "prefix_tokens": (0, 256),
+    "dropout": (0, 0.99),
+}
 _REMOVED = {"position_prior": False, "candidates": 0}
 """Keys of older checkpoints that are gone, and the value that a network without their parts has (docs/log.md)."""
 
@@ -67,9 +77,11 @@ class Shape:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
-        for name in ("width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}.", "Use a number above 0.")
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                known = value if value != value or abs(value) < 1e15 else "a very large number"
+                raise InputError(f"{name} is {known}.", f"Use a number from {low} to {high}.")
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."

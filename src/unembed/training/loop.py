@@ -11,10 +11,12 @@ state first. A cool-down leaves all of that alone and writes into `cooldown/`.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,13 +33,15 @@ from unembed.training.recipe import Recipe
 from unembed.training.recipe_values import parse_duration
 from unembed.training.report import Reporter
 from unembed.training.resuming import check_data, check_recipe
-from unembed.training.state import has_state, load_state, read_facts, save_state
+from unembed.training.state import has_state, load_state, not_finite, read_facts, save_state
 from unembed.training.stepper import Stepper
 from unembed.training.task import Task
 from unembed.training.tasks import make_task
 
 _log = logging.getLogger(__name__)
 COOLDOWN = "cooldown"
+_RECENT = 8
+"""A loss that is not finite once in a while leaves a step out; one that was finite in none of these ends the run."""
 _COOLING_STEPS = 20
 """In fewer the rate falls in jumps, and the last step that is made has a rate far from zero."""
 
@@ -125,7 +129,8 @@ def train(
 
     Raises:
         RecipeError, DataError, CheckpointError: see `make_task` and `load_state`; a folder that cannot be written; a
-            time box that is over before the first step; a loss that stays without a finite value.
+            time box that is over before the first step; loss or weights that are not finite any more, of which nothing
+            is kept: the state that was saved before stays.
         InputError: a batch that does not fit into memory.
         KeyboardInterrupt: at a second SIGINT or SIGTERM.
     """
@@ -201,9 +206,11 @@ class _Run:
     facts: dict[str, Any]
     cooling: bool
     finished: bool = False
+    recent: deque[torch.Tensor] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def keep(self, path: Path, metrics: dict[str, Any]) -> Path:
         """Write a checkpoint of the average of the weights, with what it took so far."""
+        self._check_finite(metrics)
         facts, task = self.facts, self.task
         notes = {
             "steps": facts["step"],
@@ -236,6 +243,7 @@ class _Run:
             before = time.monotonic()
             rate = learning_rate(self.recipe.optimizer, self._warmth(first), share, horizon.kind != "none")
             loss, texts = self.stepper.step(facts["step"], rate)
+            self.recent.append(loss)
             if horizon.kind == "steps" and not horizon.steps:
                 self.stepper.wait()
             now = time.monotonic()
@@ -254,16 +262,19 @@ class _Run:
             if now - last_check >= run.validate_every and not horizon.out_of_time:
                 self._validate(reporter)
                 last_check = time.monotonic()
-            if now - last_save >= run.save_every and not self.cooling:
+            if now - last_save >= run.save_every and not self.cooling and math.isfinite(loss):
                 self._save()
                 last_save = time.monotonic()
         facts["seconds"] = earlier + time.monotonic() - begun
         reporter.flush(facts, self.stepper.left_out)
         if self.cooling and self.finished and facts["step"] - first < _COOLING_STEPS:
             _log.warning("the cool-down made %d steps only: give it a longer time", facts["step"] - first)
+        if self.recent and not math.isfinite(self.recent[-1]):  # what was learnt may be spoilt by the last step
+            self._check_finite(self._validate(reporter))
         if not self.cooling:
             self._save()
-        return self._validate(reporter, horizon.end)
+        metrics = self._validate(reporter, horizon.end)
+        return metrics
 
     def _warmth(self, first: int) -> int:
         """The step number that the warm-up counts with: a cool-down begins at the full rate."""
@@ -284,14 +295,23 @@ class _Run:
                 f'{longer}, or set run.compile = "no".' if took >= 1 else f"{longer}.",
             )
 
+    def _check_finite(self, figures: dict[str, Any] | None = None) -> None:
+        """Refuse to keep anything of a run whose loss, weights or figures are not finite."""
+        what = ""
+        values = [*self.task.model.parameters(), *self.stepper.ema.values]
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            what = "The weights are not finite"
+        elif self.recent and not bool(torch.isfinite(torch.stack(list(self.recent))).any()):
+            what = "The loss is not finite"
+        elif wrong := [k for k, v in (figures or {}).items() if isinstance(v, float) and not math.isfinite(v)]:
+            what = f"The validation's {wrong[0]} is not finite"
+        if what:
+            raise not_finite(f"{what} at step {self.facts['step']}", self.out.parent if self.cooling else self.out)
+
     def _save(self) -> None:
+        self._check_finite()
         began = time.monotonic()
         part = self.stepper
-        if not all(bool(torch.isfinite(value).all()) for value in part.ema.values):
-            raise RecipeError(
-                f"The weights are not finite any more at step {self.facts['step']}.",
-                "Lower optimizer.lr, or go on from the state that was saved before with --resume.",
-            )
         save_state(self.out, self.task.model, part.ema, part.optimizer, part.generator, self.facts)
         self.horizon.took("state", time.monotonic() - began)
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import math
+import re
 import tomllib
 import types
 import typing
@@ -32,7 +35,7 @@ from unembed.training.recipe_parts import (
     StudentPart,
     ValidationPart,
 )
-from unembed.training.recipe_values import one_of
+from unembed.training.recipe_values import one_of, shown
 
 __all__ = [
     "CorrectorPart",
@@ -47,6 +50,11 @@ __all__ = [
     "ValidationPart",
     "apply_overrides",
 ]
+
+_MOST_BYTES = 1 << 20
+_MOST_LETTERS = 4096
+_hints = functools.cache(typing.get_type_hints)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,13 @@ class Recipe:
             RecipeError: no such file, not TOML, an unknown key, or a value of the wrong type or range.
         """
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = tomllib.loads(_read(Path(path)))
         except OSError as error:
             raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.", "Check the path.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"The recipe {path} is not valid TOML: {error}.", "Mend that line.") from error
+        except RecursionError as error:
+            raise RecipeError(f"The recipe {path} has lists within lists.", "Write tables of plain values.") from error
+        except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
+            raise RecipeError(f"The recipe {path} is not valid TOML: {_line(error)}.", "Mend that line.") from error
         return cls.from_dict(apply_overrides(values, overrides))
 
     @classmethod
@@ -144,33 +154,62 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     for item in overrides:
         key, equals, raw = item.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"--set {item!r} has no '='.", "Write it like --set optimizer.lr=3e-4.")
-        try:
-            value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = raw
+            raise RecipeError(f"--set {shown(item)} has no '='.", "Write it like --set optimizer.lr=3e-4.")
         *tables, name = key.strip().split(".")
-        node = out
-        for table in tables:
-            node = node.setdefault(table, {})
-            if not isinstance(node, dict):
-                raise RecipeError(f"--set {item!r}: {table} is not a table.", "Check the key.")
-        node[name] = value
+        if len(tables) > 1:
+            raise RecipeError(f"--set {shown(item)} names a table within a table.", "Write it like optimizer.lr=3e-4.")
+        node = out.setdefault(tables[0], {}) if tables else out
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set {shown(item)}: {shown(tables[0])} is not a table.", "Check the key.")
+        node[name] = _value(raw)
     return out
+
+
+def _value(raw: str) -> Any:
+    """What stands behind "=" on a command line: one TOML value, else the text itself."""
+    if "\n" in raw:  # it could begin a table of its own
+        return raw
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except (ValueError, RecursionError):
+        return raw
+
+
+def _read(path: Path) -> str:
+    """The text of a recipe.
+
+    Raises:
+        RecipeError: no regular file, or far too long for a recipe.
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe may never end
+        raise RecipeError(f"The recipe {path} is no regular file.", "Give the path of a TOML file.")
+    with open(path, "rb") as stream:
+        data = stream.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise RecipeError(f"The recipe {path} is longer than {_MOST_BYTES >> 10} KiB.", "Give the path of a recipe.")
+    return data.decode()
+
+
+def _line(error: Exception) -> str:
+    """The words of an error, on one line and cut short."""
+    words = "".join(c if c.isprintable() else " " for c in str(error))
+    return words.rstrip(".")[:200]
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{where or 'The recipe'} is not a table.", f"Write it as [{where}].")
-    hints = typing.get_type_hints(kind)
+        raise RecipeError(f"{where or 'The recipe'} is not a table.", f"Write it as [{where or 'model'}].")
+    hints = _hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
     arguments = {}
     for key, value in values.items():
         name = f"{where}.{key}" if where else key
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(str(key)[:100], known, 1)
             hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}."
-            raise RecipeError(f"The recipe has an unknown key {name}.", hint)
+            plain = name if isinstance(key, str) and name.isprintable() and len(name) < 60 else shown(key)
+            raise RecipeError(f"The recipe has an unknown key {plain}.", hint)
         arguments[key] = _convert(hints[key], value, name)
     try:
         return kind(**arguments)
@@ -187,11 +226,16 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if isinstance(value, str) and inner is str:
             value = [value] if value else []
         if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{name} is {value!r}.", "Use a list.")
+            raise RecipeError(f"{name} is {shown(value)}.", "Use a list.")
         return tuple(_convert(inner, v, name) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf  # which no key takes
     plain = hint if isinstance(hint, type) else types.NoneType
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise RecipeError(f"{name} is {value!r}, which is not of type {plain.__name__}.", "Mend the value.")
+        raise RecipeError(f"{name} is {shown(value)}, which is not of type {plain.__name__}.", "Mend the value.")
+    if isinstance(value, str) and (len(value) > _MOST_LETTERS or _CONTROL.search(value)):
+        raise RecipeError(
+            f"{name} is {shown(value)}, which is longer than {_MOST_LETTERS} characters or holds control characters.",
+            "Mend the value.",
+        )
     return value

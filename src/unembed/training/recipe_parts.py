@@ -10,13 +10,26 @@ from dataclasses import dataclass
 
 from unembed.errors import RecipeError
 from unembed.model.config import Shape
-from unembed.training.recipe_values import not_negative, one_of, parse_duration, positive
+from unembed.training.recipe_values import (
+    BELOW_ONE,
+    COUNT,
+    SEED,
+    SHARE,
+    WEIGHT,
+    one_of,
+    parse_duration,
+    shown,
+    within,
+)
 
 TASKS = ("denoiser", "student", "corrector")
 """What can be learnt (`training/tasks.py`)."""
 
 SCHEDULE_NAMES = ("linear", "cosine", "exponential")
 """Names that `diffusion.schedule` knows; written out so that reading a recipe needs no torch."""
+
+_SIZES = {"width": (1, 16_384), "layers": (1, 256), "heads": (1, 256), "mlp": (1, 65_536)}
+"""Bounds of a small transformer's shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +92,12 @@ class DataPart:
         """Check ranges; one folder may be given as a string."""
         if isinstance(self.shards, str):
             object.__setattr__(self, "shards", (self.shards,) if self.shards else ())
-        positive(self, ("limit", "batch_size"))
-        not_negative(self, ("max_texts", "noise", "fitted"))
+        sizes = {"limit": (1, 4096), "batch_size": (1, 2**20), "max_texts": COUNT, "fitted": COUNT}
+        within("data", self, {**sizes, "noise": (0, 10), "join": SHARE, "crop": SHARE, "truncate": SHARE})
         if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.limit):
             raise RecipeError(
-                f"data.buckets is {list(self.buckets)}.", f"Use lengths from 1 that end with {self.limit}."
+                f"data.buckets is {shown(list(self.buckets))}.", f"Use lengths from 1 that end with {self.limit}."
             )
-        for name in ("join", "crop", "truncate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"data.{name} is {getattr(self, name)}.", "Use a probability from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -128,9 +138,8 @@ class ObjectivePart:
                 'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
                 'Set objective.masking = "time", or loss_weight = "bound".',
             )
-        for name in ("causal_share", "vector_drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"objective.{name} is {getattr(self, name)}.", "Use a share from 0 to 1.")
+        columns = {"shortlist_frequent": (0, 10**7), "shortlist_sampled": (0, 10**7)}
+        within("objective", self, {**columns, "causal_share": SHARE, "vector_drop": SHARE, "length_weight": (0, 1000)})
 
 
 @dataclass(frozen=True)
@@ -165,15 +174,11 @@ class OptimizerPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive(self, ("lr", "clip", "accumulate"))
-        not_negative(self, ("weight_decay", "warmup", "muon_lr"))
-        for name, values in (("betas", self.betas), ("ema", (self.ema,))):
-            if not all(0 <= value < 1 for value in values) or (name == "betas" and len(values) != 2):
-                raise RecipeError(
-                    f"optimizer.{name} is {getattr(self, name)}.", "Use 0 or more, below 1; betas are two."
-                )
-        if not 0 <= self.hold < 1:
-            raise RecipeError(f"optimizer.hold is {self.hold}.", "Use a share from 0 to below 1.")
+        rates = {"lr": (1e-12, 10), "muon_lr": (0, 10), "weight_decay": (0, 100), "clip": (1e-9, 1e9)}
+        steps = {"warmup": COUNT, "accumulate": (1, 10**6)}
+        within("optimizer", self, {**rates, **steps, "betas": BELOW_ONE, "ema": BELOW_ONE, "hold": BELOW_ONE})
+        if len(self.betas) != 2:
+            raise RecipeError(f"optimizer.betas is {shown(list(self.betas))}.", "Use two numbers.")
         one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
         one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
 
@@ -216,8 +221,8 @@ class RunPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive(self, ("validate_every", "save_every"))
-        not_negative(self, ("seed", "steps", "threads"))
+        seconds = {"validate_every": (1e-9, 1e9), "save_every": (1e-9, 1e9)}
+        within("run", self, {**seconds, "seed": SEED, "steps": COUNT, "threads": (0, 4096)})
         one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
         one_of("run.compile", self.compile, ("auto", "yes", "no"))
         one_of("run.horizon", self.horizon, ("steps", "time", "none"))
@@ -248,8 +253,7 @@ class ValidationPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive(self, ("texts",))
-        not_negative(self, ("decoded", "seed"))
+        within("validation", self, {"texts": (1, 10**7), "decoded": (0, 10**7), "seed": SEED})
 
 
 @dataclass(frozen=True)
@@ -274,14 +278,11 @@ class StudentPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive(self, ("width", "layers", "heads", "mlp"))
-        not_negative(self, ("whitened", "difference"))
+        within("student", self, {**_SIZES, "paired": SHARE, "whitened": WEIGHT, "difference": WEIGHT})
         if self.width % self.heads:
             raise RecipeError(
                 f"student.width is {self.width}, no multiple of {self.heads} heads.", "Change student.width or .heads."
             )
-        if not 0 <= self.paired <= 1:
-            raise RecipeError(f"student.paired is {self.paired}.", "Use a share from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,8 @@ class CorrectorPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive(self, ("layers", "heads", "mlp", "read_heads", "read_width", "rank", "vector_rows"))
+        readers = {"read_heads": (1, 256), "read_width": (1, 4096), "rank": (1, 4096), "vector_rows": (1, 256)}
+        within("corrector", self, {**{key: _SIZES[key] for key in ("layers", "heads", "mlp")}, **readers})
 
 
 @dataclass(frozen=True)
@@ -323,11 +325,9 @@ class PairsPart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        not_negative(self, ("own", "filled", "mistakes", "corrected"))
+        within("pairs", self, {"own": COUNT, "filled": COUNT, "mistakes": COUNT, "corrected": COUNT, "held": BELOW_ONE})
         if self.corrected > self.own:
             raise RecipeError(
                 f"pairs.corrected is {self.corrected}, but only {self.own} own drafts are there to be corrected.",
                 "Set pairs.own to at least that.",
             )
-        if not 0 <= self.held < 1:
-            raise RecipeError(f"pairs.held is {self.held}.", "Use a share from 0 to below 1.")

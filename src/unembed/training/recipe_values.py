@@ -1,36 +1,58 @@
-"""What a value of a recipe may be: numbers above 0, one of several words, a time.
+"""What a value of a recipe may be: numbers within bounds, one of several words, a time.
 
-Contents: `positive`, `not_negative`, `one_of`, `parse_duration`.
+Contents: `within`, `one_of`, `parse_duration`, `shown`, and the bounds `SHARE`, `BELOW_ONE`, `COUNT`, `SEED`, `WEIGHT`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from unembed.errors import RecipeError
 
+Bounds = tuple[float, float]
+SHARE: Bounds = (0, 1)
+BELOW_ONE: Bounds = (0, math.nextafter(1, 0))
+COUNT: Bounds = (0, 10**12)
+SEED: Bounds = (0, 2**63 - 1)
+WEIGHT: Bounds = (0, 1e6)
+_LONGEST = 10 * 366 * 86400.0
+_SHOWN = 60
 
-def positive(part: Any, names: Iterable[str]) -> None:
-    """Refuse attributes of a table that are no finite numbers above 0."""
-    for name in names:
+
+def within(table: str, part: Any, bounds: Mapping[str, Bounds]) -> None:
+    """Refuse attributes of a table, or members of a list there, that are not from the first to the second number.
+
+    Raises:
+        RecipeError: naming the key and its bounds.
+    """
+    for name, (low, high) in bounds.items():
         value = getattr(part, name)
-        if not 0 < value < float("inf"):
-            raise RecipeError(f"{name} is {value}.", "Use a number above 0.")
-
-
-def not_negative(part: Any, names: Iterable[str]) -> None:
-    """Refuse attributes of a table that are no finite numbers from 0 on."""
-    for name in names:
-        value = getattr(part, name)
-        if not 0 <= value < float("inf"):
-            raise RecipeError(f"{name} is {value}.", "Use 0 or a number above.")
+        for one in value if isinstance(value, tuple) else (value,):
+            if not low <= one <= high:  # NaN is nowhere
+                whole = "whole number" if isinstance(one, int) else "number"
+                most = (
+                    "below 1"
+                    if (low, high) == BELOW_ONE
+                    else f"to {high if isinstance(high, int) else format(high, 'g')}"
+                )
+                raise RecipeError(f"{table}.{name} is {shown(one)}.", f"Use a {whole} from {low:g} {most}.")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among those allowed."""
     if value not in allowed:
-        raise RecipeError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
+        raise RecipeError(f"{name} is {shown(value)}.", f"Use one of {', '.join(allowed)}.")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: cut short, in printable ASCII."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, lists within lists
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def parse_duration(text: str) -> float:
@@ -47,6 +69,8 @@ def parse_duration(text: str) -> float:
         seconds = float(number) * (factor or 1.0)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise RecipeError(f"{text!r} is not a duration.", 'Write it like "90s", "9m" or "1.5h".')
+    if not 0 < seconds <= _LONGEST:
+        raise RecipeError(
+            f"{shown(text)} is not a duration, or one of more than ten years.", 'Write it like "90s", "9m" or "1.5h".'
+        )
     return seconds

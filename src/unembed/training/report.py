@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from unembed.errors import DataError, RecipeError
+from unembed.errors import DataError
 from unembed.files import atomic_path, atomic_write_bytes
+from unembed.training.state import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,10 +125,10 @@ class Reporter:
         fine = losses[torch.isfinite(losses)]
         out, now = float(left_out), time.monotonic()
         if len(self._losses) >= _JUDGED and (out - self._left_out > len(self._losses) / 2 or not len(fine)):
-            raise RecipeError(
+            raise not_finite(
                 f"The loss is not finite any more: of {len(self._losses)} steps before step {facts['step']}, "
-                f"{out - self._left_out:.0f} were left out.",
-                "Lower optimizer.lr, or go on from the state that was saved before with --resume.",
+                f"{out - self._left_out:.0f} were left out",
+                self.out,
             )
         if not len(fine):
             return  # these steps wait for the next line

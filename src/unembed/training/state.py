@@ -1,6 +1,6 @@
 """The state of an interrupted run: weights, average, optimizer, generators, step. Safetensors and JSON only.
 
-Contents: `save_state`, `load_state`, `read_facts`.
+Contents: `save_state`, `load_state`, `read_facts`, `has_state`, `not_finite`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unembed.errors import CheckpointError
+from unembed.errors import CheckpointError, RecipeError
 from unembed.files import atomic_path
 from unembed.training.ema import Ema
 
@@ -23,6 +23,15 @@ _BEGIN = "Begin the run first, without --resume or --cooldown, or name its folde
 def has_state(folder: Path) -> bool:
     """Whether a run's folder holds a state."""
     return (folder / FILE).is_file()
+
+
+def not_finite(what: str, folder: Path) -> RecipeError:
+    """The error of a run that came to numbers which are not finite, and keeps the state that it saved before."""
+    kept = has_state(folder)
+    return RecipeError(
+        f"{what}{', and the state that was saved before is kept' if kept else ''}.",
+        "Lower optimizer.lr" + (", or go on from that state with --resume." if kept else "."),
+    )
 
 
 def save_state(
