@@ -106,6 +106,13 @@ def remove_parts(folder: str | Path, *names: str) -> None:
             part.unlink(missing_ok=True)
 
 
+def remove_foreign_parts(folder: str | Path) -> None:
+    """Remove what safetensors left in a folder of ours when it was killed: .tmp and six characters."""
+    for part in Path(folder).glob(".tmp*"):
+        if _FOREIGN_TEMPORARY.fullmatch(part.name):
+            part.unlink(missing_ok=True)
+
+
 def _make_folders(path: Path, private: bool) -> None:
     """Make a folder and those above it; others may not enter what is made for private files. Raises OSError."""
     for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):

@@ -306,7 +306,11 @@ def test_a_state_that_is_cut(place: Place, tmp_path: Path, capsys: pytest.Captur
     train += ["--set", "run.steps=2"]
     fails(capsys, [*train, "--resume"], "no training state", "Begin the run first")
     assert run(capsys, *train).code == 0
-    for name in (".state.safetensors.abc.part", ".tmpAb3dE6", "checkpoint/.tmpAb3dE6"):  # what a SIGKILL leaves behind
+    for name in (
+        ".state.safetensors.0123abcd.part",
+        ".tmpAb3dE6",
+        "checkpoint/.tmpAb3dE6",
+    ):  # what a SIGKILL leaves behind
         (tmp_path / "r" / name).write_text("")
     assert run(capsys, *train, "--resume").code == 0
     assert not [name for name in names(tmp_path / "r") if Path(name).name.startswith(".")]

@@ -187,7 +187,7 @@ def test_an_interrupted_pack_resumes_to_the_same_files(tmp_path: Path, bert: Enc
 
 def test_what_a_killed_writer_leaves_is_removed(tmp_path: Path) -> None:
     make(tmp_path, corpus(30))
-    for name in (".part-00009.xz.abc.part", ".pack.json.abc.part"):
+    for name in (".part-00003.xz.0123abcd.part", ".pack.json.0123abcd.part"):
         (tmp_path / name).write_bytes(b"half")
     shutil.copy(tmp_path / PACK, tmp_path / PARTIAL)  # killed between the last two steps
     make(tmp_path, corpus(30))

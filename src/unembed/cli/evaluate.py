@@ -87,6 +87,7 @@ def command(
       unembed evaluate examples/vectors.parquet -n 8 --queries 0,1,4 --refinement search
     """
     from unembed.cli.console import note, show_json
+    from unembed.cli.same_file import files_of, refuse_same
     from unembed.evaluation.harness import Setting, evaluate, write_result
     from unembed.evaluation.tables import main_table
     from unembed.files import make_folder
@@ -95,8 +96,9 @@ def command(
     if (refinement is not None or figure is not None) and queries is None:
         raise InputError("--refinement and --figure are about queries.", "Add --queries 0,4,16,64.")
     budgets = None if queries is None else read_budgets(queries)
+    refuse_same({"--figure": figure}, {"the texts": files_of(data)})
     if out is not None:
-        make_folder(out)
+        make_folder(out, private=True)
     inverter = Inverter.from_pretrained(model, device, precision)
     if encoder is not None:
         inverter.use_encoder(encoder)

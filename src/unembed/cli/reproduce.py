@@ -86,17 +86,30 @@ def command(
       unembed reproduce texts.txt --multilingual jina=runs/jina/checkpoint --languages multilingual.tsv
     """
     from unembed.cli.console import note, show_json
+    from unembed.cli.same_file import files_of, refuse_same
     from unembed.evaluation import paper_page, reproduction
+    from unembed.files import LOCK, Lock, make_folder, short_name
     from unembed.training.recipe import Recipe
 
     if (multilingual and languages is None) or (languages is not None and not multilingual):
         raise InputError("--multilingual and --languages go together.", "Give both: the models, and their texts.")
+    refuse_same(
+        {"--out": out, "--page": page},
+        {
+            "the texts": files_of(data),
+            "the texts of --languages": [languages],
+            "a recipe": recipes,
+            "a log": [value.partition("=")[2] for value in logs],
+        },
+    )
     named = {
         option: _pairs(values, option)
         for option, values in (("--model", models), ("--milestone", milestones), ("--log", logs))
     }
     spoken, asked = _pairs(multilingual, "--multilingual"), _pairs(encoders, "--encoder")
     resolved = {path: Recipe.load(path).to_dict() for path in recipes}
+    lock = Lock(make_folder(Path(out).parent) / f".{short_name(Path(out).name)}{LOCK}", out)
+    click.get_current_context().call_on_close(lock.release)
     run = reproduction.Reproduction(out, seed, batch_size, again, lambda name: note(f"  {name}", quiet))
 
     def load(name: str, path: str) -> Subject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,8 +63,9 @@ def command(
     """
     from unembed.cli.console import show_json, start_logging
     from unembed.cli.signals import Stopped
+    from unembed.files import LOCK, Lock, make_folder, unless_refused
     from unembed.model.shipped import find_checkpoint
-    from unembed.training.loop import train
+    from unembed.training.loop import COOLDOWN, train
     from unembed.training.recipe import Recipe
 
     start_logging(quiet)
@@ -77,22 +78,41 @@ def command(
     for name, given in (("--resume", resume), ("--init-from", init_from), ("--max-time", max_time)):
         if cooldown is not None and given:
             raise InputError(f"--cooldown and {name} are both given.", f"Leave out {name}.")
-    result = train(
-        resolved,
-        Path(out),
-        max_time=max_time,
-        resume=resume,
-        cooldown=cooldown,
-        init_from=init_from if init_from is None or Path(init_from).is_file() else find_checkpoint(init_from),
-        progress=not quiet and sys.stderr.isatty(),
-        device=device,
-    )
+    begin = init_from if init_from is None or Path(init_from).is_file() else find_checkpoint(init_from)
+    home = Path(out) / COOLDOWN if cooldown is not None else Path(out)  # a cool-down may be made beside the run
+    _refuse_overwriting(resolved, recipe, home, begin)
+    with unless_refused(home), Lock(make_folder(home) / LOCK, home):
+        result = train(
+            resolved,
+            Path(out),
+            max_time=max_time,
+            resume=resume,
+            cooldown=cooldown,
+            init_from=begin,
+            progress=not quiet and sys.stderr.isatty(),
+            device=device,
+        )
     if as_json:
         show_json(dataclasses.asdict(result))
     else:
         _tell(result, resolved.run.horizon == "none", cooldown is not None, quiet)
     if result.signal:
         raise Stopped(result.signal)
+
+
+def _refuse_overwriting(recipe: Recipe, path: str, home: Path, begin: str | Path | None) -> None:
+    """Refuse a run whose files would replace what it is made of."""
+    from unembed.cli.same_file import files_of, refuse_same
+
+    written = ["recipe.json", "log.jsonl", "curve.png", "state.safetensors"]
+    written += [f"checkpoint/{file.name}" for file in files_of(home / "checkpoint")]
+    texts = [file for name in recipe.data.texts for file in files_of(name)]
+    read: dict[str, list[Any]] = {
+        "the recipe": [path],
+        "a text of the recipe": texts,
+        "what --init-from names": [*files_of(begin)],
+    }
+    refuse_same({f"the run's {name} at": home / name for name in written}, read)
 
 
 def _tell(result: TrainingResult, endless: bool, cooling: bool, quiet: bool) -> None:

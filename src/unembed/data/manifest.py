@@ -20,7 +20,7 @@ from typing import Any
 
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import DataError, EncoderError
-from unembed.files import read_json, sha256_file, write_json
+from unembed.files import PRIVATE, read_json, sha256_file, write_json
 
 FORMAT = 1
 PARTS = ("tokens", "lengths", "vectors", "sources")
@@ -88,7 +88,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json`, atomically."""
         value = asdict(self)
-        write_json(folder / MANIFEST, {"format": value.pop("format"), "texts": self.n, **value})
+        write_json(folder / MANIFEST, {"format": value.pop("format"), "texts": self.n, **value}, PRIVATE)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -114,6 +114,13 @@ class Manifest:
             known = {f.name: value[f.name] for f in fields(cls)}
             known["shards"] = [ShardEntry(**entry) for entry in value["shards"]]
             known["identity"] = EncoderIdentity.from_dict(known["identity"]).to_dict()
+            counts = [
+                known["dropped"],
+                *known["counts"],
+                *(n for e in known["shards"] for n in (e.n, e.tokens, e.read)),
+            ]
+            if any(type(count) is not int or count < 0 for count in counts):
+                raise TypeError("a count is no whole number")
             return cls(**known)
         except (KeyError, TypeError, EncoderError) as error:
             raise DataError(f"{path} is damaged ({error}).", "Embed the texts again.") from error

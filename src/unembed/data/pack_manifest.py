@@ -25,7 +25,7 @@ from typing import Any
 
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import DataError, EncoderError
-from unembed.files import read_json, write_json
+from unembed.files import PRIVATE, read_json, write_json
 
 VERSION = 1
 PACK, PARTIAL, TOKENIZER, ENCODER = "pack.json", "pack.partial.json", "tokenizer.json", "encoder.xz"
@@ -112,7 +112,7 @@ class PackManifest:
         """Write it, atomically, with its own digest."""
         value = {"format": _KIND, "version": VERSION, "texts": self.n, "tokens": self.tokens, "dropped": self.dropped}
         value |= asdict(self)
-        write_json(folder / name, {**value, "sha256": _digest(value)})
+        write_json(folder / name, {**value, "sha256": _digest(value)}, PRIVATE)
 
     @classmethod
     def load(cls, folder: Path, name: str = PACK) -> PackManifest:

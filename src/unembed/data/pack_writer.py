@@ -31,7 +31,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
-from unembed.files import atomic_write_bytes, make_folder, remove_parts
+from unembed.files import LOCK, PRIVATE, Lock, atomic_write_bytes, make_folder, remove_parts, unless_refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,14 +74,33 @@ def write_pack(
         DataError: the folder holds something else or another pack, the texts differ from those of the earlier call, or
             no text is left.
         EncoderError: the encoder is no BERT, and `with_encoder`.
+        InputError: another call is writing into the folder.
     """
-    from unembed.encoders.bert import BertOnIds
-
     if not 1 <= limit <= 65535 or part_size < 1:
         raise DataError(f"Limit {limit} or part size {part_size} is out of range.", "Choose positive numbers.")
     folder = Path(out)
     fresh = PackManifest(encoder.identity.to_dict(), tokenizer.sha256, limit, tokenizer.size)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} holds something else than a pack.", "Choose a folder that is empty or absent.")
+    with unless_refused(folder), Lock(make_folder(folder, private=True) / LOCK, folder):
+        return _fill(folder, texts, encoder, tokenizer, fresh, with_encoder, part_size, progress)
+
+
+def _fill(
+    folder: Path,
+    texts: Iterable[tuple[str, str]],
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    fresh: PackManifest,
+    with_encoder: bool,
+    part_size: int,
+    progress: Callable[[int], None] | None,
+) -> PackManifest:
+    """Write the parts that are not there yet."""
+    from unembed.encoders.bert import BertOnIds
+
     manifest, finished = _open(folder, fresh, with_encoder)
+    limit = fresh.limit
     stream, read = iter(texts), 0
     for k, part in enumerate(manifest.parts):
         skip_texts(stream, part.read, part.digest, f"part {k} of {folder}")
@@ -105,9 +124,8 @@ def write_pack(
             )
         head = list(itertools.islice(stream, 1))  # a missing file of texts is found here
         stream = itertools.chain(head, stream)
-        make_folder(folder)
         manifest.save(folder, PARTIAL)  # from here on the folder is ours
-        atomic_write_bytes(folder / TOKENIZER, tokenizer.to_json().encode())
+        atomic_write_bytes(folder / TOKENIZER, tokenizer.to_json().encode(), PRIVATE)
         if network is not None:
             manifest.encoder = _write_encoder(folder / ENCODER, network, encoder.identity, tokenizer)
     while True:
@@ -127,14 +145,12 @@ def write_pack(
 
 def _open(folder: Path, fresh: PackManifest, with_encoder: bool) -> tuple[PackManifest, bool]:
     """The manifest to go on with, and whether the pack is finished; all files that it names are checked."""
-    if folder.is_dir():
-        for name in (PACK, PARTIAL, TOKENIZER, ENCODER, "part-*.xz"):
-            remove_parts(folder, name)
+    remove_parts(folder, PARTIAL)
     finished = (folder / PACK).is_file()
     if finished:
         (folder / PARTIAL).unlink(missing_ok=True)  # killed between the last two steps
     if not finished and not (folder / PARTIAL).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise DataError(f"{folder} holds something else than a pack.", "Choose a folder that is empty or absent.")
         return fresh, False
     manifest = PackManifest.load(folder, PACK if finished else PARTIAL)
@@ -148,6 +164,13 @@ def _open(folder: Path, fresh: PackManifest, with_encoder: bool) -> tuple[PackMa
     ):
         if known != wanted:
             raise DataError(f"{folder} holds a pack with {what} {known!r}, not {wanted!r}.", "Choose another folder.")
+    one, two = (EncoderIdentity.from_dict(part.identity) for part in (manifest, fresh))
+    if not one.same_vectors(two):
+        raise DataError(
+            f"{folder} holds a pack for vectors that another encoder of the name {one.name!r} made.",
+            "Restore that encoder, or choose another folder.",
+        )
+    remove_parts(folder, PACK, PARTIAL, TOKENIZER, ENCODER, part_path(folder, len(manifest.parts)).name)
     if not manifest.parts and not finished:
         return fresh, False
     if (manifest.encoder is not None) != with_encoder:
@@ -203,7 +226,7 @@ def _write_part(
         return part
     arrays = [np.concatenate(pieces) for pieces in (lengths, tokens, sources)]
     data = b"".join(map(_packed, arrays))
-    atomic_write_bytes(part_path(folder, len(manifest.parts)), data)
+    atomic_write_bytes(part_path(folder, len(manifest.parts)), data, PRIVATE)
     part.sha256 = hashlib.sha256(data).hexdigest()
     counts = np.bincount(arrays[2], minlength=len(index)).tolist()
     manifest.sources = {name: manifest.sources.get(name, 0) + counts[k] for name, k in index.items()}
@@ -240,6 +263,6 @@ def _write_encoder(path: Path, network: BertOnIds, identity: EncoderIdentity, to
     # 4 s, with preset 6 7.8 in a minute); the mantissas after them do not shrink, and a short search finds that sooner
     quick = {"id": lzma.FILTER_LZMA2, "preset": 0, "mf": lzma.MF_HC4, "nice_len": 4, "depth": 1, "dict_size": 4096}
     data = b"".join(lzma.compress(raw[start::2].tobytes(), filters=[quick]) for start in (1, 0))
-    atomic_write_bytes(path, data)
+    atomic_write_bytes(path, data, PRIVATE)
     shapes = {name: list(tensor.shape) for name, tensor in state.items()}
     return EncoderFile(network.config(), shapes, hashlib.sha256(data).hexdigest())

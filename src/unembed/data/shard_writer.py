@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unembed.data.hub_datasets import DatasetStream
-from unembed.data.manifest import MANIFEST, Manifest, ShardEntry, part_path, verify_shards
+from unembed.data.manifest import MANIFEST, PARTS, Manifest, ShardEntry, part_path, verify_shards
 from unembed.data.rereading import add_texts, skip_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
-from unembed.files import atomic_path, make_folder, read_json, remove_parts, sha256_file, write_json
+from unembed.files import (
+    LOCK,
+    PRIVATE,
+    Lock,
+    atomic_path,
+    make_folder,
+    read_json,
+    remove_parts,
+    sha256_file,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +81,6 @@ class ShardWriter:
             shard_size=shard_size,
         )
         self.manifest = fresh
-        remove_parts(self.folder, "*.npy")
-        remove_parts(self.folder, MANIFEST)
         if (self.folder / MANIFEST).exists():
             self.manifest = Manifest.load(self.folder)
             for key in ("tokenizer_sha256", "limit", "vocabulary", "pad_id", "dtype", "shard_size"):
@@ -88,6 +96,13 @@ class ShardWriter:
                     f"or not of {identity.name!r}.",
                     "Choose another folder.",
                 )
+            if not known.same_vectors(identity):
+                raise DataError(
+                    f"{self.folder} holds vectors that another encoder of the name {known.name!r} made.",
+                    "Restore that encoder, or choose another folder.",
+                )
+        pieces = [part_path(self.folder, len(self.manifest.shards), part).name for part in PARTS]
+        remove_parts(self.folder, MANIFEST, _PLACE, *pieces)
 
     def add(
         self,
@@ -142,7 +157,7 @@ class ShardWriter:
         hashes = {}
         for part, array in arrays.items():
             path = part_path(self.folder, shard, part)
-            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            with atomic_path(path, PRIVATE) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, array, allow_pickle=False)
             hashes[part] = sha256_file(path)
         counts = np.bincount(numbers, minlength=len(index))
@@ -190,12 +205,25 @@ def write_shards(
     Raises:
         DataError: the folder holds other or damaged shards, the texts differ from those of the earlier call, or no
             text is left.
+        InputError: another call is writing into the folder.
     """
+    with Lock(make_folder(out, private=True) / LOCK, out):
+        writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
+        return _fill(writer, texts, encoder, tokenizer, progress)
+
+
+def _fill(
+    writer: ShardWriter,
+    texts: Iterable[tuple[str, str]],
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    progress: Callable[[int], None] | None,
+) -> Manifest:
+    """Write the shards that are not there yet."""
     import numpy as np
 
-    writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
     manifest = writer.manifest
-    make_folder(writer.folder)
+    limit, shard_size, dtype = manifest.limit, manifest.shard_size, manifest.dtype
     verify_shards(writer.folder, manifest)
     at_once = isinstance(texts, DatasetStream) and _restore(texts, writer)
     stream = iter(texts)
@@ -232,7 +260,7 @@ def write_shards(
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
         writer.add(flat, np.array([len(i) for i in ids]), vectors[: len(ids)], sources, read, digest.hexdigest())
         if isinstance(texts, DatasetStream):
-            write_json(writer.folder / _PLACE, {"shards": len(manifest.shards), "state": texts.state()})
+            write_json(writer.folder / _PLACE, {"shards": len(manifest.shards), "state": texts.state()}, PRIVATE)
 
 
 def _restore(texts: DatasetStream, writer: ShardWriter) -> bool:
@@ -240,8 +268,11 @@ def _restore(texts: DatasetStream, writer: ShardWriter) -> bool:
     path = writer.folder / _PLACE
     if not writer.manifest.shards or not path.is_file():
         return False
-    kept = read_json(path)
-    if kept["shards"] != len(writer.manifest.shards):  # ended between the shard and its place
-        return False
-    texts.restore(kept["state"])
+    try:
+        kept = read_json(path)
+        if kept["shards"] != len(writer.manifest.shards):  # ended between the shard and its place
+            return False
+        texts.restore(kept["state"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged.", "Remove it: the texts are then read from their beginning.") from error
     return True

@@ -25,7 +25,7 @@ import numpy as np
 from unembed.decoding.config import DecodeConfig
 from unembed.evaluation.measure import RESAMPLES, measure
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
-from unembed.files import write_json
+from unembed.files import PRIVATE, write_json
 from unembed.machine import describe
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import id_statistics, masked_token_statistic, token_f1
@@ -299,5 +299,5 @@ def write_result(folder: str | Path, result: dict[str, Any]) -> Path:
     kind = f"{result['kind']}-" if result["kind"] in ("baseline", "refinement") else ""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{result['data']['name']}-{kind}{result['name']}")
     path = Path(folder) / f"{stem}.json"
-    write_json(path, result)
+    write_json(path, result, PRIVATE)  # it holds examples
     return path

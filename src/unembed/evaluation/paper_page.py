@@ -15,7 +15,7 @@ from unembed.evaluation import paper_facts as paper
 from unembed.evaluation.figures import dynamics, read_log
 from unembed.evaluation.reproduction import PAPER_STRATEGIES, RATE
 from unembed.evaluation.tables import cell, table
-from unembed.files import atomic_write_bytes, read_json
+from unembed.files import PRIVATE, atomic_write_bytes, read_json
 
 FIGURE = "paper-dynamics.svg"
 _MASKED = f"masked_token_accuracy@{RATE:g}"
@@ -44,7 +44,7 @@ def write_page(values_path: str | Path, page: str | Path) -> str:
     if values.get("logs"):
         dynamics(values["logs"], Path(values_path).parent / FIGURE)
     text = render(values, _link(Path(values_path).parent, Path(page).parent))
-    atomic_write_bytes(page, text.encode())
+    atomic_write_bytes(page, text.encode(), PRIVATE)  # it holds examples
     return text
 
 

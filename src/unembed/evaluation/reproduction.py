@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unembed.errors import DataError
 from unembed.evaluation import baselines
 from unembed.evaluation.harness import Setting, evaluate, evaluate_baseline
 from unembed.evaluation.paper_facts import REMASKING, SENTENCE
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
-from unembed.files import read_json, write_json
+from unembed.files import PRIVATE, read_json, write_json
 from unembed.machine import describe
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ class Reproduction:
     ) -> None:
         self.path, self.seed, self.batch_size, self.again = Path(path), seed, batch_size, again
         self._report = report or (lambda name: None)
-        old = read_json(self.path) if self.path.exists() else {}
-        fits = isinstance(old, dict) and old.get("format") == FORMAT
+        old = read_json(self.path) if self.path.exists() else {"format": FORMAT, "cells": {}, "models": {}}
+        if not isinstance(old, dict) or not isinstance(old.get("cells"), dict):
+            raise DataError(f"{self.path} holds something else than cells.", "Give the cells another file.")
+        fits = old.get("format") == FORMAT
         self.values: dict[str, Any] = old if fits else {"format": FORMAT, "cells": {}, "models": {}}
 
     def cell(self, name: str, stamp: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> None:
@@ -130,7 +133,7 @@ class Reproduction:
 
     def save(self) -> None:
         """Write the file, whole."""
-        write_json(self.path, self.values)
+        write_json(self.path, self.values, PRIVATE)  # it holds examples
 
     def strategy(self, name: str, subject: Subject, setting: Setting, rates: Sequence[float] = ()) -> None:
         """One setting on a subject's set, as a cell."""

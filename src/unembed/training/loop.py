@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from unembed.errors import CheckpointError, RecipeError
-from unembed.files import make_folder, remove_parts, write_json
+from unembed.files import make_folder, remove_foreign_parts, remove_parts, write_json
 from unembed.training.ema import Ema
 from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.memory import keep_memory, limited_memory
@@ -33,7 +33,7 @@ from unembed.training.recipe import Recipe
 from unembed.training.recipe_values import parse_duration
 from unembed.training.report import Reporter
 from unembed.training.resuming import check_data, check_recipe
-from unembed.training.state import has_state, load_state, not_finite, read_facts, save_state
+from unembed.training.state import FILE, has_state, load_state, not_finite, read_facts, save_state
 from unembed.training.stepper import Stepper
 from unembed.training.task import Task
 from unembed.training.tasks import make_task
@@ -136,11 +136,11 @@ def train(
     """
     started = time.monotonic()
     home = make_folder(out)
-    if cooldown is None:  # else a run may be saving here
-        remove_parts(home)
-        remove_parts(home / "checkpoint")
-    remove_parts(home / COOLDOWN)
-    remove_parts(home / COOLDOWN / "checkpoint")
+    for folder in [home / COOLDOWN, *([home] if cooldown is None else [])]:  # else a run may be saving here
+        remove_parts(folder, "recipe.json", "log.jsonl", "curve.png", FILE)
+        if has_state(home):  # then these are ours, and what safetensors left in them too
+            remove_parts(folder / "checkpoint")
+            remove_foreign_parts(folder)
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     keep_memory()

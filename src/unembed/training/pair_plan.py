@@ -100,7 +100,7 @@ def make_pairs(
     """
     from tqdm import tqdm
 
-    out = make_folder(folder)
+    out = make_folder(folder, private=True)
     total = sum(planned.size for planned in parts)
     shown = sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)
     _log.info("making %d pairs in %s", total, out)

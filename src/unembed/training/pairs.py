@@ -19,7 +19,7 @@ import numpy as np
 
 from unembed.data.feed import Dataset
 from unembed.errors import DataError
-from unembed.files import atomic_path
+from unembed.files import PRIVATE, atomic_path
 
 KINDS = ("greedy", "sampled", "begun", "mistakes", "corrected", "filled")
 """Left to right by the denoiser, likeliest token by token, sampled, or behind a true beginning; true texts with
@@ -116,7 +116,7 @@ class Pairs(Texts):
             columns[name] = columns[name].astype(np.float16)
         for name in ("lengths", "draft_lengths"):
             columns[name] = columns[name].astype(np.int16)
-        with atomic_path(path) as part, open(part, "wb") as stream:
+        with atomic_path(path, PRIVATE) as part, open(part, "wb") as stream:
             np.savez(stream, origin=np.array(json.dumps(asdict(origin))), **columns)
 
     def digest(self) -> str:
