@@ -86,10 +86,10 @@ def test_csv_that_is_ragged_or_not_numeric(tmp_path: Path) -> None:
     path.write_text('id,v\na,"[1, 2]"\nb,"[1, 2, 3]"\n')
     says(path, "Line 3", "dimension 3", "the first has 2")
     path.write_text("id,text\na,b\n")
-    says(path, "no column that holds vectors")
+    says(path, "no column that holds vectors", "id, text")
     says(path, "no vector column named 'v'", column="v")
     path.write_bytes(b"id,v\na,\xff\xfe\n")
-    says(path, "cannot be read as CSV")
+    says(path, r"Column 'v' begins with '\\xff\\xfe'")
 
 
 def test_a_missing_column(tmp_path: Path) -> None:

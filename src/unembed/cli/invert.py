@@ -37,11 +37,12 @@ CHUNK = 64  # vectors read and shown at a time
 @precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
 @click.option("--resume", is_flag=True, help="Go on with the finished rows of an interrupted run.")
-@click.option("--column", metavar="NAME", help="Column or array with the vectors; default: the only one.")
+@click.option("--column", metavar="NAME", help="Column or array with the vectors, or places such as 1-384.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
 @click.option("--compare", metavar="NAME", help="Column with the true texts: show them beside, then the scores.")
 @click.option("--format", "kind", type=click.Choice(STREAMS), help="Format of standard input (-); default: jsonl.")
+@click.option("--header/--no-header", default=None, help="Whether a table's first line names columns; default: judge.")
 @click.option("--scale", metavar="NUMBERS", help="Of int8 or uint8: a number, several, or a .npy file; see below.")
 @click.option("--offset", metavar="NUMBERS", help="Added after the scale: a number, several, or a .npy file.")
 @click.option("--packed", is_flag=True, help="Each byte holds 8 dimensions, the first in its highest bit.")
@@ -67,6 +68,7 @@ def command(
     keep: tuple[str, ...],
     compare: str | None,
     kind: str | None,
+    header: bool | None,
     scale: str | None,
     offset: str | None,
     packed: bool,
@@ -140,7 +142,7 @@ def command(
     refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
     used = sorted({*keep, *known.columns(), *([compare] if compare is not None else [])})
-    reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used))
+    reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used), header=header)
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
     refining.prepare(inverter)
@@ -153,7 +155,14 @@ def command(
     chunks = None
     if out is not None:
         source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": names, "limit_rows": limit_rows}
-        form = {"format": kind, "scale": scale, "offset": offset, "packed": packed, "skip_bad": skip_bad}
+        form = {
+            "format": kind,
+            "header": header,
+            "scale": scale,
+            "offset": offset,
+            "packed": packed,
+            "skip_bad": skip_bad,
+        }
         decode = {"model": _digests(inverter, model), "precision": inverter.precision, "options": options}
         shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
         chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings(), **refining.settings()})

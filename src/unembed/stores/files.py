@@ -89,6 +89,7 @@ def read_vectors(
     packed: bool = False,
     on_bad: Callable[[BadRow], None] | None = None,
     kind: str | None = None,
+    header: bool | None = None,
 ) -> Iterator[VectorBatch]:
     """Open a file of vectors and yield its rows in batches.
 
@@ -102,6 +103,7 @@ def read_vectors(
         packed: whether each stored byte holds eight dimensions (`numpy.packbits`), which become -1 and +1.
         on_bad: called with each row that holds no usable vector, which is then left out; None: an error at the first.
         kind: the format of standard input or of a pipe, one of `STREAMS`; None takes the ending, or "jsonl".
+        header: whether the first line of a table of text names its columns; None: judge by the first rows.
 
     Returns:
         An iterator over batches: ids, float32 vectors (n, d) and metadata, in the order of the file.
@@ -111,5 +113,5 @@ def read_vectors(
     """
     if batch < 1:
         raise InputError(f"The batch size is {batch}.", "Use at least 1.")
-    reading = Reading(Quantisation(scale, offset, packed), on_bad)
+    reading = Reading(Quantisation(scale, offset, packed), on_bad, header=header)
     return open_file(path, column, id_column, reading=reading, kind=kind).batches(batch)

@@ -6,6 +6,7 @@ the first look took is kept and given again, so no more than that beginning is e
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 from collections.abc import Iterator
@@ -116,7 +117,9 @@ class _Pass(io.RawIOBase):
 
 
 def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
-    """Yield the lines of UTF-8 text (with or without a byte order mark), their ends included.
+    """Yield the lines of UTF-8 text (UTF-16 where it begins with its mark), their ends included.
+
+    Bytes that are no UTF-8 come as lone surrogates (PEP 383): a column that nobody reads may hold them.
 
     Args:
         source: the bytes.
@@ -124,9 +127,11 @@ def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
 
     Raises:
         InputError: a line of more than `MAX_LINE` characters.
-        UnicodeDecodeError, OSError: not UTF-8, or not readable.
+        UnicodeDecodeError, OSError: UTF-16 that is damaged, or not readable.
     """
-    with io.TextIOWrapper(source.open(), encoding="utf-8-sig", newline=newline) as stream:
+    stored = source.open()
+    encoding = "utf-16" if stored.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with io.TextIOWrapper(stored, encoding=encoding, errors="surrogateescape", newline=newline) as stream:
         number = 0
         while line := stream.readline(MAX_LINE):
             number += 1

@@ -43,7 +43,7 @@ def open_jsonl(
             others = {} if isinstance(value, list) else dict(value)
             vector = value if isinstance(value, list) else others.pop(name, None)
             if _is_vector(vector):
-                yield row, line, vector, others
+                yield row, line, vector, others, 0
             else:
                 reading.reject(row, f"Line {line} of {source.name} has no list of numbers under {name!r}.", REPAIR)
 

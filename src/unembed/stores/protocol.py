@@ -210,7 +210,8 @@ def choose_vectors(
             "Name one of those with --column." if candidates else _WRITE,
         )
     if not candidates:
-        likely = next((name for part in _LIKELY for name in cells if part(name)), "")
+        longest = max(cells, key=lambda name: len(str(cells[name])), default="")
+        likely = next((name for part in _LIKELY for name in cells if part(name)), longest)
         raise InputError(
             f"{source} has no column that holds vectors{columns}"
             f"{f'. Column {likely!r}' if likely in cells else ''}{_quoted(likely, cells)}.",

@@ -46,6 +46,7 @@ class Reading:
         quantisation: what the stored numbers mean.
         on_bad: called with each row that is bad, which is then left out; None raises InputError at the first one.
         on_note: called with what a user should know of a file that is read all the same; None: a warning in the log.
+        header: whether the first line of a table of text names its columns; None: judge by the first rows.
         wanted: the columns beside ids and vectors that the caller uses; None takes all of them.
     """
 
@@ -53,6 +54,7 @@ class Reading:
     on_bad: Callable[[BadRow], None] | None = None
     on_note: Callable[[str], None] | None = None
     wanted: frozenset[str] | None = None
+    header: bool | None = None
     _done: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property

@@ -1,42 +1,58 @@
-"""Vectors in tables of text, .csv and .tsv.
+"""Vectors in tables of text, .csv and .tsv, whatever separates their fields.
 
-A vector stands in one column, written "[0.1, 0.2, ...]" (what pgvector and pandas export), or in one column a number,
-named with a common prefix and a count ("e0", "e1", ...), or there is no header and nothing but numbers.
+The first rows say how fields are separated and where vectors stand (sampled.py); then the text is read line by line.
 """
 
 from __future__ import annotations
 
-import csv
-import re
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from unembed.errors import InputError
+from unembed.stores.delimited import BLANKS, split_rows
+from unembed.stores.groups import Group
 from unembed.stores.inputs import Input, text_lines
-from unembed.stores.lines import REPAIR, LineStore, Record
-from unembed.stores.protocol import choose_ids, choose_vectors
-from unembed.stores.reading import NO_ROWS, Reading, check_width
+from unembed.stores.lines import REPAIR, LineStore, Record, legible
+from unembed.stores.protocol import choose_ids, choose_others
+from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
+from unembed.stores.sampled import Columns, Layout, Sample, decimal_mark, find_columns
+from unembed.stores.written import is_missing, is_number, parse_vector
 
-_COUNTED = re.compile(r"^(.*?)(\d+)$")
-_FIELD = 1 << 24  # characters of a field; a vector in one cell is longer than the module's 128 KiB
+_DELIMITERS = (",", ";", "\t", "|", BLANKS)
+_LINES, _CHARACTERS = 32, 1 << 20  # looked at first; four times as much while no vector is seen
+_MOST = 1 << 26  # characters looked at
+_SKIP = "Remove that row, or add --skip-bad to leave such rows out."
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Where a vector stands: the places of its fields; one bracketed field, or a number a field."""
+class _Form:
+    """How a table is written: its delimiter, its decimal mark, and its columns."""
 
-    places: tuple[int, ...]
-    bracketed: bool
+    delimiter: str
+    decimal: str
+    columns: Columns
 
-    def parse(self, row: list[str]) -> list[float]:
+    def vector(self, group: Group, fields: list[str]) -> list[float]:
         """Return the numbers of a row.
 
         Raises:
-            ValueError: a field that is not a number.
+            ValueError: a field that is not a number; the message says which and what stands there.
         """
-        if self.bracketed:
-            return [float(cell) for cell in row[self.places[0]].strip().strip("[]").replace(",", " ").split()]
-        return [float(row[place]) for place in self.places]
+        if group.cell:
+            return parse_vector(fields[group.places[0]])
+        cells = [fields[place] for place in group.places]
+        try:
+            return (
+                [float(cell) for cell in (cell.replace(",", ".") for cell in cells)]
+                if self.decimal == ","
+                else [float(cell) for cell in cells]
+            )
+        except ValueError:
+            wrong = next(i for i, cell in enumerate(cells) if not is_number(cell.replace(",", self.decimal)))
+            shown = cells[wrong].strip()
+            name = self.columns.names[group.places[wrong]]
+            raise ValueError(f"a value that is not a number in column {name!r} ({shown[:40]!r})") from None
 
 
 def open_csv(
@@ -45,152 +61,177 @@ def open_csv(
     """Open a .csv or .tsv file.
 
     Args:
-        source: the bytes; tabs separate the fields of a .tsv.
-        column: the vector column, or the prefix of counted columns ("e" for e0, e1, ...); None guesses.
+        source: the bytes; fields may be separated by commas, semicolons, tabs, bars or blanks.
+        column: the vector column, the common part of counted columns ("e" for e0, e1, ...), or their places ("1-384");
+            None guesses.
         id_column: the id column; None takes one with a usual name.
-        reading: what the numbers mean and what happens to bad rows.
+        reading: what the numbers mean, what happens to bad rows, whether there is a header.
 
     Raises:
-        InputError: no vector column or several, or a cell that is not a number.
+        InputError: no vector column or several, a cell that is not a number, or what is not clear.
     """
     reading = reading or Reading()
-    delimiter = "\t" if source.suffix == ".tsv" else ","
-    names, headless, groups, first = _first_groups(source, delimiter, column, reading)
-    chosen = choose_vectors(
-        {
-            name: "numbers in brackets" if group.bracketed else f"{len(group.places)} columns"
-            for name, group in groups.items()
-        },
-        column,
-        source.name,
-    )
-    group = groups[chosen]
-    others = [(place, name) for place, name in enumerate(names) if place not in set(group.places)]
-    id_name = choose_ids([name for _, name in others], id_column, source.name)
-
-    def parse(row: int, line: int, fields: list[str], told: Reading) -> list[float] | None:
-        if len(fields) != len(names):
-            what = f"has {len(fields)} fields; the first line has {len(names)}"
-            told.reject(row, f"Line {line} of {source.name} {what}.", REPAIR)
-            return None
-        try:
-            return group.parse(fields)
-        except ValueError as error:
-            what = f"holds a value that is not a number in column {_where(group, fields, names)!r} ({_cut(error)})"
-            told.reject(row, f"Line {line} of {source.name} {what}.", REPAIR)
-            return None
-
-    def records() -> Generator[Record]:
-        for index, (line, fields) in enumerate(_rows(source, delimiter)):
-            row = index if headless else index - 1
-            if row < 0:
-                continue
-            vector = parse(row, line, fields, reading)
-            if vector is not None:
-                yield row, line, vector, {name: fields[place] for place, name in others}
-
-    width = len(group.places) if not group.bracketed else len(parse(0, 1 if headless else 2, first, Reading()) or [])
+    form, first = _look(source, column, reading)
+    layout = form.columns.choose(column, id_column, source.name)
+    names, group = layout.names, layout.group
+    taken = set(group.places)
+    others = {name: place for place, name in reversed(list(enumerate(names))) if place not in taken}
+    others = dict(reversed(others.items()))
+    id_name = choose_ids(list(others), id_column, source.name)
+    if id_name is None and layout.id_place is not None:
+        id_name = names[layout.id_place]
+    used = [name for name in others if name == id_name]
+    used += choose_others([name for name in others if name != id_name], reading, source.name)
+    width = group.width or len(_first(form, layout, first, source.name))
     check_width(width, source.name)
     reading.quantisation.check(width, "", source.name)
-    return LineStore(source.name, width, records, id_name, reading=reading)
 
-
-def _first_groups(
-    source: Input, delimiter: str, column: str | None, reading: Reading
-) -> tuple[list[str], bool, dict[str, _Group], list[str]]:
-    """Look at the first rows.
-
-    Returns:
-        The names of the columns, whether there is no header, where vectors may stand, and the row that shows it.
-    """
-    rows = _rows(source, delimiter)
-    try:
-        _, header = next(rows, (0, None))
-        if header is None:
-            raise InputError(f"{source.name} has no rows.", NO_ROWS)
-        if all(map(_is_number, header)):
-            group = _Group(tuple(range(len(header))), False)
-            return [str(place) for place in group.places], True, {"": group}, header
-        shown: dict[str, _Group] = {}
-        first: list[str] | None = None
-        for index, (_, fields) in enumerate(rows):
-            found = _groups(header, fields, strict=reading.skips)
-            if first is None or (column in found if column is not None else bool(found)):
-                shown, first = found, fields
-            if (column in shown if column is not None else bool(shown)) or index + 1 >= reading.peek:
-                break
-    finally:
-        rows.close()
-    if first is None:
-        raise InputError(f"{source.name} has a header and no rows.", NO_ROWS)
-    return header, False, shown, first
-
-
-def _groups(names: list[str], fields: list[str], strict: bool) -> dict[str, _Group]:
-    """Find where vectors may stand in a row: bracketed fields, and counted columns of which most hold numbers.
-
-    Where `strict`, a row of another length shows nothing, nor does a bracketed field with anything but numbers.
-    """
-    if strict and len(fields) != len(names):
-        return {}
-    counted: dict[str, list[int]] = {}
-    found: dict[str, _Group] = {}
-    for place, (name, cell) in enumerate(zip(names, fields, strict=False)):
-        match = _COUNTED.match(name)
-        if cell.lstrip().startswith("["):
+    def records() -> Generator[Record]:
+        row = -1
+        for line, fields in _rows(source, form.delimiter, len(names)):
+            if line < layout.begin:
+                continue
+            row += 1
+            if len(fields) != len(names):
+                what = f"has {len(fields)} fields; the first line has {len(names)}"
+                reading.reject(row, f"Line {line} of {source.name} {what}.", REPAIR)
+                continue
+            if group.cell and is_missing(fields[group.places[0]]):
+                what = f"Row {row} of {source.name} (line {line}) has no vector in column {group.name!r}."
+                reading.reject(row, what, _SKIP)
+                continue
             try:
-                usable = bool(_Group((place,), True).parse(fields))
+                vector = form.vector(group, fields)
+            except ValueError as error:
+                what = _why(fields, layout, str(error))
+                reading.reject(row, f"Line {line} of {source.name} {what}.", REPAIR)
+                continue
+            kept = {name: fields[others[name]] for name in used}
+            if legible(kept, row, line, source.name, reading):
+                yield row, line, vector, kept, sum(map(len, kept.values()))
+
+    return LineStore(source.name, width, records, id_name, reading=reading, names=tuple(used))
+
+
+def _why(fields: list[str], layout: Layout, error: str) -> str:
+    """Say what is wrong with a row, behind "Line 7 of a.csv"."""
+    if [field.strip() for field in fields] == layout.names:
+        return "repeats the header"
+    if layout.group.cell:
+        return f"holds something that is not a number in column {layout.group.name!r}: {error}"
+    return f"holds {error}"
+
+
+def _first(form: _Form, layout: Layout, rows: list[tuple[int, list[str]]], source: str) -> list[float]:
+    """Return the vector of the first row that holds one."""
+    for line, fields in rows:
+        if line >= layout.begin and len(fields) == len(layout.names):
+            try:
+                return form.vector(layout.group, fields)
             except ValueError:
-                usable = not strict and any(map(_is_number, cell.strip().strip("[]").replace(",", " ").split()))
-            if usable:
-                found[name] = _Group((place,), True)
-        elif match is not None:
-            counted.setdefault(match.group(1), []).append(place)
-    for name, places in counted.items():
-        numbers = sum(_is_number(fields[place]) for place in places)
-        if len(places) > 1 and 2 * numbers > len(places) and name not in found:
-            found[name] = _Group(tuple(places), False)
-    return found
+                continue
+    raise InputError(f"{source} has no vector in its first rows.", _SKIP)
 
 
-def _where(group: _Group, fields: list[str], names: list[str]) -> str:
-    """Return the name of the first column of a group that holds no number."""
-    if group.bracketed:
-        return names[group.places[0]]
-    return next(names[place] for place in group.places if not _is_number(fields[place]))
-
-
-def _rows(source: Input, delimiter: str) -> Generator[tuple[int, list[str]]]:
-    """Yield (line number, fields) for each row that is not empty."""
-    limit = csv.field_size_limit(_FIELD)
+def _look(source: Input, column: str | None, reading: Reading) -> tuple[_Form, list[tuple[int, list[str]]]]:
+    """Read as much of the beginning as shows a vector; return how the table is written, and its first rows."""
+    head: list[str] = []
+    lines = _text(source)
+    many, most, size = _LINES, _CHARACTERS, 0
     try:
-        reader = csv.reader(_text(source), delimiter=delimiter)
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{source.name} cannot be read as CSV ({_cut(error)}).", "Write it as UTF-8 CSV with commas."
-        ) from error
+        while True:
+            ended = True
+            for line in lines:
+                head.append(line)
+                size += len(line)
+                if len(head) >= many or size >= most:
+                    ended = False
+                    break
+            form, rows = _form(head, ended, source, reading)
+            if form.columns.groups or ended or len(rows) >= PEEK or most >= _MOST:
+                break
+            many, most = 4 * many, 4 * most
     finally:
-        csv.field_size_limit(limit)
+        lines.close()
+    if len(rows) < 2 and not form.columns.groups and form.columns.headless is False:
+        raise InputError(f"{source.name} has a header and no rows.", NO_ROWS)
+    return form, rows
 
 
-def _text(source: Input) -> Iterator[str]:
+def _form(head: list[str], ended: bool, source: Input, reading: Reading) -> tuple[_Form, list[tuple[int, list[str]]]]:
+    """Try the delimiters on the first lines; the first one that shows vectors is meant, else the likeliest."""
+    usual = "\t" if source.suffix == ".tsv" else ","
+    order = [usual, *(delimiter for delimiter in _DELIMITERS if delimiter != usual)]
+    marked = head[0].rstrip("\r\n") if head else ""
+    if marked.lower().startswith("sep=") and len(marked) == 5:  # for spreadsheets
+        order, head = [marked[4]], ["\n", *head[1:]]
+    found = []
+    for delimiter in order:
+        rows, titles = _sample(head, delimiter, ended, source.name)
+        if not rows:
+            continue
+        sample = Sample(rows, titles, decimal_mark([fields for _, fields in rows]))
+        form = _Form(delimiter, sample.decimal, find_columns(sample, source.name, reading.header))
+        if form.columns.groups and (len(form.columns.names) > 1 or _bracketed(form.columns)):
+            return form, rows
+        found.append((form, rows))
+    if not found:
+        raise InputError(f"{source.name} has no rows.", NO_ROWS)
+    return max(found, key=lambda item: (_regular(item[1]), bool(item[0].columns.groups)))
+
+
+def _bracketed(columns: Columns) -> bool:
+    """Say whether the only column holds more than numbers with something between them that may be a delimiter."""
+    return not any(delimiter in columns.columns[0].first.strip() for delimiter in _DELIMITERS) or not is_number(
+        columns.columns[0].first.strip()[:1].replace("-", "0")
+    )
+
+
+def _regular(rows: list[tuple[int, list[str]]]) -> bool:
+    """Say whether rows have several fields, and most of them as many as the first."""
+    count = Counter(len(fields) for _, fields in rows)[len(rows[0][1])]
+    return len(rows[0][1]) > 1 and 2 * count > len(rows)
+
+
+def _sample(
+    head: list[str], delimiter: str, ended: bool, source: str
+) -> tuple[list[tuple[int, list[str]]], list[str] | None]:
+    """Split the first lines; also return the titles, where they stand in a comment."""
+    width = len(next(split_rows(head[:1], delimiter, None, source), (0, [""]))[1]) if head else None
+    if width == 1 and len(head) > 1:
+        width = None
+    rows = list(split_rows(head, delimiter, width, source, ended))
+    begin = next((i for i, (_, fields) in enumerate(rows) if not fields[0].startswith("#")), len(rows))
+    titles = None
+    if begin and begin < len(rows):
+        before = [fields for _, fields in rows[:begin]]
+        count = len(rows[begin][1])
+        if any(len(fields) == count and sum(map(is_number, fields)) * 2 > count for fields in before):
+            return rows, None  # the mark begins ids
+        last = before[-1]
+        if delimiter == BLANKS and last[0] == "#":
+            last = last[1:]
+        titles = [last[0].lstrip("# "), *last[1:]] if len(last) == count else None
+        rows = rows[begin:]
+    if delimiter == BLANKS and len(rows) > 1 and _counts(rows[0][1], rows[1][1]):
+        rows = rows[1:]
+    return rows, titles
+
+
+def _counts(first: list[str], second: list[str]) -> bool:
+    """Say whether a line is what word2vec and node2vec begin with: the numbers of rows and of dimensions."""
+    return len(first) == 2 and all(cell.isdigit() for cell in first) and len(second) == int(first[1]) + 1
+
+
+def _rows(source: Input, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields) for each row that is not blank."""
+    return split_rows(_text(source), delimiter, width, source.name)
+
+
+def _text(source: Input) -> Generator[str]:
     """Yield the lines as the csv module wants them."""
-    return text_lines(source, newline="")
-
-
-def _is_number(cell: str) -> bool:
-    """Say whether a cell is a number."""
     try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _cut(error: BaseException) -> str:
-    """Return an error's message in at most 80 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        yield from text_lines(source, newline="")
+    except (UnicodeDecodeError, OSError) as error:
+        shown = " ".join(str(error).split())[:80]
+        raise InputError(f"{source.name} cannot be read as CSV ({shown}).", "Write it as UTF-8 CSV.") from error

@@ -21,6 +21,7 @@ _SCALAR = re.compile(r"(?:(?:np|numpy)\.float\d+|Decimal)\(([^()]*)\)")
 _DIGITS = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
 _MISSING = frozenset(("", "null", "none", "nan", "na", "n/a", "<na>", "\\n", "nil", "[]", "{}"))
 _BARE = 8  # numbers without brackets; fewer may be a date, a telephone number or coordinates
+_SHORTEST = 3  # characters: "[1]"
 _DEEP = 3  # wrappers around one list
 
 
@@ -40,6 +41,8 @@ def parse_vector(cell: str) -> list[float]:
 
 def as_vector(cell: str) -> list[float] | None:
     """Read the vector that a cell holds, or return None."""
+    if len(cell) < _SHORTEST:
+        return None
     try:
         return parse_vector(cell) or None
     except ValueError:
