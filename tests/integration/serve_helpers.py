@@ -86,22 +86,27 @@ class Running:
     def post(self, path: str, body: Any, **headers: str) -> Answer:
         return self.send("POST", path, body, **headers)
 
-    def raw(self, data: bytes = b"") -> socket.socket:
-        """A connection over which `data` was sent."""
-        found = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+    def raw(self, data: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+        """A connection from an address of loopback over which `data` was sent."""
+        found = socket.create_connection(("127.0.0.1", self.port), timeout=60, source_address=(source, 0))
         found.sendall(data)
         return found
 
-    def begin(self, path: str, body: Any) -> socket.socket:
+    def begin(self, path: str, body: Any, source: str = "127.0.0.1") -> socket.socket:
         """Send a request and do not read the answer."""
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        return self.raw(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return self.raw(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data, source)
+
+    @property
+    def taken(self) -> int:
+        """Places that are held."""
+        return int(self.app.state.places.taken)
 
     @property
     def idle(self) -> bool:
         """Whether no request holds a place and nothing is computed."""
-        return self.engine.taken == 0 and not self.engine.busy
+        return self.taken == 0 and not self.engine.busy
 
 
 class Answer:

@@ -176,7 +176,7 @@ def test_a_short_request_does_not_wait_for_a_long_one(server: Running) -> None:
     long = server.begin("/v1/invert/stream", {"vectors": some_vectors(1), "options": SLOW})
     early = read_until(long, b"event: step")
     assert server.post("/v1/invert", {"vectors": some_vectors(1), "options": {"passes": 2}}).status == 200
-    assert server.engine.taken == 1 and b"event: done" not in early, "the long one still runs"
+    assert server.taken == 1 and b"event: done" not in early, "the long one still runs"
     long.close()
     until(lambda: server.idle)
 
@@ -187,12 +187,12 @@ def test_a_full_queue_answers_503_and_a_client_that_leaves_frees_its_place(inver
         stream = server.begin("/v1/invert/stream", body)
         read_until(stream, b"event: step")
         whole = server.begin("/v1/invert", {"vectors": some_vectors(64), "options": SLOW})
-        until(lambda: server.engine.taken == 2)
+        until(lambda: server.taken == 2)
         refused = server.post("/v1/invert", body)
         assert "places" in refused.failed(503) and int(refused.headers["retry-after"]) >= 1
         assert server.send("GET", "/healthz").status == 200
         stream.close()
-        until(lambda: server.engine.taken == 1)
+        until(lambda: server.taken == 1)
         whole.close()  # 64 vectors would take minutes
         until(lambda: server.idle)
         assert server.post("/v1/invert", {"vectors": some_vectors(1)}).status == 200

@@ -17,6 +17,7 @@ from unembed import Inverter
 from unembed.serve.guard import HEADERS
 from unembed.serve.limits import Limits
 
+TOKEN = "7d1f0c9ab24e6583"
 LIMITS = Limits(rate=0, body_bytes=2**20, body_seconds=1.0)
 
 
@@ -46,7 +47,7 @@ def test_every_answer_has_the_security_headers(server: Running, path: str) -> No
 
 def test_a_name_that_leads_to_loopback_is_refused(server: Running) -> None:
     """DNS rebinding: the page of attacker.example asks attacker.example, which now points to 127.0.0.1."""
-    for host in ("attacker.example", "attacker.example:8000", "localhost.attacker.example", "0.0.0.0", "127.0.0.1@x"):
+    for host in ("attacker.example", "attacker.example:8000", "localhost.attacker.example", "0.0.0.0", "127.1"):
         assert "localhost" in server.send("GET", "/v1/models", host=host).failed(421)
     for host in ("localhost", "localhost:1", "127.0.0.1:99", "[::1]", "[::1]:8000", "127.0.0.2"):
         assert server.send("GET", "/v1/models", host=host).status == 200
@@ -68,13 +69,13 @@ def test_a_form_of_another_page_cannot_send_a_body(server: Running) -> None:
 
 
 def test_with_a_token_nothing_is_answered_without_it(inverter: Inverter) -> None:
-    with running(inverter, LIMITS, token="s3cret", local=False) as server:
-        for sent in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}, {"authorization": "Bearer "}):
+    with running(inverter, LIMITS, token=TOKEN, local=False) as server:
+        for sent in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": "Bearer "}):
             answer = server.send("GET", "/v1/models", **sent)
             answer.failed(401)
             assert answer.headers["www-authenticate"] == "Bearer"
         server.post("/v1/invert/stream", {"texts": TEXTS[:1]}).failed(401)
-        assert server.send("GET", "/v1/models", authorization="Bearer s3cret").status == 200
+        assert server.send("GET", "/v1/models", authorization="Bearer " + TOKEN).status == 200
         assert server.send("GET", "/healthz", host="unembed.example").status == 200
 
 
@@ -95,9 +96,10 @@ WRONG = {
     "half": (b'{"vectors": [[1, 2', 400),
     "not UTF-8": (b'{"texts": ["\xff\xfe"]}', 400),
     "lone surrogate": (b'{"texts": ["\\ud800"]}', 400),
-    "deep lists": (b'{"vectors": ' + b"[" * 100_000, 400),
-    "deep and closed": (b'{"vectors": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400),
-    "deep objects": (b'{"options": ' + b'{"a":' * 100_000, 400),
+    "deep lists": (b'{"vectors": ' + b"[" * 100_000, 422),
+    "deep and closed": (b'{"vectors": ' + b"[" * 5000 + b"]" * 5000 + b"}", 422),
+    "deep objects": (b'{"options": ' + b'{"a":' * 100_000, 422),
+    "deep lists, few": (b'{"vectors": ' + b"[" * 100, 400),
     "a list": (b"[]", 422),
     "null": (b"null", 422),
     "a number": (b"1", 422),
@@ -202,7 +204,7 @@ def test_slow_clients_are_let_go(server: Running) -> None:
     assert b"408" in read_until(slow_body, b"hint")
     assert read_until(silent, b"\n") == b"" and read_until(slow_head, b"\n") == b"" and read_until(again, b"\n") == b""
     assert time.monotonic() - begin < 30
-    assert server.engine.taken == 0
+    assert server.taken == 0
     for connection in (silent, slow_head, slow_body, again):
         connection.close()
 
@@ -211,7 +213,7 @@ def test_a_client_that_does_not_read_its_stream_is_let_go(inverter: Inverter) ->
     with running(inverter, Limits(rate=0, request_seconds=2)) as server:
         options = {"strategy": "remdm", "passes": 128, "lengths": 4, "samples": 16, "temperature": 1.0}
         connection = server.begin("/v1/invert/stream", {"vectors": some_vectors(1), "options": options})
-        until(lambda: server.engine.taken == 1)
+        until(lambda: server.taken == 1)
         until(lambda: server.idle)
         connection.close()
 

@@ -59,12 +59,15 @@ def command(
     from unembed.errors import UnembedError
     from unembed.inverter import Inverter
     from unembed.serve.app import create_app
-    from unembed.serve.guard import is_loopback
+    from unembed.serve.heads import is_loopback
     from unembed.serve.limits import Limits
     from unembed.serve.server import listen, make_server
+    from unembed.serve.tokens import check_token
 
     local = is_loopback(host)
-    if not local and not token:
+    if token is not None:
+        check_token(token, local)
+    elif not local:
         raise InputError(
             f"{host} can be reached by other machines, and no token is set.",
             "Add --token TEXT, or leave --host out.",

@@ -1,6 +1,6 @@
 """Answers: JSON, server-sent events, and what happens when the client leaves.
 
-Contents: `Answer`, `EventStream`, `unless_gone`, `Gone`, `to_json`.
+Contents: `Answer`, `EventStream`, `unless_gone`, `Gone`, `drop`, `to_json`, `json_of`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,24 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from unembed.serve.places import Busy, Place
+
 T = TypeVar("T")
 
 KEEP_ALIVE = 10.0
 """Seconds of silence after which a comment line is sent."""
+
+PIECE = 2**16
+"""Bytes that are sent at a time."""
+
+ABORT = "unembed.abort"
+"""Extension of a scope: a function that ends the connection without waiting for what was not read."""
 
 
 class Gone(Exception):
@@ -59,40 +67,90 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
             await task
 
 
+async def drop(scope: Scope, receive: Receive) -> None:
+    """Cut off a client that does not read; what it was sent is forgotten."""
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()
+        await _left(receive)
+
+
+class Answer(Response):
+    """An answer of JSON, whose place is kept until the client has read it.
+
+    Args:
+        content: the value, or its JSON.
+        place: of the request.
+        held: closed at the end.
+        media_type: of a content that is no JSON.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, place: Place, held: contextlib.ExitStack, media_type: str | None = None) -> None:
+        super().__init__(content, media_type=media_type)
+        self.place, self.held = place, held
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return content if isinstance(content, bytes) else to_json(content).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it piece by piece, as it is read."""
+        with self.held:
+            self.place.answered()
+            try:
+                await self.place.within(unless_gone(receive, self._send(send)))
+            except Gone:
+                return
+            except (TimeoutError, Busy):
+                await drop(scope, receive)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for begin in range(0, len(self.body), PIECE):
+            await send({"type": "http.response.body", "body": self.body[begin : begin + PIECE], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 class EventStream(Response):
     """An answer of server-sent events, with a comment line where none comes for a while.
 
     Args:
         events: pairs of name and value; closed at the end, or when the client leaves.
-        seconds: until which the whole answer must have been read.
+        place: of the request; the whole answer must have been read in its time.
         held: closed at the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, events: AsyncGenerator[tuple[str, Any], None], seconds: float, held: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[tuple[str, Any], None], place: Place, held: contextlib.ExitStack) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.events, self.seconds, self.held = events, seconds, held
+        self.events, self.place, self.held = events, place, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         with self.held:
             try:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async with asyncio.timeout(self.seconds):
-                    await unless_gone(receive, self._send(send))
+                await self.place.within(unless_gone(receive, self._send(send)))
             except Gone:
                 return
+            except Busy as cut:
+                await self._end(scope, receive, send, {"message": cut.what, "hint": cut.do})
             except TimeoutError:
                 late = {"message": "The request took too long.", "hint": "Ask for fewer passes, lengths or queries."}
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(5):  # the client may not be reading
-                        await _put(send, _event("error", late), more=False)
+                await self._end(scope, receive, send, late)
             finally:
                 await self.events.aclose()
+
+    async def _end(self, scope: Scope, receive: Receive, send: Send, error: dict[str, str]) -> None:
+        try:
+            async with asyncio.timeout(1):  # the client may not be reading
+                await _put(send, _event("error", error), more=False)
+        except TimeoutError:
+            await drop(scope, receive)
 
     async def _send(self, send: Send) -> None:
         upcoming: asyncio.Future[tuple[str, Any]] | None = None
@@ -140,14 +198,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Answer(Response):
-    """An answer of JSON."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """The body."""
-        return to_json(content).encode()
+async def json_of(parts: dict[str, Any]) -> bytes:
+    """An object as JSON; what comes from an iterator is a list, and other work has its turn after each item."""
+    texts = []
+    for name, value in parts.items():
+        if isinstance(value, Iterator):
+            items = []
+            for item in value:
+                items.append(to_json(item))
+                await asyncio.sleep(0)
+            texts.append(f"{to_json(name)}:[{','.join(items)}]")
+        else:
+            texts.append(f"{to_json(name)}:{to_json(value)}")
+    return f"{{{','.join(texts)}}}".encode()
 
 
 async def _next(events: AsyncGenerator[T, None]) -> T:

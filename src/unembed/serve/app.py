@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,17 +22,22 @@ from starlette.staticfiles import StaticFiles
 
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
 from unembed.serve import schemas
-from unembed.serve.answers import Answer, EventStream, Gone, unless_gone
-from unembed.serve.batching import Busy, Engine
+from unembed.serve.answers import Answer, EventStream, Gone, json_of, to_json, unless_gone
+from unembed.serve.batching import Engine
+from unembed.serve.body import forget_body, read_body
 from unembed.serve.drawing import PostedTrace, picture
 from unembed.serve.guard import Guard, failure
-from unembed.serve.limits import Limits, Rates, Refused, read_body
+from unembed.serve.heads import client_of
+from unembed.serve.limits import Limits, Rates, Refused
+from unembed.serve.places import Busy, Place, Places, client
 from unembed.serve.service import Service
+from unembed.serve.shape import Shaped
+from unembed.serve.tokens import check_token
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=Shaped)
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +69,10 @@ def create_app(
         An ASGI application whose `state.engine` computes.
     """
     limits = limits or Limits()
-    engine = Engine(inverter, batch=batch, places=limits.places)
-    service = Service(inverter, engine, limits, version)
+    if token is not None:
+        check_token(token, local)
+    engine, places = Engine(inverter, batch=batch), Places(limits.places)
+    service = Service(inverter, engine, places, limits, version)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,8 +87,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.engine = engine
-    app.add_middleware(Guard, rates=Rates(limits.rate, limits.burst), token=token, local=local)
+    app.state.engine, app.state.places, app.state.limits = engine, places, limits
+    stack = app.build_middleware_stack
+    guard = partial(Guard, rates=Rates(limits.rate, limits.burst), token=token, local=local)
+    app.build_middleware_stack = lambda: guard(stack())  # type: ignore[method-assign]  # around the errors' answers too
     _handle_errors(app)
     failures = _failures()
 
@@ -88,13 +98,25 @@ def create_app(
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
         return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
+    async def admitted(request: Request) -> Place:
+        client.set(client_of(request.scope))
+        try:
+            return places.take(client.get(), limits.request_seconds)
+        except Busy:
+            await forget_body(request, limits)
+            raise
+
     async def answered(
-        request: Request, model: type[Body], work: Callable[[Body], Coroutine[Any, Any, Any]]
+        request: Request, model: type[Body], work: Callable[[Body], Coroutine[Any, Any, dict[str, Any]]]
     ) -> Response:
-        body = await read_body(request, model, limits)
-        with engine.place():
-            async with asyncio.timeout(limits.request_seconds):
-                return Answer(await unless_gone(request.receive, work(body)))
+        async def answer() -> bytes:
+            return await json_of(await work(body))
+
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(await admitted(request))
+            body = await place.within(read_body(request, model, limits))
+            found = await place.within(unless_gone(request.receive, answer()))
+            return Answer(found, place, stack.pop_all())
 
     @app.get("/healthz", response_model=schemas.Health, summary="Does the server run?")
     async def health() -> Any:
@@ -102,7 +124,7 @@ def create_app(
 
     @app.get("/v1/models", response_model=schemas.Models, responses=failures, summary="Models, strategies and limits")
     async def models() -> Any:
-        return Answer(service.models())
+        return Response(to_json(service.models()), media_type="application/json")
 
     @app.post(
         "/v1/embed",
@@ -137,15 +159,14 @@ def create_app(
         summary="One vector (or text), with each pass as an event",
     )
     async def stream(request: Request) -> Response:
-        body = await read_body(request, schemas.InvertRequest, limits)
-        if len(body.vectors or body.texts or ()) > 1:
-            raise InputError("A stream takes one vector or text.", "Use /v1/invert for several.")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(engine.place())
+            place = stack.enter_context(await admitted(request))
+            body = await place.within(read_body(request, schemas.InvertRequest, limits))
+            if len(body.vectors or body.texts or ()) > 1:
+                raise InputError("A stream takes one vector or text.", "Use /v1/invert for several.")
             events = service.stream(body)
-            first = await unless_gone(request.receive, events.__anext__())
-            kept = stack.pop_all()
-        return EventStream(_told(events, first), limits.request_seconds, kept)
+            first = await place.within(unless_gone(request.receive, events.__anext__()))
+            return EventStream(_told(events, first), place, stack.pop_all())
 
     @app.post(
         "/v1/trace.svg",
@@ -155,9 +176,11 @@ def create_app(
         summary="The steps of a stream as an animated picture",
     )
     async def trace(request: Request) -> Response:
-        body = await read_body(request, PostedTrace, limits)
-        with engine.place():
-            return Response(await asyncio.to_thread(picture, body), media_type="image/svg+xml")
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(await admitted(request))
+            body = await place.within(read_body(request, PostedTrace, limits))
+            drawn = (await place.within(asyncio.to_thread(picture, body))).encode()
+            return Answer(drawn, place, stack.pop_all(), "image/svg+xml")
 
     _describe(app)
     if STATIC.is_dir():

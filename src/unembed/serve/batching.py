@@ -1,30 +1,31 @@
 """One thread that computes for all users: requests are joined into batches, and decodes take turns pass by pass.
 
-Contents: `Engine`, `Busy`.
+Contents: `Engine`.
 
 Torch runs in one thread, so that requests never fight for the cores. Work with the same options is joined: rows are
-taken from the waiting requests in turn, up to `batch` rows (fewer where each has many drafts), and become one decode.
-What arrives while such a decode runs forms the next batch. A stream is a decode of its own. After each pass the decode
-goes on that has had the least time for each of its users. A row's result does not depend on the rows beside it.
+taken from the waiting clients in turn, and from the requests of each in turn, up to `batch` rows (fewer where each has
+many drafts), and become one decode. What arrives while such a decode runs forms the next batch. A stream is a decode of
+its own. After each pass the decode goes on that belongs to the client that has had the least time; among a client's
+own, the one that has had the least for each of its requests. A stream waits while its reader is some passes behind. A
+row's result does not depend on the rows beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.errors import UnembedError
-from unembed.serve.jobs import Job, Slot, Task, Work
+from unembed.serve.jobs import REFINE, Job, Shares, Task, Work
 from unembed.serve.memory import Returner
+from unembed.serve.places import client
 from unembed.serve.turns import watched_refinement
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 TOP = 5
 """Alternatives of each position in a stream."""
 
-REFINEMENTS = 2
-"""Refinements that run at a time; each has a thread and tables of its own."""
+REFINEMENTS, OWN_REFINEMENTS = 3, 2
+"""Refinements that run at a time, of all clients and of one; each has a thread and tables of its own."""
 
 DRAFTS = 64
 """Drafts that one pass may hold, so that no pass keeps the others waiting for long."""
@@ -49,35 +50,20 @@ def drafts_of(config: DecodeConfig) -> int:
     return max(config.beam, config.samples) if config.causal else config.lengths * config.samples
 
 
-class Busy(UnembedError):
-    """No place is free, or the server is closing.
-
-    Args:
-        retry_after: seconds after which another try makes sense.
-    """
-
-    def __init__(self, what: str, retry_after: int) -> None:
-        super().__init__(what, f"Try again in {retry_after} seconds.")
-        self.retry_after = retry_after
-
-
 class Engine:
     """Computes for all requests of a server.
 
     Args:
         inverter: the model.
         batch: most rows of one decode; 1 joins nothing.
-        places: requests that may be waiting or running at a time.
         window: seconds that an idle engine waits for more requests to join the first.
     """
 
-    def __init__(self, inverter: Inverter, *, batch: int = 16, places: int = 64, window: float = 0.003) -> None:
-        self.inverter, self.batch, self.places, self.window = inverter, batch, places, window
-        self.taken = 0
-        self._refined = 0
+    def __init__(self, inverter: Inverter, *, batch: int = 16, window: float = 0.003) -> None:
+        self.inverter, self.batch, self.window = inverter, batch, window
         self._give_back = Returner()
         self.joined: dict[int, int] = {}
-        self._typical = 1.0
+        self._shares = Shares()
         self._wake = threading.Condition()
         self._waiting: dict[Hashable, list[Job]] = {}
         self._tasks: list[Task] = []
@@ -89,25 +75,6 @@ class Engine:
     def busy(self) -> bool:
         """Whether anything waits or runs."""
         return bool(self._waiting or self._tasks)
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place for a request.
-
-        Raises:
-            Busy: none is free.
-        """
-        if self._closing or self.taken >= self.places:
-            wait = min(30, max(1, math.ceil(self._typical / 2)))
-            what = "The server is closing." if self._closing else f"All {self.places} places of the server are taken."
-            raise Busy(what, wait)
-        self.taken += 1
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            self._typical += 0.1 * (time.monotonic() - begin - self._typical)
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts with the checkpoint's encoder: float32 (n, d)."""
@@ -123,7 +90,8 @@ class Engine:
         """Recover the texts behind checked vectors (n, d), joined with what other requests wait for."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            return self.inverter.passes(np.stack(rows), trace=trace, top=TOP, **asdict(config))
+            found = yield from self.inverter.passes(np.stack(rows), trace=trace, top=TOP, **asdict(config))
+            return [_lean(recovery) for recovery in found]
 
         most = max(1, min(self.batch if self.batch > 1 else 16, DRAFTS // drafts_of(config)))
         return await self._wait(self._job(list(vectors), (config, trace), start, most))
@@ -136,7 +104,7 @@ class Engine:
         def start(rows: list[np.ndarray]) -> Work:
             return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, False)
 
-        return await self._wait(self._job(list(vectors), self._slot(), start, len(vectors)))
+        return await self._wait(self._job(list(vectors), REFINE, start, len(vectors)))
 
     async def stream(self, vector: np.ndarray, config: DecodeConfig) -> AsyncGenerator[Any, None]:
         """Decode a checked vector (d,): yields lists of steps, and at last the recovery."""
@@ -156,14 +124,9 @@ class Engine:
         def start(rows: list[np.ndarray]) -> Work:
             return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, True)
 
-        async with contextlib.aclosing(self._stream(vector, self._slot(), start)) as found:
+        async with contextlib.aclosing(self._stream(vector, REFINE, start)) as found:
             async for part in found:
                 yield part
-
-    def _slot(self) -> Slot:
-        """The next of the few slots that refinements have."""
-        self._refined += 1
-        return Slot(self._refined % REFINEMENTS)
 
     async def _stream(
         self, vector: np.ndarray, key: Hashable, start: Callable[[list[np.ndarray]], Work]
@@ -174,6 +137,9 @@ class Engine:
         self._put(job)
         try:
             while (found := await steps.get()) is not None:
+                with self._wake:
+                    job.unread -= 1
+                    self._wake.notify()
                 yield found
             yield job.future.result()[0]
         finally:
@@ -195,8 +161,8 @@ class Engine:
         on_step: Callable[[Any], None] | None = None,
     ) -> Job:
         loop = asyncio.get_running_loop()
-        joined = self.batch > 1 or isinstance(key, Slot)
-        return Job(rows, key if joined else None, start, loop, loop.create_future(), on_step, most)
+        joined = self.batch > 1 or key is REFINE
+        return Job(rows, key if joined else None, start, loop, loop.create_future(), on_step, most, client.get())
 
     async def _wait(self, job: Job) -> list[Any]:
         if not len(job.rows):
@@ -209,6 +175,7 @@ class Engine:
 
     def _put(self, job: Job) -> None:
         with self._wake:
+            self._shares.enter(job.client)
             self._waiting.setdefault(job.key if job.key is not None else id(job), []).append(job)
             self._wake.notify()
 
@@ -216,6 +183,7 @@ class Engine:
         """Nobody waits for the job any more."""
         with self._wake:
             job.gone = True
+            self._shares.leave(job.client)
             self._wake.notify()
 
     # What follows runs in the engine's thread.
@@ -223,46 +191,76 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._tasks:
-                    if self._closing:
+                while not (new := self._new()) and not self._ready():
+                    if self._closing and not self._tasks and not self._waiting:
                         return
                     self._wake.wait()
-                idle = not self._tasks
-                alone = all(jobs[0].key is None or isinstance(key, Slot) for key, jobs in self._waiting.items())
-            if idle and not alone and self.window:
+                joining = not self._tasks and any(self._waiting[key][0].key not in (None, REFINE) for key in new)
+            if joining and self.window:
                 time.sleep(self.window)
-            self._begin()
-            if self._tasks:
-                self._advance(min(self._tasks, key=lambda task: task.spent))
+            with self._wake:
+                for key in self._new():
+                    self._begin(key)
+                ready = self._ready()
+                task = min(ready, key=lambda task: (self._shares.least(task.clients), task.spent), default=None)
+            if task is not None:
+                self._advance(task)
 
-    def _begin(self) -> None:
-        """Make tasks of what waits; work of one key runs in one task at a time, so that batches grow."""
-        running = {task.key for task in self._tasks}
-        with self._wake:
-            for key in list(self._waiting):
-                jobs = [job for job in self._waiting[key] if not job.gone]
-                if jobs and key not in running:
-                    rows = self._take(jobs)
-                    jobs = [job for job in jobs if job.waiting]
-                    first = min((task.spent for task in self._tasks), default=0.0)
-                    work = _begun(rows[0][0].start, [job.rows[index] for job, index in rows])
-                    self._tasks.append(Task(work, key, rows, first))
-                    self.joined[len(rows)] = self.joined.get(len(rows), 0) + 1
-                if jobs:
-                    self._waiting[key] = jobs
-                else:
-                    del self._waiting[key]
+    def _ready(self) -> list[Task]:
+        """Tasks whose readers keep up."""
+        return [task for task in self._tasks if self._closing or task.read]
+
+    def _new(self) -> list[Hashable]:
+        """Keys of what waits and may begin: work of one key runs in one task at a time, so that batches grow."""
+        running, found = {task.key for task in self._tasks if task.key is not REFINE}, []
+        for key in list(self._waiting):
+            self._waiting[key] = jobs = [job for job in self._waiting[key] if not job.gone]
+            if not jobs:
+                del self._waiting[key]
+            elif key not in running and (key is not REFINE or self._next_refinement(jobs) is not None):
+                found.append(key)
+        return found
+
+    def _begin(self, key: Hashable) -> None:
+        """Make a task of what waits."""
+        jobs = self._waiting[key]
+        if key is REFINE:
+            job = self._next_refinement(jobs)
+            rows = [] if job is None else [(job, job.waiting.popleft()) for _ in range(len(job.waiting))]
+        else:
+            rows = self._take(jobs)
+        first = min((task.spent for task in self._tasks), default=0.0)
+        work = _begun(rows[0][0].start, [job.rows[index] for job, index in rows])
+        self._tasks.append(Task(work, key, rows, first))
+        self.joined[len(rows)] = self.joined.get(len(rows), 0) + 1
+        self._waiting[key] = [job for job in jobs if job.waiting]
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     def _take(self, jobs: list[Job]) -> list[tuple[Job, int]]:
-        """Take rows from the jobs in turn, up to a batch."""
+        """Take rows from clients in turn, and from the jobs of each in turn, up to a batch."""
+        turns: dict[str, deque[Job]] = {}
+        for job in jobs:
+            turns.setdefault(job.client, deque()).append(job)
         rows: list[tuple[Job, int]] = []
-        turn = deque(jobs[:1] if isinstance(jobs[0].key, Slot) else jobs)
-        while turn and len(rows) < jobs[0].most:
-            job = turn.popleft()
+        order = deque(sorted(turns, key=self._shares.spent))
+        while order and len(rows) < jobs[0].most:
+            name = order.popleft()
+            job = turns[name].popleft()
             rows.append((job, job.waiting.popleft()))
             if job.waiting:
-                turn.append(job)
+                turns[name].append(job)
+            if turns[name]:
+                order.append(name)
         return rows
+
+    def _next_refinement(self, jobs: list[Job]) -> Job | None:
+        """The job of the client that has had the least, if there is room for it."""
+        held = Counter(client for task in self._tasks if task.key is REFINE for client in task.clients)
+        free = [job for job in jobs if held[job.client] < OWN_REFINEMENTS]
+        if held.total() >= REFINEMENTS:
+            return None
+        return min(free, key=lambda job: self._shares.spent(job.client), default=None)
 
     def _advance(self, task: Task) -> None:
         """Run one pass of a task."""
@@ -288,13 +286,24 @@ class Engine:
             for job in jobs:
                 job.finish(error)
             return
-        task.spent += (time.perf_counter() - begin) / len(jobs)
+        seconds = time.perf_counter() - begin
+        task.spent += seconds / len(jobs)
+        with self._wake:
+            self._shares.charge([job.client for job, _ in task.rows], seconds)
         if steps:
             for job in jobs:
                 if job.on_step is not None:
+                    with self._wake:
+                        job.unread += 1
                     job.tell(job.on_step, steps)
 
 
 def _begun(start: Callable[[list[Any]], Work], rows: list[Any]) -> Work:
     """Work that is set up at its first pass, where its errors belong to it."""
     return (yield from start(rows))
+
+
+def _lean(recovery: Recovery) -> Recovery:
+    """A recovery without the traces of the drafts that were not chosen, which nobody is shown."""
+    others = tuple(replace(other, trace=None) for other in recovery.alternatives)
+    return replace(recovery, alternatives=others)

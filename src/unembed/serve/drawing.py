@@ -6,13 +6,14 @@ model is asked and nothing is kept.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
 from unembed.evaluation.animation import draw, frames, refined
+from unembed.serve.shape import Shape, Shaped
 
 MOST_STEPS, MOST_TOKENS, MOST_CELLS = 256, 512, 16_384
 Text = Annotated[str, Field(max_length=20_000)]
@@ -38,7 +39,7 @@ class PostedStep(_Part):
 
     index: Annotated[int, Field(ge=0, le=2**31 - 1)]
     pass_count: Annotated[int, Field(ge=0, le=2**31 - 1, alias="pass")]
-    canvas: Annotated[list[PostedCell], Field(max_length=MOST_TOKENS)]
+    canvas: Annotated[list[PostedCell], Field(max_length=MOST_TOKENS, fail_fast=True)]
 
 
 class PostedDraft(_Part):
@@ -46,11 +47,15 @@ class PostedDraft(_Part):
 
     queries: Annotated[int, Field(ge=0, le=2**31 - 1)]
     cosine: Annotated[float, Field(ge=-1.01, le=1.01)]
-    tokens: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MOST_TOKENS)]
+    tokens: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MOST_TOKENS, fail_fast=True)]
 
 
-class PostedTrace(_Part):
+class PostedTrace(_Part, Shaped):
     """The steps of one draft in order, and what came of them."""
+
+    shape: ClassVar[Shape] = Shape(
+        lists=4 * MOST_STEPS, objects=2 * MOST_CELLS, keys=8 * MOST_CELLS, values=16 * MOST_CELLS
+    )
 
     strategy: Annotated[str, Field(max_length=40)] = ""
     dimension: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -58,8 +63,8 @@ class PostedTrace(_Part):
     confidence: Annotated[float, Field(ge=0, le=1)]
     original: Text | None = None
     cosine: Annotated[float, Field(ge=-1.01, le=1.01)] | None = None
-    steps: Annotated[list[PostedStep], Field(min_length=1, max_length=MOST_STEPS)]
-    refinements: Annotated[list[PostedDraft], Field(max_length=MOST_STEPS)] = []
+    steps: Annotated[list[PostedStep], Field(min_length=1, max_length=MOST_STEPS, fail_fast=True)]
+    refinements: Annotated[list[PostedDraft], Field(max_length=MOST_STEPS, fail_fast=True)] = []
 
 
 def picture(trace: PostedTrace) -> str:

@@ -1,6 +1,6 @@
-"""What stands before every route: host, origin, token and rate are checked, and security headers are added.
+"""What stands before every route: head, host, origin, token and rate are checked, and security headers are added.
 
-Contents: `Guard` (ASGI middleware), `is_loopback`, `HEADERS`.
+Contents: `Guard` (ASGI middleware), `failure`, `HEADERS`.
 
 A page of another site can make a browser send requests to a server on loopback. So a server on loopback answers only
 to loopback names in `Host` (a name that an attacker points to 127.0.0.1 is refused), a foreign `Origin` is refused
@@ -9,16 +9,15 @@ everywhere, and there is no CORS.
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import math
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unembed.serve.heads import client_of, fault, is_loopback, name_of
 from unembed.serve.limits import Rates
+from unembed.serve.tokens import WrongTokens, bears
 
 HEADERS = {
     "content-security-policy": (
@@ -32,16 +31,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name means this machine alone."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def failure(status: int, message: str, hint: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -61,6 +50,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, rates: Rates, token: str | None, local: bool) -> None:
         self.app, self.rates, self.token, self.local = app, rates, token, local
+        self.wrong_tokens = WrongTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -86,42 +76,51 @@ class Guard:
             await self.app(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        host = headers.get("host", "")
-        if self.local and not is_loopback(_name(host)):
+        wrong = fault(scope)
+        if wrong is not None:
+            refused = failure(400, f"{wrong}.", "Send one HTTP/1.1 request of the usual form.", {"connection": "close"})
+            return refused
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if self.local and not is_loopback(name_of(host)):
             return failure(
                 421, "This server answers only to localhost, 127.0.0.1 and [::1].", "Use one of them in the address."
             )
-        origin = headers.get("origin")
-        if origin is not None and _place(origin) != host.lower():
+        origin = headers.get(b"origin")
+        if origin is not None and _place(origin.decode("latin-1")) != host:
             return failure(403, "The request comes from a page of another site.", "Use the page of this server.")
         if not scope["path"].startswith("/v1"):
             return None
-        if self.token is not None and not _bears(headers.get("authorization", ""), self.token):
-            return failure(
-                401,
-                "The token is missing or wrong.",
-                "Send it as Authorization: Bearer TOKEN.",
-                {"www-authenticate": "Bearer"},
-            )
-        wait = self.rates.wait(_client(scope))
+        client = client_of(scope)
+        return self._unknown(client, headers.get(b"authorization", b"")) or self._too_often(client)
+
+    def _unknown(self, client: str, sent: bytes) -> JSONResponse | None:
+        """Refuse who has not the token."""
+        if self.token is None:
+            return None
+        wait = self.wrong_tokens.wait(client)
         if wait:
-            return failure(
-                429,
-                f"More than {self.rates.rate:g} requests a second came from this address.",
-                "Send them more slowly.",
-                {"retry-after": str(max(1, math.ceil(wait)))},
-            )
-        return None
+            return _later("Several wrong tokens came from this address.", "Wait, then send the right one.", wait)
+        if bears(sent, self.token):
+            self.wrong_tokens.right(client)
+            return None
+        if sent:
+            self.wrong_tokens.wrong(client)
+        return failure(
+            401,
+            "The token is missing or wrong.",
+            "Send it as Authorization: Bearer TOKEN.",
+            {"www-authenticate": "Bearer"},
+        )
+
+    def _too_often(self, client: str) -> JSONResponse | None:
+        wait = self.rates.wait(client)
+        what = f"More than {self.rates.rate:g} requests a second came from this address."
+        return _later(what, "Send them more slowly.", wait) if wait else None
 
 
-def _name(host: str) -> str:
-    """The name in a Host header, without the port."""
-    if host.startswith("["):
-        return host[: host.find("]") + 1]
-    return host.rsplit(":", 1)[0] if host.count(":") == 1 else host
+def _later(what: str, hint: str, wait: float) -> JSONResponse:
+    return failure(429, what, hint, {"retry-after": str(max(1, math.ceil(wait)))})
 
 
 def _place(origin: str) -> str:
@@ -130,13 +129,3 @@ def _place(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
-
-
-def _bears(header: str, token: str) -> bool:
-    kind, _, value = header.partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), token.encode())
-
-
-def _client(scope: dict[str, Any] | Any) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""

@@ -1,29 +1,29 @@
-"""What waits for the engine, and what it has under way. Contents: `Work`, `Slot`, `Job`, `Task`."""
+"""What waits for the engine, and what it has under way. Contents: `Work`, `REFINE`, `Job`, `Task`, `Shares`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Work = Generator[Any, None, Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A key of jobs that run one after the other and are never joined."""
+REFINE = "refine"
+"""Key of jobs that are never joined and of which few run at a time."""
 
-    number: int
+UNREAD = 4
+"""Lists of steps that a stream's reader may be behind."""
 
 
 @dataclass(eq=False)
 class Job:
     """Rows that one request waits for.
 
-    Jobs of one `key` are joined, or wait for each other where it is a `Slot`; None for neither. `most` rows at a time.
+    Jobs of one `key` are joined, or wait for each other where it is `REFINE`; None for neither. `most` rows at a time.
     """
 
     rows: Sequence[Any]
@@ -33,6 +33,8 @@ class Job:
     future: asyncio.Future[list[Any]]
     on_step: Callable[[Any], None] | None = None
     most: int = 1
+    client: str = ""
+    unread: int = 0
     results: list[Any] = field(default_factory=list)
     waiting: deque[int] = field(default_factory=deque)
     missing: int = 0
@@ -75,3 +77,48 @@ class Task:
     def jobs(self) -> list[Job]:
         """Jobs that somebody still waits for."""
         return list(dict.fromkeys(job for job, _ in self.rows if not job.gone))
+
+    @property
+    def clients(self) -> set[str]:
+        """Whose jobs these are."""
+        return {job.client for job in self.jobs}
+
+    @property
+    def read(self) -> bool:
+        """Whether a reader keeps up, or nobody is left."""
+        jobs = self.jobs
+        return not jobs or any(job.unread < UNREAD for job in jobs)
+
+
+class Shares:
+    """Seconds that each client with work under way has had; whoever comes begins with the least of the others."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = {}
+        self._jobs: Counter[str] = Counter()
+
+    def enter(self, client: str) -> None:
+        """Count a job of a client."""
+        if not self._jobs[client]:
+            self._spent[client] = min(self._spent.values(), default=0.0)
+        self._jobs[client] += 1
+
+    def leave(self, client: str) -> None:
+        """A job of a client is over."""
+        self._jobs[client] -= 1
+        if not self._jobs[client]:
+            del self._jobs[client], self._spent[client]
+
+    def charge(self, clients: Sequence[str], seconds: float) -> None:
+        """Share seconds out among clients, one entry for each row."""
+        for client in clients:
+            if client in self._spent:
+                self._spent[client] += seconds / len(clients)
+
+    def spent(self, client: str) -> float:
+        """Seconds that a client has had."""
+        return self._spent.get(client, 0.0)
+
+    def least(self, clients: Iterable[str]) -> float:
+        """Seconds of the one that has had the least; less than any where there is none, so that its work is ended."""
+        return min(map(self.spent, clients), default=-1.0)

@@ -5,28 +5,38 @@ Contents: `EmbedRequest`, `InvertRequest`, `Options`, `Transform`, and the answe
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from unembed.refinement.methods import DEFAULT
+from unembed.serve.shape import Shape, Shaped
+
+WIDEST = 8192
+"""Components of a vector."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Vector = Annotated[list[Number], Field(min_length=1, max_length=8192)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=WIDEST, fail_fast=True)]
 Text = Annotated[str, Field(max_length=20_000)]
 
 MOST = 64
 """Texts or vectors of a request."""
 
 
-class _Request(BaseModel):
+FEW = 64
+"""Lists, objects and keys beyond those that are meant, so that a fault in a body of usual size is named."""
+
+
+class _Request(Shaped):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    shape: ClassVar[Shape] = Shape(lists=MOST + FEW, objects=FEW, keys=FEW, values=MOST * WIDEST + 4 * FEW)
 
 
 class EmbedRequest(_Request):
     """Texts to be embedded with the model's encoder."""
 
-    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST)]
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST, fail_fast=True)]
 
     model_config = ConfigDict(json_schema_extra={"example": {"texts": ["the invoice was paid in march"]}})
 
@@ -66,8 +76,8 @@ class Transform(_Request):
 class InvertRequest(_Request):
     """Vectors, or texts that are embedded first."""
 
-    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST)] | None = None
-    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST)] | None = None
+    vectors: Annotated[list[Vector], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
     options: Options = Field(default_factory=lambda: Options.model_validate({}))
     queries: int = Field(0, ge=0, le=2_000, description="Texts that may be sent to the encoder for each vector.")
     refinement: str = Field(DEFAULT, max_length=40, description="How queries are spent; a name from /v1/models.")

@@ -21,6 +21,7 @@ from unembed.refinement.methods import REFINEMENTS, check_method
 from unembed.serve import schemas, transforms
 from unembed.serve.batching import Engine, drafts_of
 from unembed.serve.limits import Limits
+from unembed.serve.places import Places
 from unembed.serve.results import aligned, canvas_of, recovered
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class Service:
     Args:
         inverter: the model.
         engine: computes.
+        places: of requests.
         limits: of requests.
         version: of the program.
     """
 
-    def __init__(self, inverter: Inverter, engine: Engine, limits: Limits, version: str) -> None:
-        self.inverter, self.engine, self.limits, self.version = inverter, engine, limits, version
+    def __init__(self, inverter: Inverter, engine: Engine, places: Places, limits: Limits, version: str) -> None:
+        self.inverter, self.engine, self.places, self.limits, self.version = inverter, engine, places, limits, version
         mean = inverter.denoiser.whitening.mean.double()
         self.floor = float(mean @ mean)
         try:
@@ -72,7 +74,7 @@ class Service:
             "refinements": self.refinements,
             "queries": self.queries,
         }
-        load = {"taken": self.engine.taken, "places": self.engine.places}
+        load = {"taken": self.places.taken, "places": self.places.most}
         return {"models": [model], "limits": asdict(self.limits), "load": load, "version": self.version}
 
     async def cut(self, texts: Sequence[str]) -> list[Any]:
@@ -92,7 +94,7 @@ class Service:
         return vector_rows(vectors, self.inverter.dimension, identity.name, identity.normalised)
 
     async def embed(self, body: schemas.EmbedRequest) -> dict[str, Any]:
-        """Embed texts."""
+        """Embed texts; the results are an iterator."""
         parts = await self.cut(body.texts)
         vectors = await self.engine.embed([part.text for part in parts])
         tokenizer = self.inverter.tokenizer
@@ -100,7 +102,7 @@ class Service:
         return {
             "model": self.inverter.name,
             "encoder": self.inverter.identity.name,
-            "results": [
+            "results": (
                 {
                     "text": part.text,
                     "tokens": tokenizer.tokens(part.ids),
@@ -108,7 +110,7 @@ class Service:
                     "vector": vector.tolist(),
                 }
                 for part, ids, vector in zip(parts, whole, vectors, strict=True)
-            ],
+            ),
             "floor": self.floor,
             "floor_source": "squared norm of the mean training vector: the mean cosine of two random texts",
         }
@@ -130,6 +132,12 @@ class Service:
                 f"{self.limits.drafts}.",
                 "Lower lengths, samples or beam.",
             )
+        if (body.trace or body.tokens) and self._cells(body, config) > self.limits.cells:
+            raise InputError(
+                f"Up to {self._cells(body, config):,} positions would be traced, the server keeps at most "
+                f"{self.limits.cells:,}.",
+                "Send fewer vectors, ask for fewer passes or drafts, or leave out trace and tokens.",
+            )
         if config.strategy == "prior":
             _ = self.inverter.priors
         parts = None if body.texts is None else await self.cut(body.texts)
@@ -149,6 +157,11 @@ class Service:
         change = body.transform.model_dump()
         return self.rows(transforms.apply(vectors, **change)), parts, config
 
+    def _cells(self, body: schemas.InvertRequest, config: DecodeConfig) -> int:
+        """Positions in the traces of a request, at most: drafts are traced until one of them is chosen."""
+        passes = config.passes + (self.inverter.limit if config.causal else 0)
+        return len(body.vectors or body.texts or ()) * drafts_of(config) * passes * self.inverter.limit
+
     async def cosines(self, found: Sequence[Recovery], vectors: np.ndarray) -> list[float | None]:
         """Cosine of each recovered text's own vector to the given one, None without an encoder."""
         texts = [self.inverter.tokenizer.decode(recovery.token_ids) for recovery in found]
@@ -159,7 +172,7 @@ class Service:
         return [float(value) for value in row_cosine(own, vectors)]
 
     async def invert(self, body: schemas.InvertRequest) -> dict[str, Any]:
-        """Recover texts."""
+        """Recover texts; the results are an iterator."""
         begin = time.perf_counter()
         vectors, _, config = await self.targets(body)
         if body.queries:
@@ -170,7 +183,7 @@ class Service:
         cosines = await self.cosines(found, vectors)
         shown = {"tokens": body.tokens, "alternatives": body.alternatives, "trace": body.trace}
         rows = zip(found, cosines, strict=True)
-        results = [recovered(recovery, self.inverter.tokenizer, cosine, **shown) for recovery, cosine in rows]
+        results = (recovered(recovery, self.inverter.tokenizer, cosine, **shown) for recovery, cosine in rows)
         return {"results": results, "seconds": time.perf_counter() - begin}
 
     async def stream(self, body: schemas.InvertRequest) -> AsyncGenerator[tuple[str, Any], None]:
@@ -179,7 +192,7 @@ class Service:
         tokenizer = self.inverter.tokenizer
         vectors, parts, config = await self.targets(body)
         original = parts[0] if parts else None
-        whole = tokenizer.encode(body.texts)[0] if body.texts else ()
+        whole = (await asyncio.to_thread(tokenizer.encode, body.texts))[0] if body.texts else ()
         yield (
             "start",
             {
