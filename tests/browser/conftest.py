@@ -61,7 +61,7 @@ def width(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_page(browser: Any, server: str, width: str) -> Iterator[Callable[..., Any]]:
-    """Open the page: `open_page(fragment="", motion=False, scheme="light", size=None)`.
+    """Open the page: `open_page(fragment="", motion=False, scheme="light", size=None, prepare=...)`.
 
     At the end no page may have asked another address, nor written an error that the test did not expect
     (`page.expected`, parts of messages).
@@ -74,6 +74,7 @@ def open_page(browser: Any, server: str, width: str) -> Iterator[Callable[..., A
         motion: bool = False,
         scheme: str = "light",
         size: tuple[int, int] | None = None,
+        prepare: Callable[[Any], object] = lambda page: None,
         **more: Any,
     ) -> Any:
         wide, tall = size or WIDTHS[width]
@@ -91,6 +92,7 @@ def open_page(browser: Any, server: str, width: str) -> Iterator[Callable[..., A
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: page.said.append(str(error)))
+        prepare(page)
         page.goto(server + fragment)
         page.wait_for_selector("body.is-ready")
         contexts.append(context)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from page_helpers import Open, recover, requests_to, show_settings, tokens
+from page_helpers import Open, finished, recover, requests_to, show_settings, tokens
 
 pytestmark = pytest.mark.browser
+
+STATIC = Path(__file__).resolve().parents[2] / "src/unembed/serve/static"
 
 
 def test_controls_reach_the_server(open_page: Open) -> None:
@@ -55,6 +58,39 @@ def test_the_query_budget_is_spent(open_page: Open, server: str) -> None:
     assert re.search(r"after \d+ quer(y|ies): cosine", drawn)  # what the queries brought is in the picture too
 
 
+def test_a_draft_is_corrected_at_the_press_of_a_button(open_page: Open) -> None:
+    page = open_page()
+    recover(page, "The witness saw two men leave the bank.")  # a draft that leaves something to correct
+    sent = requests_to(page, "/v1/invert/stream")
+    button = page.get_by_role("button", name="Correct this draft with the encoder: 20 queries")
+    before = float(page.inner_text("#facts .fact-wide dd >> nth=0"))
+    button.click()
+    finished(page)
+    assert [body["queries"] for body in sent] == [20]
+    assert 0 < int(page.locator("#facts .fact", has_text="Queries").locator("dd").inner_text()) <= 20
+    assert float(page.inner_text("#facts .fact-wide dd >> nth=0")) >= before
+    assert page.inner_text("#correct") == "Correct this draft with the encoder: 100 queries"
+    recover(page)
+    assert sent[-1]["queries"] == 0  # the button was for that draft alone
+
+
+def test_without_an_encoder_no_queries_are_offered(open_page: Open) -> None:
+    page = open_page(prepare=lambda page: page.route("**/v1/models", saying('"queries":true', '"queries":false')))
+    recover(page)
+    assert page.is_hidden("#correct")
+
+
+def saying(old: str, new: str) -> Callable[[Any], None]:
+    """The server's answer with a part of it changed."""
+
+    def change(route: Any) -> None:
+        answer = route.fetch()
+        assert old in answer.text()
+        route.fulfill(response=answer, body=answer.text().replace(old, new))
+
+    return change
+
+
 def test_two_runs_side_by_side(open_page: Open) -> None:
     page = open_page()
     recover(page)
@@ -82,7 +118,7 @@ def test_two_runs_side_by_side(open_page: Open) -> None:
 def test_damage_makes_the_text_fall_apart(open_page: Open) -> None:
     page = open_page()
     recover(page)
-    kept = lambda: int(re.search(r"(\d+) of", page.inner_text(".damage-left"))[1])  # type: ignore[index] # noqa: E731
+    kept = lambda: int(re.search(r"(\d+) of", page.inner_text(".damage-left >> nth=0"))[1])  # type: ignore[index] # noqa: E731
     whole, clean = kept(), tokens(page, ".damage-text")
     sent = requests_to(page, "/v1/invert/stream")
     for name, value, part in (
@@ -99,6 +135,39 @@ def test_damage_makes_the_text_fall_apart(open_page: Open) -> None:
         page.get_by_role("button", name="Undo the damage").click()
         assert tokens(page, ".damage-text") == clean
         assert kept() == whole
+
+
+def test_damage_says_what_is_left_by_chance_and_what_search_loses(open_page: Open) -> None:
+    page = open_page()
+    assert "defence" not in page.content().lower()
+    recover(page)
+    left = page.inner_text(".damage-left >> nth=0")
+    chance = float(re.search(r"([\d.]+) would be by chance", left)[1])  # type: ignore[index]
+    assert 0 < chance < 3
+    measured = json.loads((STATIC / "damage.json").read_text("utf-8"))
+    search = measured["search"]
+    noise, bits, kept = (search[name].index(value) for name, value in (("noise", 0.5), ("bits", 4), ("dimensions", 64)))
+    wanted = {
+        "Noise": ("0.5", search["recall"][noise][0][-1]),
+        "Bits a number": (str(bits), search["recall"][0][bits][-1]),
+        "Dimensions kept": ("64", search["recall"][0][0][kept]),
+    }
+    found = lambda: int(re.search(r"(\d+) % of the ten", page.inner_text(".damage-search"))[1])  # type: ignore[index] # noqa: E731
+    assert found() == 100
+    for name, (value, recall) in wanted.items():
+        page.locator("#sliders").get_by_label(name).fill(value)
+        assert abs(found() - 100 * recall) <= 1
+        page.get_by_role("button", name="Undo the damage").click()
+    assert "recall@10" in page.inner_text(".damage-search")
+    assert "A model trained for the change loses far less" in page.inner_text("#damage")
+
+
+def test_another_encoder_has_no_measured_cost(open_page: Open) -> None:
+    other = saying('"encoder":{"name":"minilm"', '"encoder":{"name":"x"')
+    page = open_page(prepare=lambda page: page.route("**/v1/models", other))
+    recover(page)
+    assert "not measured" in page.inner_text(".damage-search")
+    assert "chance" not in page.inner_text(".damage-left >> nth=0")
 
 
 def test_stale_damage_is_dropped(open_page: Open) -> None:

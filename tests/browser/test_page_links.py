@@ -6,9 +6,10 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
-from page_helpers import TEXT, Open, recover, show_settings
+from page_helpers import TEXT, Open, canvas, finished, recover, requests_to, show_settings
 
 pytestmark = pytest.mark.browser
 
@@ -32,9 +33,37 @@ def test_a_link_holds_settings_and_only_on_request_the_text(open_page: Open) -> 
     page.wait_for_timeout(300)
     link = page.evaluate("navigator.clipboard.readText()")
     other = open_page("#" + link.split("#")[1])
+    came = finished(other)  # it runs at once
     assert other.input_value("#text") == TEXT
+    assert canvas(other) == came
     assert other.get_by_label("Strategy").first.input_value() == "sequential"
     assert other.locator("#settings input[type=range]").first.input_value() == "6"
+
+
+def test_an_opened_link_runs_and_spends_no_queries(open_page: Open) -> None:
+    sent: list[Any] = []
+    watch = lambda page: sent.append(requests_to(page, "/v1/invert/stream"))  # noqa: E731
+    page = open_page("#strategy=adaptive&passes=4&queries=50&noise=0.5&text=A+quiet+street.", prepare=watch)
+    finished(page)
+    page.wait_for_selector(".damage:not(.is-working)")
+    assert [body["texts"] for body in sent[0]] == [["A quiet street."]] * 2  # as it is, and with the damage
+    assert [body["queries"] for body in sent[0]] == [0, 0]
+    assert sent[0][0]["options"]["passes"] == 4 and "noise" in sent[0][1]["transform"]
+    assert "50 queries" in page.inner_text("#correct")  # what the link wants waits for the reader
+    with page.expect_request("**/v1/invert/stream"):
+        page.evaluate("location.hash = '#strategy=prior&text=Another+street.'")  # another link, in the same tab
+    finished(page)
+    assert page.input_value("#text") == "Another street."
+    assert sent[0][2]["texts"] == ["Another street."] and sent[0][2]["options"] == {"strategy": "prior"}
+
+
+def test_a_link_without_a_sentence_says_so(open_page: Open) -> None:
+    page = open_page("#strategy=adaptive")
+    assert "holds no sentence" in page.inner_text("#trouble")
+    assert page.is_hidden("#result")
+    page.focus(".skip")
+    page.keyboard.press("Enter")  # its target is a fragment too, and no link
+    assert page.get_by_label("Strategy").first.input_value() == "adaptive"
 
 
 def test_a_link_cannot_do_harm(open_page: Open) -> None:
@@ -44,6 +73,7 @@ def test_a_link_cannot_do_harm(open_page: Open) -> None:
     assert page.get_by_label("Strategy").first.input_value() == "left-to-right"
     assert page.locator("#settings input[type=range]").first.input_value() == "32"
     assert page.input_value("#text") == "<img src=x onerror=alert(1)>"
+    finished(page)
     assert page.locator("img").count() == 0
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from page_helpers import Open, canvas, frames_of, recover
 
 pytestmark = pytest.mark.browser
+
+ORDER = "the police found the stolen car near the river ."
+MOVED = "found the police the blue car river ."
 
 
 def test_alternatives_come_by_pointer_and_by_focus(open_page: Open, width: str) -> None:
@@ -90,29 +96,95 @@ def test_original_and_recovered_are_aligned(open_page: Open) -> None:
     said = re.search(r"(\d+) of (\d+) tokens", page.inner_text("#matched"))
     assert said
     original, back = page.locator("#aligned .tokens").all()
-    assert original.locator("mark").count() == back.locator("mark").count() == int(said[1])
+    assert original.locator(".word-same").count() == back.locator(".word-same").count() == int(said[1])
     assert original.locator("mark, del").count() == int(said[2])
     # not by colour alone
     mark = "(n) => getComputedStyle(n).boxShadow"
-    assert original.locator("mark").first.evaluate(mark) != "none"
+    assert original.locator(".word-same").first.evaluate(mark) != "none"
     lost = original.locator("del").first
     assert "line-through" in lost.evaluate("(n) => getComputedStyle(n).textDecorationLine")
     assert "(lost)" in original.inner_text()
 
 
+def answering(**more: Any) -> Callable[[Any], None]:
+    """Answer a run with a text whose words stand in other places; `more` is of its result."""
+    tokens = [{"text": text, "id": i, "confidence": 0.9} for i, text in enumerate(MOVED.split())]
+    known = {"confidence": 0.9, "p_exact": 0.1, "likelihood": 0.8, "fit": 0.4, "misfit": False}
+    result = {"text": MOVED, "tokens": tokens, "passes": 1, "queries": 0, **known, **more}
+    start = {"vector": [0.1, -0.1], "original": ORDER, "tokens": ORDER.split(), "truncated": False}
+    events = [("start", start), ("done", {"result": result, "seconds": 0.1, "cosine": 0.9, "floor": 0.0})]
+    body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+    return lambda route: route.fulfill(content_type="text/event-stream", body=body)
+
+
+def facts_of(page: Any) -> dict[str, str]:
+    names = page.locator("#facts dt").all_inner_texts()
+    return dict(zip(names, page.locator("#facts .fact > dd:first-of-type").all_inner_texts(), strict=True))
+
+
+def test_a_word_that_came_back_in_another_place_is_not_lost(open_page: Open) -> None:
+    page = open_page()
+    page.route("**/v1/invert/stream", answering())
+    recover(page, ORDER)
+    original, back = page.locator("#aligned .tokens").all()
+    assert original.locator(".word-same").all_inner_texts() == "the police the car river .".split()
+    assert original.locator(".word-moved").all_inner_texts() == ["found"]
+    assert original.locator("del").all_inner_texts() == ["stolen", "near", "the"]
+    assert back.locator(".word-moved").all_inner_texts() == ["found"]
+    assert back.locator("ins").all_inner_texts() == ["blue"]
+    assert page.inner_text("#matched") == "6 of 10 tokens came back in order. 1 more came back in another place."
+    moved = original.locator(".word-moved")
+    colour = "(n) => getComputedStyle(n).backgroundColor"
+    assert moved.evaluate(colour) != original.locator(".word-same").first.evaluate(colour)
+    assert moved.evaluate("(n) => getComputedStyle(n).borderBottomStyle") == "dashed"  # not by colour alone
+    assert "(in another place)" in original.inner_text()
+    assert page.locator("#result .legend").inner_text().split("\n") == [
+        "same token, in order",
+        "in another place",
+        "lost",
+        "invented",
+    ]
+    assert "7 of 10 tokens are left" in page.inner_text(".damage-left >> nth=0")
+
+
 def test_facts_say_what_was_spent(open_page: Open) -> None:
     page = open_page()
     recover(page)
-    facts = dict(
-        zip(
-            page.locator("#facts dt").all_inner_texts(),
-            page.locator("#facts .fact > dd:first-of-type").all_inner_texts(),
-            strict=True,
-        )
-    )
+    facts = facts_of(page)
     assert 0.3 < float(facts["Cosine to the vector"]) <= 1
     assert int(facts["Passes in all"]) > 0
     assert facts["Queries"] == "0"
     assert facts["Time"].endswith(" s")
     floor = float(page.inner_text("#facts .scale-row").split(":")[1].replace("\u2212", "-"))
     assert -0.2 < floor < 0.3
+
+
+def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
+    page = open_page()
+    page.route("**/v1/invert/stream", answering())
+    recover(page, ORDER)
+    facts = facts_of(page)
+    assert facts["Confidence"] == "0.90" and facts["All right"] == "10 %" and facts["Fit"] == "0.40"
+    assert "Mean token probability" not in facts
+    assert "that calibration on validation texts expects" in page.inner_text(".facts-note")
+    page.unroute("**/v1/invert/stream")
+    page.route("**/v1/invert/stream", answering(confidence=None, p_exact=None))
+    recover(page, ORDER)
+    page.locator("#live", has_text="Mean token probability 80 percent").wait_for(state="attached")
+    facts = facts_of(page)
+    assert facts["Mean token probability"] == "0.80"
+    assert "Confidence" not in facts and "All right" not in facts
+    note = page.inner_text(".facts-note")
+    assert "not calibrated" in note and "calibration on validation texts" not in note
+
+
+def test_a_vector_that_does_not_fit_is_said_to_be_so(open_page: Open) -> None:
+    page = open_page()
+    page.route("**/v1/invert/stream", answering())
+    recover(page, ORDER)
+    assert page.is_hidden("#vector-doubts")
+    page.unroute("**/v1/invert/stream")
+    page.route("**/v1/invert/stream", answering(fit=0.002, misfit=True))
+    recover(page, ORDER)
+    assert "<1 % of held-out texts have one as unusual" in page.inner_text("#vector-doubts")
+    page.locator("#live", has_text="Do not trust").wait_for(state="attached")

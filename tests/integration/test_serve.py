@@ -129,6 +129,19 @@ def test_a_stream_comes_in_order_and_ends_in_the_answer_of_invert(server: Runnin
     assert all(start["tokens"][i] == tokens[j] for i, j in done["aligned"])
 
 
+def test_a_stream_says_what_of_a_text_was_cut(server: Running) -> None:
+    text = "one two three four five six seven eight nine ten"
+    start = server.post("/v1/invert/stream", {"texts": [text]}).events()[0][1]
+    assert start["truncated"] and len(start["tokens"]) == 8 and start["rest"]
+    pieces = [token.removeprefix("##") for token in [*start["tokens"], *start["rest"]]]
+    assert "".join(pieces) == text.replace(" ", "")
+    assert start["unlike"] is None  # the tiny model has no counts of its training texts
+    start = server.post("/v1/invert/stream", {"texts": [TEXTS[0]]}).events()[0][1]
+    assert not start["truncated"] and start["rest"] == []
+    start = server.post("/v1/invert/stream", {"vectors": some_vectors(1)}).events()[0][1]
+    assert start["original"] is start["unlike"] is None and start["rest"] == []
+
+
 def test_a_beam_is_shown_while_it_grows(server: Running) -> None:
     body = {"vectors": some_vectors(1), "options": {"strategy": "draft-correct", "beam": 4, "passes": 2}}
     names = [name for name, _ in server.post("/v1/invert/stream", body).events()]

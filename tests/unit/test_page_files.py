@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unembed.decoding.config import STRATEGIES
@@ -96,6 +98,21 @@ def test_every_text_is_there_and_used() -> None:
 def test_every_strategy_is_described_there() -> None:
     named = {key.removeprefix("strategy.") for key in texts() if key.startswith("strategy.")}
     assert named == set(STRATEGIES)
+
+
+def test_what_damage_costs_was_measured_as_far_as_the_sliders_go() -> None:
+    measured = json.loads((STATIC / "damage.json").read_text("utf-8"))
+    search, source = measured["search"], (STATIC / "damage.js").read_text("utf-8")
+    recall = np.array(search["recall"])
+    assert recall.shape == (len(search["noise"]), len(search["bits"]), len(search["dimensions"]))
+    assert f"const BITS = {search['bits']};" in source
+    assert f"const MOST_NOISE = {search['noise'][-1]};" in source and search["noise"][0] == 0
+    assert search["dimensions"][0] == 8 and search["dimensions"][-1] == 384
+    assert recall[0, 0, -1] == 1 and 0 <= recall.min() < 0.1 and recall.max() == 1
+    assert search["documents"] >= 5000 and search["queries"] >= 300
+    assert len(measured["chance"]) >= 100 and all(measured["chance"])
+    lost = {name: row["fitted_on_whole"]["value"] for name, row in measured["trained"]["by"].items()}
+    assert lost["none"] == max(lost.values())
 
 
 def test_every_import_is_a_file() -> None:

@@ -95,7 +95,9 @@ class InvertRequest(_Request):
 
 STREAM = """One vector or text. Events in order:
 
-- `start`: `length_guess`, `vector` (after the transform), `original` and its `tokens` where a text was sent;
+- `start`: `length_guess`, `vector` (after the transform); where a text was sent, `original` as it was embedded and its
+  `tokens`, whether it was `truncated` and the tokens of the `rest`, and whether its words are `unlike` those that the
+  model has learnt;
 - with a beam `preview`, as `step`: the leading hypothesis while the beam grows; the steps of its drafts follow;
 - `step`, many: `draft`, `index`, `pass`, and `canvas` with `id`, `text`, `masked`, `confidence`, `chosen`, `remasked`
   and up to five `alternatives` of each position;

@@ -15,6 +15,7 @@ import numpy as np
 
 from unembed.decoding.config import RANDOM_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.inputs import vector_rows
+from unembed.decoding.wording import UNLIKE, Wording
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
 from unembed.metrics.cosine import row_cosine
 from unembed.refinement.methods import REFINEMENTS, check_method
@@ -52,6 +53,8 @@ class Service:
             "correct": inverter.corrector is not None,
             **dict.fromkeys(("search", "combined"), inverter.denoiser.token_prior is not None),
         }
+        prior = inverter.denoiser.token_prior
+        self.wording = Wording(inverter.tokenizer, prior) if prior is not None else None
         self.refinements = [name for name in REFINEMENTS if self.queries and needs.get(name, True)]
 
     def models(self) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class Service:
             if part is None:
                 raise InputError(
                     f"Text {row} is empty or holds characters that {self.inverter.identity.name} does not know.",
-                    "Remove or change it.",
+                    "Remove or change it. The model that comes with unembed has learnt English.",
                 )
         return parts
 
@@ -162,6 +165,11 @@ class Service:
         passes = config.passes + (self.inverter.limit if config.causal else 0)
         return len(body.vectors or body.texts or ()) * drafts_of(config) * passes * self.inverter.limit
 
+    def unlike(self, ids: Sequence[int]) -> bool | None:
+        """Whether the words are unlike those that the model has learnt; None where that cannot be told."""
+        ratio = self.wording.ratio(ids) if self.wording else None
+        return None if ratio is None else ratio >= UNLIKE
+
     async def cosines(self, found: Sequence[Recovery], vectors: np.ndarray) -> list[float | None]:
         """Cosine of each recovered text's own vector to the given one, None without an encoder."""
         texts = [self.inverter.tokenizer.decode(recovery.token_ids) for recovery in found]
@@ -201,6 +209,8 @@ class Service:
                 "original": original.text if original else None,
                 "tokens": tokenizer.tokens(original.ids) if original else None,
                 "truncated": original is not None and len(whole) > len(original.ids),
+                "rest": tokenizer.tokens(whole[len(original.ids) :]) if original else [],
+                "unlike": self.unlike(original.ids) if original else None,
             },
         )
         found: Any = None

@@ -1,9 +1,11 @@
-// Original and recovered text, token by token: what is the same in order, what is lost, what is invented. The marks are
-// shapes as well as colours, and say themselves to a screen reader.
+// Original and recovered text, token by token: what is the same in order, what came back in another place, what is lost,
+// what is invented. The marks are shapes as well as colours, and say themselves to a screen reader.
 
 import { el } from "./dom.js";
 import { surface } from "./frames.js";
 import { t } from "./strings.js";
+
+const TAGS = { same: "mark", moved: "mark", missing: "del", extra: "ins" };
 
 /** The longest common subsequence of two lists of tokens, as pairs of indices. */
 export function pairs(a, b) {
@@ -22,34 +24,49 @@ export function pairs(a, b) {
   return found;
 }
 
-/** A line of tokens; `same` holds the indices that match, the others are of the kind `rest`. */
-export function line(tokens, same, rest) {
-  const matched = new Set(same);
+/** What became of each token: {original, recovered}, lists of kinds, and how many are `same` and `moved`. */
+export function fates(original, recovered) {
+  const found = { original: original.map(() => "missing"), recovered: recovered.map(() => "extra"), same: 0, moved: 0 };
+  const join = (i, j, kind) => {
+    found.original[i] = found.recovered[j] = kind;
+    found[kind] += 1;
+  };
+  pairs(original, recovered).forEach(([i, j]) => join(i, j, "same"));
+  original.forEach((token, i) => {
+    if (found.original[i] !== "missing") return;
+    const j = recovered.findIndex((other, at) => other === token && found.recovered[at] === "extra");
+    if (j >= 0) join(i, j, "moved");
+  });
+  return found;
+}
+
+/** A line of tokens, each of the kind that `kinds` says. */
+export function line(tokens, kinds) {
   const parts = tokens.flatMap((token, at) => {
     const { text, joined } = surface(token);
-    const kind = matched.has(at) ? "same" : rest;
+    const kind = kinds[at];
     const said = kind === "same" ? null : el("span", { class: "unseen" }, ` (${t(`result.${kind}`)})`);
-    const word = el(kind === "same" ? "mark" : kind === "missing" ? "del" : "ins", { class: `word-${kind}` }, text);
+    const word = el(TAGS[kind], { class: `word-${kind}` }, text);
     return [joined || at === 0 ? "" : " ", word, said].filter((part) => part !== null);
   });
   return el("p", { class: "tokens" }, ...(parts.length ? parts : [t("result.nothing")]));
 }
 
 /** Both lines with a summary. `original` may be null: then only what was recovered is shown. */
-export function aligned(original, recovered, known = null, label = "result.original") {
+export function aligned(original, recovered, label = "result.original") {
   if (!original) {
-    const every = recovered.map((_, at) => at);
-    return { node: el("div", { class: "aligned" }, ...row("result.recovered", line(recovered, every, "extra"))), said: "" };
+    const only = line(recovered, recovered.map(() => "same"));
+    return { node: el("div", { class: "aligned" }, ...row("result.recovered", only)), said: "" };
   }
-  const found = known ?? pairs(original, recovered);
-  const said = t("result.matched", { same: found.length, n: original.length });
+  const { same, moved, ...kinds } = fates(original, recovered);
+  const elsewhere = moved ? ` ${t("result.elsewhere", { n: moved })}` : "";
   const node = el(
     "div",
     { class: "aligned" },
-    ...row(label, line(original, found.map(([i]) => i), "missing")),
-    ...row("result.recovered", line(recovered, found.map(([, j]) => j), "extra")),
+    ...row(label, line(original, kinds.original)),
+    ...row("result.recovered", line(recovered, kinds.recovered)),
   );
-  return { node, said };
+  return { node, said: t("result.matched", { same, n: original.length }) + elsewhere };
 }
 
 function row(label, content) {

@@ -51,6 +51,9 @@ async function send(path, body, signal) {
 /** The models that the server holds, and its limits. */
 export const models = async (signal) => (await send("v1/models", undefined, signal)).json();
 
+/** What damage costs search, and what is shared by chance, as benchmarks/damage.py measured it. */
+export const measured = async () => (await send("damage.json")).json();
+
 /** Vectors of texts. */
 export const embed = async (texts, signal) => (await send("v1/embed", { texts }, signal)).json();
 

@@ -138,7 +138,7 @@ export class Compare {
       return run;
     };
     side.finish = (run) => {
-      const both = aligned(run.tokens, run.recovered, run.done.aligned);
+      const both = aligned(run.tokens, run.recovered);
       result.replaceChildren(both.node, el("p", { class: "matched" }, both.said), facts(run.done));
     };
     side.clear();

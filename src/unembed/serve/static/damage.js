@@ -1,8 +1,9 @@
-// Sliders that damage the vector: noise, bits, dimensions. Each move asks the server anew; a request that a later move
-// made stale is aborted.
+// Sliders that damage the vector: noise, bits, dimensions, with what is still recovered, and what search still finds.
+// Each move asks the server anew; a request that a later move made stale is aborted.
 
-import { line, pairs } from "./align.js";
+import { fates, line } from "./align.js";
 import { slider } from "./controls.js";
+import { byChance, searchLeft } from "./cost.js";
 import { debounced, el } from "./dom.js";
 import { notice } from "./notice.js";
 import { Run } from "./run.js";
@@ -21,14 +22,21 @@ export class Damage {
   #bits = 0; // index into BITS
   #kept = 0;
 
-  /** @param dimension of the model's vectors */
-  constructor(dimension) {
+  #chance = null;
+
+  /**
+   * @param dimension of the model's vectors
+   * @param measured what damage costs search, for vectors of this encoder; or null
+   */
+  constructor(dimension, measured) {
     this.dimension = dimension;
+    this.measured = measured;
     this.#kept = dimension;
     this.strip = new Strip();
     const ask = debounced(() => this.ask(), WAIT);
     const change = (name, action) => (value) => {
       action(value);
+      this.#search();
       ask();
     };
     this.noise = slider(t("damage.noise"), { least: 0, most: MOST_NOISE, step: 0.02 }, 0, {
@@ -46,7 +54,12 @@ export class Damage {
     });
     this.text = el("div", { class: "damage-text" });
     this.left = el("p", { class: "damage-left" }, t("damage.idle"));
-    this.meter = el("span", { class: "scale", "aria-hidden": "true" }, el("span", { class: "scale-bar" }));
+    this.meter = meter(el("span", { class: "scale-floor" }));
+    this.found = el("p", { class: "damage-left" });
+    this.finds = meter();
+    const search = measured
+      ? [el("h3", { class: "row-label" }, t("damage.search")), this.finds, this.found]
+      : [el("p", { class: "damage-left" }, t("damage.search.none"))];
     this.trouble = el("div", {});
     const reset = el("button", { type: "button", class: "quiet" }, t("damage.reset"));
     reset.addEventListener("click", () => this.reset());
@@ -54,7 +67,17 @@ export class Damage {
       "div",
       { class: "damage" },
       el("div", { class: "damage-sliders" }, this.noise.node, this.bits.node, this.kept.node, reset),
-      el("div", { class: "damage-result" }, el("h3", { class: "row-label" }, t("damage.text")), this.text, this.meter, this.left, this.trouble, this.strip.node),
+      el(
+        "div",
+        { class: "damage-result" },
+        el("h3", { class: "row-label" }, t("damage.text")),
+        this.text,
+        this.meter,
+        this.left,
+        this.trouble,
+        el("div", { class: "damage-search" }, ...search),
+        this.strip.node,
+      ),
     );
   }
 
@@ -86,8 +109,9 @@ export class Damage {
   /** A run is done: its text is what the damage is compared with. */
   base(run) {
     this.#base = run;
+    this.#chance = this.measured && run.tokens ? byChance(this.measured.chance, run.tokens) : null;
     this.strip.show(run.vector);
-    this.#result(run.recovered, null);
+    this.#result(run.recovered);
     if (this.transform) this.ask();
   }
 
@@ -108,7 +132,7 @@ export class Damage {
       this.#run = null;
       this.node.classList.remove("is-working");
       this.strip.show(this.#base.vector);
-      this.#result(this.#base.recovered, null);
+      this.#result(this.#base.recovered);
       return;
     }
     const run = new Run(this.#base.source, { options: this.#base.options, transform });
@@ -116,7 +140,7 @@ export class Damage {
     this.node.classList.add("is-working");
     try {
       await run.go((name) => name === "start" && this.#run === run && this.strip.show(run.vector, this.#base.vector));
-      if (this.#run === run) this.#result(run.recovered, run.done);
+      if (this.#run === run) this.#result(run.recovered);
     } catch (error) {
       if (this.#run === run) notice(this.trouble, error, () => this.ask());
     } finally {
@@ -124,17 +148,34 @@ export class Damage {
     }
   }
 
-  #result(recovered, done) {
+  #result(recovered) {
     const target = this.#base.tokens ?? this.#base.recovered;
-    const found = (done && this.#base.tokens && done.aligned) || pairs(target, recovered);
-    this.text.replaceChildren(line(recovered, found.map(([, j]) => j), "extra"));
-    this.left.textContent = t("damage.left", { same: found.length, n: target.length });
-    this.meter.firstChild.style.setProperty("--share", target.length ? found.length / target.length : 0);
+    const { same, moved, recovered: kinds } = fates(target, recovered);
+    const values = { left: same + moved, n: target.length, chance: number(this.#chance ?? 0, 1) };
+    this.text.replaceChildren(line(recovered, kinds));
+    this.left.textContent = t(this.#chance === null ? "damage.left" : "damage.left.chance", values);
+    const [bar, tick] = this.meter.children;
+    bar.style.setProperty("--share", target.length ? values.left / target.length : 0);
+    tick.style.setProperty("--share", target.length ? (this.#chance ?? 0) / target.length : 0);
+    tick.hidden = this.#chance === null;
+    this.#search();
+  }
+
+  #search() {
+    if (!this.measured) return;
+    const { search } = this.measured;
+    const share = searchLeft(search, { noise: this.#noise, bits: BITS[this.#bits], dimensions: this.#kept });
+    this.finds.firstChild.style.setProperty("--share", share);
+    this.found.textContent = t("damage.found", { percent: Math.round(100 * share), documents: search.documents });
   }
 
   #paint() {
     this.noise.set(this.#noise);
     this.bits.set(this.#bits);
     this.kept.set(this.#kept);
+    this.#search();
   }
 }
+
+const meter = (...more) =>
+  el("span", { class: "scale", "aria-hidden": "true" }, el("span", { class: "scale-bar" }), ...more);

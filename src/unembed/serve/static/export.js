@@ -26,7 +26,7 @@ export function drawable(run) {
     strategy: run.options.strategy,
     dimension: run.vector.length,
     recovered: run.done.text,
-    confidence: run.done.confidence,
+    confidence: run.done.confidence ?? run.done.likelihood,
     original: run.original,
     cosine: run.done.cosine ?? null,
     refinements: run.refinements.map(({ queries, cosine, tokens }) => ({ queries, cosine, tokens })),

@@ -1,23 +1,34 @@
-// What a run cost and how near it came: cosine with its floor, confidence, time, passes, queries.
+// What a run cost and how near it came: cosine with its floor, confidence, fit, time, passes, queries.
 
 import { el } from "./dom.js";
 import { number, t } from "./strings.js";
 
-/** A list of facts about a result, as the `done` event holds it; `note` says what confidence means. */
+/** A list of facts about a result, as the `done` event holds it; `note` says what they mean. */
 export function facts(done, note = false) {
+  const calibrated = known(done.confidence);
   const rows = [
-    done.cosine === null || done.cosine === undefined
+    !known(done.cosine)
       ? fact("fact.cosine", t("fact.cosine.none"))
       : fact("fact.cosine", number(done.cosine), scale(done.cosine, done.floor)),
-    fact("fact.confidence", number(done.confidence)),
-    done.p_exact === null || done.p_exact === undefined ? null : fact("fact.exact", `${Math.round(100 * done.p_exact)} %`),
+    calibrated ? fact("fact.confidence", number(done.confidence)) : fact("fact.likelihood", number(done.likelihood)),
+    known(done.p_exact) ? fact("fact.exact", `${Math.round(100 * done.p_exact)} %`) : null,
+    known(done.fit) ? fact("fact.fit", number(done.fit)) : null,
     fact("fact.seconds", t("fact.seconds.value", { n: number(done.seconds) })),
     fact("fact.passes", String(done.passes)),
     fact("fact.queries", String(done.queries ?? 0)),
   ];
   const list = el("dl", { class: "facts" }, ...rows.filter(Boolean));
-  return el("div", {}, list, note ? el("p", { class: "facts-note" }, t("fact.note")) : null);
+  const said = [calibrated ? "fact.note" : "fact.note.uncalibrated", ...(known(done.fit) ? ["fact.note.fit"] : [])];
+  return el("div", {}, list, note ? el("p", { class: "facts-note" }, said.map((key) => t(key)).join(" ")) : null);
 }
+
+/** How sure a result is, in words: its confidence, or where no calibration holds the mean token probability. */
+export function sureness(done) {
+  const [key, share] = known(done.confidence) ? ["confidence", done.confidence] : ["likelihood", done.likelihood];
+  return t(`result.${key}`, { percent: Math.round(100 * share) });
+}
+
+const known = (value) => value !== null && value !== undefined;
 
 function fact(key, value, more = null) {
   return el("div", { class: more ? "fact fact-wide" : "fact" }, el("dt", {}, t(key)), el("dd", {}, value), more);
@@ -26,7 +37,7 @@ function fact(key, value, more = null) {
 function scale(value, floor) {
   const bar = el("span", { class: "scale-bar" });
   bar.style.setProperty("--share", Math.max(0, value));
-  if (floor === null || floor === undefined) return el("dd", { class: "scale", "aria-hidden": "true" }, bar);
+  if (!known(floor)) return el("dd", { class: "scale", "aria-hidden": "true" }, bar);
   const tick = el("span", { class: "scale-floor" });
   tick.style.setProperty("--share", Math.max(0, floor));
   const track = el("span", { class: "scale", "aria-hidden": "true" }, bar, tick);

@@ -29,6 +29,9 @@ export function readLink(fragment = location.hash) {
   return found;
 }
 
+/** Whether the address holds no link. */
+export const saysNothing = () => !location.hash.includes("=");
+
 /** A token that the server put into the address it printed; it leaves the address bar at once. */
 export function takeToken() {
   const parts = new URLSearchParams(location.hash.replace(/^#/, ""));

@@ -3,14 +3,15 @@
 import * as alternatives from "./alternatives.js";
 import { aligned } from "./align.js";
 import { announce } from "./announce.js";
-import { models, setToken } from "./api.js";
+import { measured, models, setToken } from "./api.js";
 import { Compare } from "./compare.js";
-import { Controls, mount, optionsOf } from "./controls.js";
+import { Controls, mount, optionsOf, RANGES } from "./controls.js";
 import { Damage } from "./damage.js";
+import { aboutText, aboutVector, tell } from "./doubts.js";
 import { $, el, reducedMotion } from "./dom.js";
 import { saveJson, saveSvg } from "./export.js";
-import { facts } from "./facts.js";
-import { linkTo, readLink, takeToken } from "./link.js";
+import { facts, sureness } from "./facts.js";
+import { linkTo, readLink, saysNothing, takeToken } from "./link.js";
 import { notice } from "./notice.js";
 import * as ownVector from "./own-vector.js";
 import { Run } from "./run.js";
@@ -19,7 +20,9 @@ import { fill, t } from "./strings.js";
 import { Strip } from "./strip.js";
 import { RunView } from "./view.js";
 
+const BUDGETS = [20, 100]; // queries that are offered to correct a draft
 let about = null; // what the server says of itself
+let cost = null; // what damage costs search
 let controls = null;
 let damage = null;
 let compare = null;
@@ -31,20 +34,32 @@ const view = new RunView(t("denoise.canvas"));
 
 async function load() {
   try {
-    about = await models();
+    [about, cost] = await Promise.all([models(), measured().catch(() => null)]);
   } catch (error) {
     notice($("trouble"), error, load);
     return;
   }
   controls = new Controls(about.models, about.limits, settingsChanged);
   mount(controls);
+  describeModel();
+  openLink();
+  addEventListener("hashchange", openLink);
+  document.body.classList.add("is-ready");
+}
+
+/** Take over what the address says and run its text. Queries wait for their button: a link must not spend them. */
+function openLink() {
+  if (saysNothing()) return;
   const wanted = readLink();
   controls.apply(wanted);
-  describeModel();
   compare.apply(wanted.other);
   damage.apply(wanted);
-  if (wanted.text) $("text").value = wanted.text.slice(0, 2000);
-  document.body.classList.add("is-ready");
+  if (wanted.text) {
+    $("text").value = wanted.text;
+    askText(0);
+  } else {
+    $("trouble").replaceChildren(el("p", { class: "notice", role: "status" }, t("hero.link")));
+  }
 }
 
 let described = null;
@@ -59,7 +74,7 @@ function describeModel() {
   $("where").textContent = local ? t("page.local") : t("page.remote", { host: location.host });
   $("lead").textContent = t("hero.lead", values);
   $("strip-flow").textContent = t("strip.flow", { ...values, encoder: values.name });
-  damage = new Damage(model.dimension);
+  damage = new Damage(model.dimension, cost?.encoder === model.encoder?.name ? cost : null);
   $("sliders").replaceChildren(damage.node);
   compare = new Compare(controls);
   $("sides").replaceChildren(compare.node);
@@ -69,19 +84,19 @@ function settingsChanged() {
   if (controls) describeModel();
 }
 
-function ask(next) {
+function ask(next, queries) {
   source = next;
-  go();
+  go(queries);
 }
 
-async function go() {
+async function go(queries = controls?.settings.queries) {
   if (!controls || !source) return;
   run?.stop();
-  const { settings } = controls;
-  const mine = new Run(source, { options: optionsOf(settings), queries: settings.queries });
+  const mine = new Run(source, { options: optionsOf(controls.settings), queries });
   run = mine;
   $("trouble").replaceChildren();
-  $("cut").hidden = true;
+  for (const id of ["text-doubts", "vector-doubts"]) tell($(id), []);
+  $("correct-row").hidden = true;
   view.begin(mine);
   $("result").classList.add("is-stale");
   $("view").scrollIntoView({ block: "nearest", behavior: reducedMotion() ? "auto" : "smooth" });
@@ -91,7 +106,7 @@ async function go() {
   } catch (error) {
     if (mine !== run) return;
     view.stop();
-    notice($("trouble"), error, go);
+    notice($("trouble"), error, () => go(queries));
   } finally {
     if (mine === run) busy(false);
   }
@@ -100,15 +115,12 @@ async function go() {
 function show(name, mine) {
   if (name === "start") {
     strip.show(mine.vector);
-    if (mine.start.truncated) {
-      $("cut").hidden = false;
-      $("cut").textContent = t("strip.cut", { n: controls.model.limit });
-    }
+    tell($("text-doubts"), aboutText(mine.start));
     return;
   }
   view.update();
   if (name !== "done") return;
-  const both = aligned(mine.tokens, mine.recovered, mine.done.aligned);
+  const both = aligned(mine.tokens, mine.recovered, mine.start.truncated ? "result.original.cut" : "result.original");
   const matched = both.said || t("result.unknown");
   $("aligned").replaceChildren(both.node);
   $("matched").textContent = matched;
@@ -116,10 +128,20 @@ function show(name, mine) {
   $("facts").replaceChildren(facts(mine.done, true));
   for (const id of ["result", "damage", "compare", "keep"]) $(id).hidden = false;
   $("with-text").disabled = mine.source.text === undefined;
+  offerQueries(mine);
   compare.source = mine.source;
   damage.base(mine);
-  const confidence = Math.round(100 * mine.done.confidence);
-  announce(t("result.announce", { text: mine.done.text, confidence, matched }));
+  const doubts = [tell($("text-doubts"), aboutText(mine.start)), tell($("vector-doubts"), aboutVector(mine.done))].join(" ");
+  announce(t("result.announce", { text: mine.done.text, sure: sureness(mine.done), matched, doubts }).trim());
+}
+
+/** Offer the next greater budget of queries, where the server can make them. */
+function offerQueries(mine) {
+  const most = Math.min(RANGES.queries.most, about.limits?.queries ?? Infinity);
+  const next = [controls.settings.queries, ...BUDGETS].find((n) => n > mine.queries && n <= most);
+  $("correct-row").hidden = !controls.model.queries || next === undefined;
+  $("correct").textContent = next === undefined ? "" : t("result.correct", { n: next });
+  $("correct").onclick = () => go(next);
 }
 
 function busy(on) {
@@ -127,14 +149,14 @@ function busy(on) {
   document.body.classList.toggle("is-busy", on);
 }
 
-function askText() {
+function askText(queries) {
   const text = $("text").value.trim();
   if (!text) {
     $("trouble").replaceChildren(el("p", { class: "notice", role: "alert" }, t("hero.empty")));
     $("text").focus();
     return;
   }
-  ask({ text });
+  ask({ text }, queries);
 }
 
 function listen() {
@@ -176,7 +198,8 @@ function listen() {
 
 async function copyLink() {
   const text = $("with-text").checked && source?.text !== undefined ? source.text : null;
-  const link = linkTo(controls.settings, damage.chosen, compare.other, text);
+  const settings = { ...controls.settings, queries: Math.max(controls.settings.queries, run?.queries ?? 0) };
+  const link = linkTo(settings, damage.chosen, compare.other, text);
   history.replaceState(null, "", new URL(link).hash);
   try {
     await navigator.clipboard.writeText(link);

@@ -12,7 +12,7 @@ export class Run {
    * @param request {options, queries, transform} as POST /v1/invert/stream takes them
    */
   constructor(source, { options, queries = 0, transform = null }) {
-    Object.assign(this, { source, options, queries, transform, model });
+    Object.assign(this, { source, options, queries, transform });
     const given = source.text !== undefined ? { texts: [source.text] } : { vectors: [source.vector] };
     this.body = { ...given, options, queries, tokens: true };
     if (transform) this.body.transform = transform;

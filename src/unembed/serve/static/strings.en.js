@@ -3,6 +3,18 @@
 
 export const LANGUAGE = "en";
 
+// Sentences for the button "Sample": the model that comes with unembed recovers each of them to the letter.
+export const SAMPLES = [
+  "The nurse gave the patient two pills before dinner.",
+  "We will close the office in Berlin next year.",
+  "The doctor said that her blood pressure was too high.",
+  "My bank account was hacked last week.",
+  "She lost her job because she was ill for three months.",
+  "The board decided to fire the chief executive.",
+  "I left my passport in the hotel room.",
+  "The bank refused to give him a loan.",
+];
+
 export const STRINGS = {
   "page.title": "unembed: what a vector remembers",
   "page.skip": "Skip to the text",
@@ -18,13 +30,14 @@ export const STRINGS = {
     "Write a sentence. An encoder turns it into {dimension} numbers. Then the words come back, from the numbers alone.",
   "hero.lead.any": "Write a sentence. An encoder turns it into a vector. Then the words come back, from the numbers alone.",
   "hero.text": "Your sentence",
-  "hero.placeholder": "Dr. Lee moved the meeting to Friday at noon.",
+  "hero.placeholder": SAMPLES[0],
   "hero.run": "Recover it",
   "hero.running": "Stop",
   "hero.sample": "Sample",
   "hero.vector": "Use a vector",
   "hero.keys": "Enter runs",
   "hero.empty": "Write a sentence first, or press Sample.",
+  "hero.link": "The link set the settings and holds no sentence. Write one, or press Sample.",
   "hero.drop": "Drop the vector anywhere",
 
   "vector.title": "Your own vector",
@@ -53,7 +66,11 @@ export const STRINGS = {
   "strip.empty": "No vector yet",
   "strip.value": "number {index}: {value}",
   "strip.damaged": "pale: the vector before",
-  "strip.cut": "The text was cut to the model's limit of {n} tokens; the vector is of the part that is left.",
+
+  "doubt.cut": "This text is too long. The model reads {n} of its {of} tokens; the rest was cut before the vector was made, and cannot come back.",
+  "doubt.cut.here": "Cut from here on:",
+  "doubt.words": "These words are unlike those that the model has learnt from. The model that comes with unembed has learnt English; of other languages little comes back, whatever the confidence says.",
+  "doubt.vector": "This vector is unlike those that the model has learnt from: {percent} % of held-out texts have one as unusual. Do not trust what came back.",
 
   "denoise.title": "Denoising",
   "denoise.flow": "the denoiser sees nothing else",
@@ -98,19 +115,31 @@ export const STRINGS = {
   "result.original": "Original",
   "result.recovered": "Recovered",
   "result.same": "same token, in order",
+  "result.moved": "in another place",
   "result.missing": "lost",
   "result.extra": "invented",
   "result.matched": "{same} of {n} tokens came back in order.",
+  "result.elsewhere.one": "{n} more came back in another place.",
+  "result.elsewhere.other": "{n} more came back in another place.",
+  "result.original.cut": "Original, as far as it was embedded",
+  "result.correct": "Correct this draft with the encoder: {n} queries",
+  "result.correct.hint": "each query sends the encoder a candidate text and compares the vectors",
+  "result.confidence": "Confidence {percent} percent.",
+  "result.likelihood": "Mean token probability {percent} percent.",
   "result.unknown": "The original is not known: only the vector was given.",
-  "result.announce": "Recovered: {text} Confidence {confidence} percent. {matched}",
+  "result.announce": "Recovered: {text} {sure} {matched} {doubts}",
   "result.nothing": "(an empty text)",
 
   "fact.cosine": "Cosine to the vector",
   "fact.cosine.floor": "random pairs: {floor}",
   "fact.cosine.none": "not measured",
   "fact.confidence": "Confidence",
+  "fact.likelihood": "Mean token probability",
+  "fact.fit": "Fit",
   "fact.exact": "All right",
   "fact.note": "Confidence is the token F1, and “all right” the chance of an exact text, that calibration on validation texts expects.",
+  "fact.note.uncalibrated": "The mean token probability is what the network says itself. It is not calibrated for these settings: no measured accuracy stands behind it.",
+  "fact.note.fit": "Fit is the share of held-out texts whose vectors look as unusual as this one or more.",
   "fact.seconds": "Time",
   "fact.seconds.value": "{n} s",
   "fact.passes": "Passes in all",
@@ -150,14 +179,19 @@ export const STRINGS = {
   "settings.seed.unused": "nothing is left to chance here",
 
   "damage.title": "Damage the vector",
-  "damage.lead": "Each slider is a defence that a store could use. See what it hides, and what it does not.",
+  "damage.lead": "Noise, rounding and fewer dimensions, as a store may have them. See what text is left, and what search loses.",
   "damage.noise": "Noise",
   "damage.noise.value": "{n} of its length",
   "damage.bits": "Bits a number",
   "damage.dimensions": "Dimensions kept",
   "damage.text": "Still recovered",
   "damage.idle": "Move a slider.",
-  "damage.left": "{same} of {n} tokens are left.",
+  "damage.left": "{left} of {n} tokens are left.",
+  "damage.left.chance": "{left} of {n} tokens are left; {chance} would be by chance.",
+  "damage.search": "Search still finds",
+  "damage.search.none": "What this costs search was not measured for vectors of this encoder.",
+  "damage.found": "{percent} % of the ten nearest texts: recall@10, measured on {documents} English sentences with whole queries.",
+  "damage.trained": "This model was trained on whole vectors. A model trained for the change loses far less, so what is hidden here is not safe.",
   "damage.reset": "Undo the damage",
 
   "compare.title": "Side by side",
@@ -193,15 +227,3 @@ export const STRINGS = {
   "error.retry": "Retry",
   "error.close": "Dismiss",
 };
-
-// Sentences for the button "Sample".
-export const SAMPLES = [
-  "Dr. Lee moved the meeting to Friday at noon.",
-  "The patient was given two tablets after breakfast.",
-  "My flight to Lisbon was cancelled again.",
-  "The invoice from March is still not paid.",
-  "She left the keys under the blue door mat.",
-  "We will close the office in Berlin next year.",
-  "The train to the coast leaves at seven in the morning.",
-  "He sold his house and moved to a small island.",
-];
