@@ -3,7 +3,7 @@
     python benchmarks/damage.py --documents english-test.tsv.zst --queries english-validation.tsv.zst \
         --train english-train-000.tsv.zst --out src/unembed/serve/static/damage.json
 
-The page of `unembed serve` reads the file.
+The page of `unembed serve` reads the file; `docs/page.md` gets a table of `trained`.
 
 - `search`: recall@10 for each combination of noise (its length over that of the vector), bits and dimensions: the share
   of the ten documents nearest to a query, by cosine of whole vectors, that are still among its ten nearest when the
@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from common import emit, machine
+from serve_common import fill
 
 from unembed.data.sources import read_texts
+from unembed.evaluation.tables import cell, table
 from unembed.files import atomic_write_bytes
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
@@ -143,6 +145,24 @@ def trained(inverter: Inverter, train: Texts, test: Texts) -> dict[str, Any]:
     return found
 
 
+def won_back(found: dict[str, Any]) -> str:
+    """The table of `trained`, with what search loses by the same damage."""
+    search = found["search"]
+    rows = []
+    for name, row in found["trained"]["by"].items():
+        wanted = {"noise": 0.0, "bits": 32, "dimensions": max(search["dimensions"]), **row["change"]}
+        i, j, k = (search[axis].index(wanted[axis]) for axis in ("noise", "bits", "dimensions"))
+        parts = (cell(key, row[key]) for key in ("fitted_on_whole", "fitted_on_change"))
+        rows.append([name, f"{search['recall'][i][j][k]:.2f}", *parts])
+    about = (
+        "Share of a text's distinct tokens that the closed-form part of the model names, fitted on "
+        f"{found['trained']['texts']:,} texts and read on {found['trained']['read']:,} others, with 95% bootstrap "
+        f"intervals, beside recall@10 of search over {search['documents']:,} texts with the same damage. Measured by "
+        "`benchmarks/damage.py`.\n"
+    )
+    return "\n".join([about, table(["damage", "recall@10", "fitted on whole vectors", "fitted on these"], rows)])
+
+
 def write(path: Path, found: dict[str, Any]) -> None:
     """A line for each part: the page reads the file, people read its beginning."""
     lines = [f"{json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in found.items()]
@@ -179,6 +199,7 @@ def main() -> None:
     found["trained"] = {"texts": len(train[0]), "read": 1000, "by": {}}
     found["trained"]["by"] = trained(inverter, train, (documents[0][:1000], documents[1][:1000]))
     write(args.out, found)
+    fill("damage-trained", won_back(found), "page.md")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def finished(page: Any) -> str:
 
 
 def tokens(page: Any, where: str) -> str:
-    words = page.locator(where).locator("mark, del, ins").all_inner_texts()
+    words = page.locator(where).locator("mark, del, ins, .word-plain").all_inner_texts()
     return "".join(words)
 
 

@@ -109,7 +109,7 @@ def test_original_and_recovered_are_aligned(open_page: Open) -> None:
 def answering(**more: Any) -> Callable[[Any], None]:
     """Answer a run with a text whose words stand in other places; `more` is of its result."""
     tokens = [{"text": text, "id": i, "confidence": 0.9} for i, text in enumerate(MOVED.split())]
-    known = {"confidence": 0.9, "p_exact": 0.1, "likelihood": 0.8, "fit": 0.4, "misfit": False}
+    known = {"confidence": 0.9, "p_exact": 0.1, "likelihood": 0.8, "fit": 0.4, "misfit": None}
     result = {"text": MOVED, "tokens": tokens, "passes": 1, "queries": 0, **known, **more}
     start = {"vector": [0.1, -0.1], "original": ORDER, "tokens": ORDER.split(), "truncated": False}
     events = [("start", start), ("done", {"result": result, "seconds": 0.1, "cosine": 0.9, "floor": 0.0})]
@@ -178,13 +178,18 @@ def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
     assert "not calibrated" in note and "calibration on validation texts" not in note
 
 
-def test_a_vector_that_does_not_fit_is_said_to_be_so(open_page: Open) -> None:
+@pytest.mark.parametrize(
+    ("misfit", "said"),
+    [("vector", "another encoder"), ("long", "longer text"), ("language", "another language"), ("new", "Do not trust")],
+)
+def test_a_vector_that_does_not_fit_is_said_to_be_so(open_page: Open, misfit: str, said: str) -> None:
     page = open_page()
     page.route("**/v1/invert/stream", answering())
     recover(page, ORDER)
     assert page.is_hidden("#vector-doubts")
     page.unroute("**/v1/invert/stream")
-    page.route("**/v1/invert/stream", answering(fit=0.002, misfit=True))
+    page.route("**/v1/invert/stream", answering(fit=0.002, misfit=misfit))
     recover(page, ORDER)
-    assert "<1 % of held-out texts have one as unusual" in page.inner_text("#vector-doubts")
+    doubts = page.inner_text("#vector-doubts")
+    assert "fewer than one held-out text in a hundred" in doubts and said in doubts
     page.locator("#live", has_text="Do not trust").wait_for(state="attached")

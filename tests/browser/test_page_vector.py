@@ -32,6 +32,7 @@ def test_a_pasted_vector_comes_back(open_page: Open, vector: list[float]) -> Non
         page.click("#own .primary")
         assert finished(page) == wanted
         assert "not known" in page.inner_text("#matched")
+        assert page.locator("#aligned mark").count() == 0 and page.is_hidden("#fates")  # nothing to compare with
 
 
 @pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2"])

@@ -111,8 +111,6 @@ def test_what_damage_costs_was_measured_as_far_as_the_sliders_go() -> None:
     assert recall[0, 0, -1] == 1 and 0 <= recall.min() < 0.1 and recall.max() == 1
     assert search["documents"] >= 5000 and search["queries"] >= 300
     assert len(measured["chance"]) >= 100 and all(measured["chance"])
-    lost = {name: row["fitted_on_whole"]["value"] for name, row in measured["trained"]["by"].items()}
-    assert lost["none"] == max(lost.values())
 
 
 def test_every_import_is_a_file() -> None:

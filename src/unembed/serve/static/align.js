@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 import { surface } from "./frames.js";
 import { t } from "./strings.js";
 
-const TAGS = { same: "mark", moved: "mark", missing: "del", extra: "ins" };
+const TAGS = { same: "mark", moved: "mark", missing: "del", extra: "ins", plain: "span" };
 
 /** The longest common subsequence of two lists of tokens, as pairs of indices. */
 export function pairs(a, b) {
@@ -45,7 +45,7 @@ export function line(tokens, kinds) {
   const parts = tokens.flatMap((token, at) => {
     const { text, joined } = surface(token);
     const kind = kinds[at];
-    const said = kind === "same" ? null : el("span", { class: "unseen" }, ` (${t(`result.${kind}`)})`);
+    const said = kind === "same" || kind === "plain" ? null : el("span", { class: "unseen" }, ` (${t(`result.${kind}`)})`);
     const word = el(TAGS[kind], { class: `word-${kind}` }, text);
     return [joined || at === 0 ? "" : " ", word, said].filter((part) => part !== null);
   });
@@ -55,7 +55,7 @@ export function line(tokens, kinds) {
 /** Both lines with a summary. `original` may be null: then only what was recovered is shown. */
 export function aligned(original, recovered, label = "result.original") {
   if (!original) {
-    const only = line(recovered, recovered.map(() => "same"));
+    const only = line(recovered, recovered.map(() => "plain"));
     return { node: el("div", { class: "aligned" }, ...row("result.recovered", only)), said: "" };
   }
   const { same, moved, ...kinds } = fates(original, recovered);

@@ -3,7 +3,7 @@
 
 import { el } from "./dom.js";
 import { surface } from "./frames.js";
-import { t } from "./strings.js";
+import { has, t } from "./strings.js";
 
 const MOST = 400; // characters of the rest that are shown
 
@@ -28,11 +28,11 @@ export function aboutText({ tokens, rest, truncated, unlike }) {
   return found;
 }
 
-/** Doubts about a vector, known with its result, as paragraphs. */
-export function aboutVector({ fit, misfit }) {
+/** Doubts about a vector, known with its result, as paragraphs; `misfit` says what the vector looks like. */
+export function aboutVector({ misfit }) {
   if (!misfit) return [];
-  const percent = 100 * fit < 1 ? "<1" : String(Math.round(100 * fit));
-  return [el("p", {}, t("doubt.vector", { percent }))];
+  const looks = `doubt.fit.${misfit}`;
+  return [el("p", {}, `${t("doubt.fit")} ${has(looks) ? t(looks) : ""}`.trim())];
 }
 
 /** Show doubts in their place; returns them in one line for a screen reader. */

@@ -18,8 +18,12 @@ export function facts(done, note = false) {
     fact("fact.queries", String(done.queries ?? 0)),
   ];
   const list = el("dl", { class: "facts" }, ...rows.filter(Boolean));
-  const said = [calibrated ? "fact.note" : "fact.note.uncalibrated", ...(known(done.fit) ? ["fact.note.fit"] : [])];
-  return el("div", {}, list, note ? el("p", { class: "facts-note" }, said.map((key) => t(key)).join(" ")) : null);
+  const said = [
+    t(calibrated ? "fact.note.confidence" : "fact.note.likelihood"),
+    known(done.p_exact) ? t("fact.note.exact") : null,
+    known(done.fit) ? t("fact.note.fit") : null,
+  ];
+  return el("div", {}, list, note ? el("p", { class: "facts-note" }, said.filter(Boolean).join(" ")) : null);
 }
 
 /** How sure a result is, in words: its confidence, or where no calibration holds the mean token probability. */

@@ -124,6 +124,7 @@ function show(name, mine) {
   const matched = both.said || t("result.unknown");
   $("aligned").replaceChildren(both.node);
   $("matched").textContent = matched;
+  $("fates").hidden = !mine.tokens;
   $("result").classList.remove("is-stale");
   $("facts").replaceChildren(facts(mine.done, true));
   for (const id of ["result", "damage", "compare", "keep"]) $(id).hidden = false;
