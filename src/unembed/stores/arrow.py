@@ -2,21 +2,23 @@
 
 A file is mapped into memory and its index checked first, so one that was cut is found out before any row is read. From
 a pipe both formats are read as a stream: the file format is a stream behind eight bytes. One record batch at a time is
-held where it is compressed or comes from a pipe.
+held where it is compressed or comes from a pipe; what it unfolds to is looked at before (`messages.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.columns import Columns, choose_columns
 from unembed.stores.inputs import Input
+from unembed.stores.messages import CheckedStream, check_file, check_next
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import READ_BYTES, Reading, guarded, translated
+from unembed.stores.slices import checked, sliced
 
 _FILE = b"ARROW1"
 _KIND = "Arrow IPC"
@@ -30,12 +32,14 @@ class ArrowStore:
         name: the path, for messages.
         source: the bytes.
         columns: which columns hold what.
+        fields: the places of those in the schema.
         count: None, not known before reading.
     """
 
     name: str
     source: Input
     columns: Columns
+    fields: list[int]
     count: int | None = None
 
     @property
@@ -47,9 +51,8 @@ class ArrowStore:
         """Yield the rows in order (see `Store.batches`)."""
         start = 0
         size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
-        with contextlib.closing(_tables(self.source, self.columns.used)) as tables:
-            next(tables)
-            for table in guarded(_regrouped(tables, size), self.name, _KIND):
+        with contextlib.closing(_tables(self.source, self.fields, True)) as tables:
+            for table in sliced(tables, size, self.name):
                 part = self.columns.batch(table, start)
                 start += table.num_rows
                 if len(part):
@@ -63,67 +66,78 @@ def open_arrow(
 
     Args:
         source: the bytes.
-        column: the vector column; None takes the only list column of numbers.
+        column: the vector column; None takes the only list column of numbers, else counted columns or text.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
         reading: what the numbers mean and what happens to bad rows.
 
     Raises:
         InputError: not Arrow IPC, no rows, no vector column or several.
     """
-    with contextlib.closing(_tables(source)) as tables:
-        schema = next(tables)
-        columns = choose_columns(schema, lambda names: tables, source.name, column, id_column, reading or Reading())
-    return ArrowStore(source.name, source, columns)
+    schema = _schema(source)
+
+    def fields(names: list[str]) -> list[int]:
+        return [place for place, part in enumerate(schema) if part.name in set(names)]
+
+    def peek(names: list[str]) -> Iterator[Any]:
+        return _tables(source, fields(names), False)
+
+    columns = choose_columns(schema, peek, source.name, column, id_column, reading or Reading())
+    return ArrowStore(source.name, source, columns, fields(columns.used))
 
 
-def _tables(source: Input, names: list[str] | None = None) -> Generator[Any]:
-    """Yield the schema, then the record batches, each checked inside."""
+def _schema(source: Input) -> Any:
+    """Read the schema; of a file, with its index."""
+    with contextlib.ExitStack() as stack, translated(source.name, _KIND):
+        return _reader(source, stack, None, False)[0].schema
+
+
+def _tables(source: Input, fields: list[int], last: bool) -> Generator[Any]:
+    """Yield the record batches with some fields of the schema, each checked before it is unpacked, and inside."""
     import pyarrow as pa
 
     with contextlib.ExitStack() as stack:
         with translated(source.name, _KIND):
-            if source.once:
-                stream = stack.enter_context(source.open())
-                head = stream.peek(8)[:8]
-                if head.startswith(_FILE):
-                    stream.read(8)
-                reader = stack.enter_context(pa.ipc.open_stream(stream))
-                batches: Iterator[Any] = iter(reader)
-            else:
-                mapped = stack.enter_context(pa.memory_map(str(source.path)))
-                head = mapped.read(8)
-                mapped.seek(0)
-                if head.startswith(b"FEA1"):
-                    raise InputError(f"{source.name} is Feather version 1.", "Write it again as version 2.")
-                if head.startswith(_FILE):
-                    reader = stack.enter_context(pa.ipc.open_file(mapped))
-                    batches = map(reader.get_batch, range(reader.num_record_batches))
-                else:
-                    reader = stack.enter_context(pa.ipc.open_stream(mapped))
-                    batches = iter(reader)
-            schema = reader.schema
-        yield schema
+            _, batches = _reader(source, stack, pa.ipc.IpcReadOptions(included_fields=fields), last)
         for rows in guarded(batches, source.name, _KIND):
             with translated(source.name, _KIND):
-                rows.validate(full=True)
+                rows = checked(rows)
             yield rows
 
 
-def _regrouped(batches: Iterator[Any], size: int) -> Iterator[Any]:
-    """Yield tables of `size` rows (the last may be shorter) out of record batches of any length."""
+def _reader(source: Input, stack: contextlib.ExitStack, options: Any, last: bool) -> tuple[Any, Iterator[Any]]:
+    """Open a reader; return it and its record batches."""
     import pyarrow as pa
 
-    parts: list[Any] = []
-    held = 0
-    for rows in batches:
-        at = 0
-        while rows.num_rows - at >= size - held:
-            parts.append(rows.slice(at, size - held))
-            at += size - held
-            yield pa.Table.from_batches(parts)
-            parts, held = [], 0
-        if at < rows.num_rows:
-            parts.append(rows.slice(at))
-            held += rows.num_rows - at
-    if parts:
-        yield pa.Table.from_batches(parts)
+    if not source.plain:
+        stream = stack.enter_context(source.open(last=last))
+        if stream.peek(8)[:8].startswith(_FILE):
+            stream.read(8)
+        passing = stack.enter_context(pa.PythonFile(CheckedStream(stream, source.name), mode="r"))
+        reader = stack.enter_context(pa.ipc.open_stream(passing, options=options))
+        return reader, iter(reader)
+    mapped = stack.enter_context(pa.memory_map(str(source.path)))
+    head = mapped.read_at(8, 0)
+    if head.startswith(b"FEA1"):
+        raise InputError(f"{source.name} is Feather version 1.", "Write it again as version 2.")
+    if head.startswith(_FILE):
+        check = check_file(mapped, mapped.size(), source.name)
+        reader = stack.enter_context(pa.ipc.open_file(mapped, options=options))
+        return reader, _batches(reader, check)
+    beside = stack.enter_context(source.open())
+    reader = stack.enter_context(pa.ipc.open_stream(mapped, options=options))
+    return reader, _next_batches(reader, beside, source.name)
+
+
+def _batches(reader: Any, check: Callable[[int], None]) -> Iterator[Any]:
+    for number in range(reader.num_record_batches):
+        check(number)
+        yield reader.get_batch(number)
+
+
+def _next_batches(reader: Any, beside: Any, source: str) -> Iterator[Any]:
+    while True:
+        check_next(beside, source)
+        try:
+            yield reader.read_next_batch()
+        except StopIteration:
+            return

@@ -33,13 +33,17 @@ def cells(column: Any) -> list[Any]:
         return _shared(column.indices, column.dictionary)
     if types.is_run_end_encoded(kind):
         return _runs(column)
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind):
+    if (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+        or is_text(kind)
+    ):
         return list(column.to_pylist())
     if types.is_decimal(kind):
         return [None if value is None else format(value, "f") for value in column.to_pylist()]
-    if _is_text(kind):
-        return _texts(column)
-    if _is_bytes(kind):
+    if is_bytes(kind):
         fixed = types.is_fixed_size_binary(kind)
         return [None if value is None else _spelt(value.rstrip(b"\0") if fixed else value) for value in _bytes(column)]
     if types.is_date(kind) or types.is_timestamp(kind):
@@ -67,14 +71,16 @@ def is_list(kind: Any) -> bool:
     return any(check(kind) for check in checks if check is not None)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Say whether an Arrow type is one of text."""
     import pyarrow as pa
 
     view = getattr(pa.types, "is_string_view", None)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or (view is not None and view(kind)))
 
 
-def _is_bytes(kind: Any) -> bool:
+def is_bytes(kind: Any) -> bool:
+    """Say whether an Arrow type is one of bytes."""
     import pyarrow as pa
 
     view = getattr(pa.types, "is_binary_view", None)
@@ -84,18 +90,6 @@ def _is_bytes(kind: Any) -> bool:
 
 def _bytes(column: Any) -> list[bytes | None]:
     return list(column.to_pylist())
-
-
-def _texts(column: Any) -> list[Any]:
-    """Return text; bytes that are no UTF-8, which writers let pass, are shown as \\xNN."""
-    import pyarrow as pa
-
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        wide = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        parts = _bytes(column.cast(wide))
-        return [None if part is None else part.decode("utf-8", "backslashreplace") for part in parts]
 
 
 def _spelt(value: bytes) -> str:

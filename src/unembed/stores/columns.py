@@ -1,21 +1,22 @@
-"""Columns of Arrow tables, as parquet and Arrow IPC files hold them: which hold vectors, and vectors out of them.
-
-A vector column is a list, large list, fixed-size list or one-dimensional fixed-shape tensor of real numbers.
-"""
+"""Columns of Arrow tables, as parquet and Arrow IPC files hold them: which hold vectors, and batches out of them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.cells import cells
+from unembed.stores.counted import gaps
+from unembed.stores.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
 from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
 from unembed.stores.quantised import choose_scales
-from unembed.stores.reading import NO_ROWS, Reading, check_width, translated
+from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width, translated
 
-_REMOVE = "Remove rows without a vector."
+Peek = Callable[[list[str]], Iterable[Any]]
+_QUOTED = 100  # columns of which messages may quote a cell
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Columns:
     Attributes:
         source: what messages call the store.
         width: numbers stored a row.
-        vector_name: the column that holds the vectors.
+        vectors: how the vectors stand in the table.
         id_name: the column that holds the ids, or None.
         scale_name: the column that holds one scale a row, or None.
         others: the columns that become metadata.
@@ -34,7 +35,7 @@ class Columns:
 
     source: str
     width: int
-    vector_name: str
+    vectors: Layout
     id_name: str | None
     scale_name: str | None
     others: tuple[str, ...]
@@ -43,7 +44,7 @@ class Columns:
     @property
     def used(self) -> list[str]:
         """The columns that are read at all."""
-        names = (self.vector_name, self.id_name, self.scale_name, *self.others)
+        names = (*self.vectors.columns, self.id_name, self.scale_name, *self.others)
         return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
@@ -58,16 +59,19 @@ class Columns:
             InputError: a row without a vector, of another dimension or with a missing value, unless they are skipped.
         """
         with translated(self.source, "a table"):
-            column = _stored(table.column(self.vector_name))
-            others = {name: cells(_flat(table.column(name))) for name in self.used if name != self.vector_name}
-        values, kept = self._vectors(column, start)
-        if len(kept) < len(column):
+            beside = dict.fromkeys((self.id_name, self.scale_name, *self.others))
+            others = {name: _cells(table.column(name)) for name in beside if name is not None}
+            values, kept, faults = self.vectors.numbers(table, self.width)
+        for place, what, do in sorted(faults):
+            row = start + place
+            self.reading.reject(row, f"Row {row} of {self.source} {what} in column {self.vectors.name!r}.", do)
+        if len(kept) < table.num_rows:
             others = {name: [values_[i] for i in kept] for name, values_ in others.items()}
         scales = others[self.scale_name] if self.scale_name is not None else None
         if scales is not None and None in scales:
             others[str(self.scale_name)] = [float("nan") if scale is None else scale for scale in scales]
         ids = others.pop(self.id_name) if self.id_name is not None else None
-        rows = None if len(kept) == len(column) else [start + index for index in kept]
+        rows = None if len(kept) == table.num_rows else [start + index for index in kept]
         return make_batch(
             values,
             ids,
@@ -80,49 +84,9 @@ class Columns:
             scales=self.scale_name,
         )
 
-    def _vectors(self, column: Any, start: int) -> tuple[Any, list[int]]:
-        """Turn a list column into an array (n, width) of its good rows, and their places in the column."""
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        good = np.ones(len(column), dtype=bool)
-        if column.null_count:
-            good = ~np.asarray(column.is_null())
-            for index in np.flatnonzero(~good):
-                self._reject(start + int(index), "has no vector", _REMOVE)
-        if not pa.types.is_fixed_size_list(column.type):
-            lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
-            for index in np.flatnonzero(good & (lengths != self.width)):
-                good[index] = False
-                self._reject(
-                    start + int(index),
-                    f"has a vector of dimension {lengths[index]}; the first has {self.width}",
-                    "Keep vectors of one encoder in a file, or name the right column with --column.",
-                )
-        if not good.all():
-            column = column.filter(pa.array(good))
-        places = np.flatnonzero(good)
-        values = column.flatten()
-        if values.null_count:
-            holes = np.asarray(values.is_null()).reshape(len(places), self.width).any(axis=1)
-            for index in places[holes]:
-                self._reject(start + int(index), "has a vector with a missing value", "Remove that row.")
-            values, places = column.filter(pa.array(~holes)).flatten(), places[~holes]
-        array = values.to_numpy(zero_copy_only=False).reshape(len(places), self.width)
-        return array, places.tolist()
-
-    def _reject(self, row: int, what: str, do: str) -> None:
-        self.reading.reject(row, f"Row {row} of {self.source} {what} in column {self.vector_name!r}.", do)
-
 
 def choose_columns(
-    schema: Any,
-    peek: Callable[[list[str]], Iterable[Any]],
-    source: str,
-    column: str | None,
-    id_column: str | None,
-    reading: Reading,
+    schema: Any, peek: Peek, source: str, column: str | None, id_column: str | None, reading: Reading
 ) -> Columns:
     """Choose the columns of a table.
 
@@ -130,97 +94,114 @@ def choose_columns(
         schema: its pyarrow schema.
         peek: reads some columns: tables or record batches, taken until the first vector tells the dimension.
         source: what messages call the store.
-        column: the vector column; None takes the only list column of numbers.
+        column: the vector column; None takes the only list column of numbers, else counted columns or text.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
         reading: what the numbers mean and what happens to bad rows.
 
     Raises:
-        InputError: no vector column or several, no rows, no vector in the first row.
+        InputError: no vector column or several, no rows, no vector in the first rows.
     """
     with translated(source, "a table"):  # names in a damaged file may be no UTF-8
         names = list(schema.names)
-        tables = {part.name: str(part.type) for part in schema if _numbers(part.type) is not None}
-    double = next((name for name in names if names.count(name) > 1), None)
+        offered = layouts(schema)
+    vectors = _choose(offered, names, peek, source, column)
+    others = [name for name in names if name not in set(vectors.columns) or vectors.fields]
+    id_name = choose_ids(others, id_column, source)
+    read = choose_others([name for name in others if name != id_name], reading, source)
+    width = _width(vectors, peek, source)
+    numeric = [name for name in others if name != id_name and _is_number(schema, name)]
+    scale_name = choose_scales(numeric, vectors.kind, reading.quantisation)
+    reading.quantisation.check(width, vectors.kind, source)
+    chosen = Columns(source, width, vectors, id_name, scale_name, tuple(read), reading)
+    double = next((name for name in chosen.used if names.count(name) > 1), None)
     if double is not None:
         raise InputError(f"{source} has several columns named {double!r}.", "Give every column its own name.")
-    name = choose_vectors(tables, column, source)
-    kind = _storage(schema.field(name).type)
-    dtype = str(_numbers(kind))
-    seen = 0
-    width = 0
-    for table in peek([name]):
-        rows = min(table.num_rows, reading.peek - seen)
+    return chosen
+
+
+def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, column: str | None) -> Layout:
+    """Choose where the vectors stand: lists of numbers, else counted columns, else text that shows vectors."""
+    sure = [[part for part in offered if part.kind and part.form == LISTS], [p for p in offered if p.form == WIDE]]
+    doubtful = [part for part in offered if not any(part in tier for tier in sure)]
+    tiers = [*sure]
+    if column is not None:
+        tiers = [[part for tier in sure for part in tier if part.name == column]]
+        doubtful = [part for part in doubtful if part.name == column]
+    if not any(tiers) and doubtful:
+        tiers.append(_shown(doubtful, peek))
+    found = next((tier for tier in tiers if tier), [])
+    shown: dict[str, Any] = {}
+    if not found:
+        lacking = gaps(names)
+        if lacking and column in (None, *lacking):
+            lacks = lacking[column or next(iter(lacking))]
+            raise InputError(f"{source} has counted columns without {lacks!r}.", "Give every number its column.")
+        found, shown = [part for tier in sure for part in tier], dict.fromkeys(names)
+        with contextlib.suppress(InputError):  # whatever else is wrong, this file has no vectors
+            for table in peek([name for name in names if names.count(name) == 1][:_QUOTED]):
+                shown |= {name: _cells(table.column(name).slice(0, 1))[0] for name in table.schema.names}
+                break
+    chosen = choose_vectors({part.name: part.shown for part in found}, column, source, shown)
+    return next(part for part in found if part.name == chosen)
+
+
+def _width(vectors: Layout, peek: Peek, source: str) -> int:
+    """Return the length of the first vector."""
+    width = seen = 0
+    odd: tuple[int, str, str] | None = None
+    for table in _first(peek(list(vectors.columns))):
         with translated(source, "a table"):
-            lists = _stored(table.column(name).slice(0, rows))
-            width = _width(lists, kind)
-        seen += rows
-        if width or seen >= reading.peek:
+            width = vectors.width(table)
+            faults = [] if width else vectors.numbers(table, 1)[2]
+        for place, what, do in faults:
+            odd = odd or ((seen + place, what, do) if what != NO_VECTOR else None)
+        seen += table.num_rows
+        if width:
             break
     if not seen:
         raise InputError(f"{source} has no rows.", NO_ROWS)
     if not width:
-        raise InputError(f"Row 0 of {source} has no vector in column {name!r}.", _REMOVE)
+        if odd is not None:
+            raise InputError(f"Row {odd[0]} of {source} {odd[1]} in column {vectors.name!r}.", odd[2])
+        raise InputError(
+            f"None of the first {seen} rows of {source} has a vector in column {vectors.name!r}.",
+            "Name another column with --column, or remove rows without a vector.",
+        )
     check_width(width, source)
-    others = [part for part in names if part != name]
-    id_name = choose_ids(others, id_column, source)
-    numeric = [part for part in others if part != id_name and _is_number(schema.field(part).type)]
-    scale_name = choose_scales(numeric, dtype, reading.quantisation)
-    reading.quantisation.check(width, dtype, source)
-    read = choose_others([part for part in others if part != id_name], reading, source)
-    return Columns(source, width, name, id_name, scale_name, tuple(read), reading)
+    return width
 
 
-def _width(lists: Any, kind: Any) -> int:
-    """Return the length of the first list that holds anything; that of the type where it is fixed."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size)
-    lengths = [length for length in pc.list_value_length(lists).to_pylist() if length]
-    return int(lengths[0]) if lengths else 0
-
-
-def _storage(kind: Any) -> Any:
-    """Return the type under an extension type."""
-    import pyarrow as pa
-
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+def _shown(doubtful: list[Layout], peek: Peek) -> list[Layout]:
+    """Return the layouts whose first cells hold vectors."""
+    found: list[Layout] = []
+    for table in _first(peek(list(dict.fromkeys(name for part in doubtful for name in part.columns)))):
+        found += [
+            part for part in doubtful if (width := part.width(table)) > 1 and len(part.numbers(table, width)[1]) > 0
+        ]
+        if found:
+            break
+    return found
 
 
-def _flat(column: Any) -> Any:
-    """Turn a column into one array without chunks."""
-    import pyarrow as pa
-
-    if isinstance(column, pa.ChunkedArray):
-        chunks = column.chunks
-        column = chunks[0] if len(chunks) == 1 else column.combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.chunk(0)
-    return column
+def _first(tables: Iterable[Any]) -> Iterable[Any]:
+    """Yield the first `PEEK` rows."""
+    left = PEEK
+    for table in tables:
+        yield table.slice(0, left)
+        left -= table.num_rows
+        if left <= 0:
+            return
 
 
-def _stored(column: Any) -> Any:
-    """Turn a column into one array without chunks, of its storage type."""
+def _cells(column: Any) -> list[Any]:
+    """Return the values of a column that may have several chunks."""
+    chunks = getattr(column, "chunks", None)
+    return cells(column) if chunks is None else [value for chunk in chunks for value in cells(chunk)]
+
+
+def _is_number(schema: Any, name: str) -> bool:
     import pyarrow as pa
 
-    column = _flat(column)
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
-
-
-def _numbers(kind: Any) -> Any:
-    """Return the type of the numbers of a list type, or None where it is no list of real numbers."""
-    import pyarrow as pa
-
-    kind = _storage(kind)
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(check(kind) for check in lists):
-        return None
-    return kind.value_type if _is_number(kind.value_type) else None
-
-
-def _is_number(kind: Any) -> bool:
-    """Say whether an arrow type is one of real numbers."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+    places = schema.get_all_field_indices(name)
+    kinds = [schema.field(place).type for place in places]
+    return all(bool(pa.types.is_floating(kind) or pa.types.is_integer(kind)) for kind in kinds)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from unembed.errors import InputError
 
 STDIN = "-"
-MAX_LINE = 1 << 26  # characters; a line without an end must not fill the memory
+MAX_LINE = 1 << 25  # characters; a line without an end must not fill the memory
 _HEAD = 16  # bytes by which formats are told apart
 
 
@@ -40,14 +40,23 @@ class Input:
         self._source: BinaryIO | None = None
         self._begin: bytearray | None = bytearray()
         self._opened = self._begun = 0
+        self._passed = False
 
     @property
     def suffix(self) -> str:
         """The ending of the path, in small letters; "" for standard input."""
         return self.path.suffix.lower() if self.path is not None else ""
 
-    def open(self) -> io.BufferedReader:
+    @property
+    def plain(self) -> bool:
+        """Whether it is a file whose bytes can be read at any place."""
+        return not self.once
+
+    def open(self, last: bool | None = None) -> io.BufferedReader:
         """Open the bytes at their beginning; close what is returned.
+
+        Args:
+            last: whether this is the last pass over a stream; None: the second is.
 
         Raises:
             InputError: a stream that has been read already.
@@ -56,10 +65,11 @@ class Input:
         if not self.once:
             assert self.path is not None
             return open(self.path, "rb")
-        self._opened += 1
-        if self._opened > 2:
+        if self._passed:
             raise InputError(f"{self.name} can be read only once.", "Save it to a file to read it again.")
-        return io.BufferedReader(_Pass(self, self._opened == 1), 1 << 16)
+        self._opened += 1
+        self._passed = self._opened > 1 if last is None else last
+        return io.BufferedReader(_Pass(self, not self._passed), 1 << 16)
 
     def read(self, size: int) -> bytes:
         """Read up to `size` bytes of a stream; at its beginning `_HEAD` bytes at least, however slowly they come."""
@@ -85,11 +95,11 @@ class Input:
 
 
 class _Pass(io.RawIOBase):
-    """One of the two passes over a stream: the first keeps what it reads, the second begins with that."""
+    """A pass over a stream: those before the last keep what they read, and each begins with that."""
 
     def __init__(self, owner: Input, keeps: bool) -> None:
         super().__init__()
-        self._owner, self._keeps = owner, keeps
+        self._owner, self._keeps, self._at = owner, keeps, 0
 
     def readable(self) -> bool:
         return True
@@ -101,6 +111,11 @@ class _Pass(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         owner = self._owner
+        if self._keeps and owner._begin is not None and self._at < len(owner._begin):
+            data = bytes(owner._begin[self._at : self._at + len(buffer)])
+            self._at += len(data)
+            buffer[: len(data)] = data
+            return len(data)
         if not self._keeps and owner._begin is not None:
             data = bytes(owner._begin[: len(buffer)])
             del owner._begin[: len(data)]
@@ -112,6 +127,7 @@ class _Pass(io.RawIOBase):
         data = owner.read(len(buffer))
         if self._keeps and owner._begin is not None:
             owner._begin += data
+            self._at += len(data)
         buffer[: len(data)] = data
         return len(data)
 

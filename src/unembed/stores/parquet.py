@@ -1,18 +1,27 @@
-"""Vectors in parquet files: a list or fixed-size-list column of numbers, read one batch of rows at a time."""
+"""Vectors in parquet files, read a few rows of the columns that are used at a time.
+
+A row group is looked through before it is read (`pages.py`): so many rows are taken at once as their cells fit. Text
+with few different values is kept as a dictionary, so that each is held once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.columns import Columns, choose_columns
 from unembed.stores.inputs import Input
+from unembed.stores.pages import leaves, rows_that_fit
 from unembed.stores.protocol import VectorBatch
-from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, guarded, translated
+from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, guarded, translated
+from unembed.stores.slices import checked, sliced
 
-_BUFFER = 1 << 20  # bytes that are read at a time, so that a large row group is not fetched whole
+_KIND = "parquet"
+_BUFFERS = 1 << 25  # bytes that are read at a time, over all columns, so that a large row group is not fetched whole
+_TOGETHER = 1000  # row groups
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,8 @@ class ParquetStore:
         """Yield the rows in order (see `Store.batches`)."""
         start = 0
         size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
-        with translated(self.name, "parquet"):
-            file = _open(self.source)
-        with file:
-            for rows in guarded(
-                _checked(file.iter_batches(batch_size=size, columns=self.columns.used)), self.name, "parquet"
-            ):
+        with contextlib.closing(_tables(self.source, self.columns.used, size)) as tables:
+            for rows in sliced(tables, size, self.name):
                 part = self.columns.batch(rows, start)
                 start += rows.num_rows
                 if len(part):
@@ -61,7 +66,7 @@ def open_parquet(
 
     Args:
         source: the file.
-        column: the vector column; None takes the only list column of numbers.
+        column: the vector column; None takes the only list column of numbers, else counted columns or text.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
         reading: what the numbers mean and what happens to bad rows.
 
@@ -71,30 +76,48 @@ def open_parquet(
     if source.once:
         raise InputError(f"{source.name} is a pipe, and parquet is read from its end.", "Save it to a file first.")
     reading = reading or Reading()
-    with translated(source.name, "parquet"):
-        file = _open(source)
-    with file:
-        with translated(source.name, "parquet"):
-            schema, count = file.schema_arrow, int(file.metadata.num_rows)
-        if count < 1:
-            raise InputError(f"{source.name} has no rows.", NO_ROWS)
-
-        def peek(names: list[str]) -> Iterator[Any]:
-            return guarded(_checked(file.iter_batches(batch_size=reading.peek, columns=names)), source.name, "parquet")
-
-        columns = choose_columns(schema, peek, source.name, column, id_column, reading)
+    with translated(source.name, _KIND), _open(source) as file:
+        schema, count = file.schema_arrow, int(file.metadata.num_rows)
+    if count < 1:
+        raise InputError(f"{source.name} has no rows.", NO_ROWS)
+    columns = choose_columns(
+        schema, lambda names: _tables(source, names, PEEK), source.name, column, id_column, reading
+    )
     return ParquetStore(source.name, count, source, columns)
 
 
-def _open(source: Input) -> Any:
-    """Open the file with a small buffer."""
+def _open(source: Input, columns: int = 32, dictionaries: list[str] | None = None) -> Any:
+    """Open the file with small buffers, and some leaves of text as dictionaries."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(source.path, buffer_size=_BUFFER, pre_buffer=False)  # buffered row groups are kept to the end
+    buffer = max(1 << 12, min(1 << 20, _BUFFERS // max(1, columns)))
+    # pre-buffered row groups would be kept to the end
+    return pq.ParquetFile(source.path, buffer_size=buffer, pre_buffer=False, read_dictionary=dictionaries)
 
 
-def _checked(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield record batches whose insides have been checked: a damaged file must not lead out of its memory."""
-    for rows in batches:
-        rows.validate(full=True)
-        yield rows
+def _tables(source: Input, names: list[str], size: int) -> Generator[Any]:
+    """Yield record batches of some columns, each checked inside, of so many rows as fit."""
+    with translated(source.name, _KIND), _open(source) as file:
+        metadata = file.metadata
+        used = leaves(metadata, names)
+    shared = [leaf.path for leaf in used if leaf.shared]
+    with contextlib.ExitStack() as stack:
+        with translated(source.name, _KIND):
+            file = stack.enter_context(_open(source, len(used), shared))
+            stream = stack.enter_context(source.open())
+        groups = range(metadata.num_row_groups)
+        at = 0
+        while at < len(groups):
+            rows = held = 0
+            begin = at
+            with translated(source.name, _KIND):
+                while at < len(groups) and held < size and at - begin < _TOGETHER:
+                    group = metadata.row_group(at)
+                    fits = rows_that_fit(stream, group, used, source.name)
+                    rows = min(rows or fits, fits)
+                    held, at = held + group.num_rows, at + 1
+            part = file.iter_batches(min(size, rows), list(groups[begin:at]), names)
+            for batch in guarded(part, source.name, _KIND):
+                with translated(source.name, _KIND):
+                    batch = checked(batch)
+                yield batch
