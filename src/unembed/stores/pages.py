@@ -77,7 +77,7 @@ def leaves(metadata: Any, names: Sequence[str]) -> list[Leaf]:
 
 
 def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: str) -> int:
-    """Return how many rows of a row group unfold to at most `READ_BYTES`.
+    """Return how many rows of a row group unfold to at most a quarter of `READ_BYTES`.
 
     Args:
         stream: the file.
@@ -86,11 +86,16 @@ def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: st
         source: what messages call the store.
 
     Raises:
-        InputError: one page is larger than that, or a list column unfolds a hundred-fold.
+        InputError: one page is larger than `READ_BYTES`, or a list column unfolds a hundred-fold.
         ValueError: the headers are damaged.
     """
     row_bytes = 1.0
     for leaf in used:
+        if leaf.size > READ_BYTES >> 10:  # the library unpacks 1024 of them at a time
+            raise InputError(
+                f"{source} holds cells of {leaf.size} bytes in column {leaf.name!r}, more than are read.",
+                "Write that column as bytes of any length, or leave it out.",
+            )
         chunk = group.column(leaf.index)
         size = values = stored = 0
         widest = 0.0
@@ -113,7 +118,7 @@ def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: st
             )
         each = unfolded / max(1, group.num_rows)
         row_bytes += max(each, leaf.size, widest * max(1, values / max(1, group.num_rows)) if leaf.text else 0)
-    return max(1, int(READ_BYTES / row_bytes))
+    return max(1, int(READ_BYTES / 4 / row_bytes))
 
 
 def pages(stream: BinaryIO, chunk: Any) -> Iterator[Page]:

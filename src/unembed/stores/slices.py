@@ -42,29 +42,30 @@ def _as_bytes(column: Any) -> Any:
 
 
 def sliced(batches: Iterable[Any], size: int, source: str) -> Iterator[Any]:
-    """Yield tables of `size` rows; the last may be shorter, and one whose cells exceed `READ_BYTES` together.
+    """Yield tables of `size` rows, or of as many as hold a quarter of `READ_BYTES`; the last may be shorter.
 
     Raises:
-        InputError: one row alone exceeds them.
+        InputError: one row alone exceeds `READ_BYTES`.
     """
     import pyarrow as pa
 
     parts: list[Any] = []
     rows = weight = seen = 0
+    most = READ_BYTES // 4  # as Python values they are held a few times over
     for batch in batches:
         at = 0
         while at < batch.num_rows:
             part = batch.slice(at, size - rows)
             heavy = _weight(part)
-            while weight + heavy > READ_BYTES and part.num_rows > 1:
+            while weight + heavy > most and part.num_rows > 1:
                 part = part.slice(0, part.num_rows // 2)
                 heavy = _weight(part)
-            if weight + heavy > READ_BYTES and not parts:
+            if heavy > READ_BYTES:
                 raise InputError(
                     f"Row {seen} of {source} holds {heavy} bytes; {READ_BYTES} are read at most.",
                     "Shorten or remove that row.",
                 )
-            if weight + heavy <= READ_BYTES:
+            if weight + heavy <= most or not parts:
                 parts.append(part)
                 at, rows, weight = at + part.num_rows, rows + part.num_rows, weight + heavy
                 if rows < size:
