@@ -1,4 +1,4 @@
-"""Vectors from files, chosen by their ending: .npy .npz .parquet .jsonl .csv .tsv .safetensors .arrow; "-" is stdin.
+"""Vectors from files, chosen by their ending: .npy .npz .parquet .jsonl .json .csv .tsv .safetensors .arrow; or stdin.
 
     for batch in read_vectors("vectors.parquet"):
         batch.ids, batch.vectors, batch.metadata
@@ -29,6 +29,7 @@ _READERS = {
     ".arrow": "unembed.stores.arrow:open_arrow",
     ".feather": "unembed.stores.arrow:open_arrow",
     ".ipc": "unembed.stores.arrow:open_arrow",
+    ".json": "unembed.stores.jsonl:open_jsonl",
     ".jsonl": "unembed.stores.jsonl:open_jsonl",
     ".ndjson": "unembed.stores.jsonl:open_jsonl",
     ".csv": "unembed.stores.tables:open_csv",

@@ -2,13 +2,13 @@
 
 A vector stands in one column as text, or in one column a number: columns whose names are counted (e0, e1, ...), in the
 order of the counts, or neighbours in a table without names. Contents: `Column`, `Group`, `counted`, `neighbours`,
-`choose`.
+`choose`, `clear`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -179,7 +179,7 @@ def choose(
         if len(alike) == 1:
             asked = alike[0].name
     if asked is None:
-        asked = _clear(groups)
+        asked = clear({group.name: (group.width, group.whole) for group in groups})
     kinds = {g.name: f"text of {g.width} numbers" if g.cell else f"{g.width} columns" for g in groups}
     cells = {name: part.first for name, part in zip(names, columns, strict=True)}
     group = by_name[choose_vectors(kinds, asked, source, cells)]
@@ -190,14 +190,23 @@ def choose(
     return group
 
 
-def _clear(groups: list[Group]) -> str | None:
-    """Return the name of the group that is meant, if that is clear though there are several."""
-    usual = [group for group in groups if group.name.strip(SEPARATORS).lower() in VECTOR_NAMES]
+def clear(options: Mapping[str, tuple[int, bool]], keys: Callable[[str], str | list[str]] = str) -> str | None:
+    """Return the name of the vectors that are meant, if that is clear though there are several.
+
+    Args:
+        options: numbers of each, and whether all of them are whole, by name.
+        keys: gives the words of a name that may be usual for vectors.
+    """
+    usual = []
+    for name in options:
+        words = keys(name)
+        if any(w.strip(SEPARATORS).lower() in VECTOR_NAMES for w in ([words] if isinstance(words, str) else words)):
+            usual.append(name)
     if len(usual) == 1:
-        return usual[0].name
-    left = groups
-    if any(group.width >= _WIDE for group in left):
-        left = [group for group in left if group.width >= _NARROW]
-    if any(not group.whole for group in left):
-        left = [group for group in left if not group.whole]
-    return left[0].name if len(left) == 1 else None
+        return usual[0]
+    left = list(options)
+    if any(options[name][0] >= _WIDE for name in left):
+        left = [name for name in left if options[name][0] >= _NARROW]
+    if any(not options[name][1] for name in left):
+        left = [name for name in left if not options[name][1]]
+    return left[0] if len(left) == 1 else None

@@ -132,10 +132,22 @@ class _Pass(io.RawIOBase):
         return len(data)
 
 
-def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
-    """Yield the lines of UTF-8 text (UTF-16 where it begins with its mark), their ends included.
+def open_text(source: Input, newline: str | None = None) -> io.TextIOWrapper:
+    """Open UTF-8 text, or UTF-16 where it begins with its mark.
 
     Bytes that are no UTF-8 come as lone surrogates (PEP 383): a column that nobody reads may hold them.
+
+    Args:
+        source: the bytes.
+        newline: as for `open`.
+    """
+    stored = source.open()
+    encoding = "utf-16" if stored.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    return io.TextIOWrapper(stored, encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
+    """Yield the lines of a text (see `open_text`), their ends included.
 
     Args:
         source: the bytes.
@@ -145,9 +157,7 @@ def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
         InputError: a line of more than `MAX_LINE` characters.
         UnicodeDecodeError, OSError: UTF-16 that is damaged, or not readable.
     """
-    stored = source.open()
-    encoding = "utf-16" if stored.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    with io.TextIOWrapper(stored, encoding=encoding, errors="surrogateescape", newline=newline) as stream:
+    with open_text(source, newline) as stream:
         number = 0
         while line := stream.readline(MAX_LINE):
             number += 1

@@ -1,100 +1,147 @@
-"""Vectors in JSON lines: one object a line with a list of numbers under some key, or one bare list a line."""
+"""Vectors in JSON: one object or list a line, one array, or the answer or export of a program.
+
+The first values show where the vectors lie (shapes.py); then the text is read value by value (documents.py).
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Generator
+from itertools import islice
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.inputs import Input, text_lines
-from unembed.stores.lines import REPAIR, LineStore, Record
-from unembed.stores.protocol import choose_ids, choose_vectors
-from unembed.stores.reading import NO_ROWS, Reading, check_width
+from unembed.stores.documents import Bad, json_values
+from unembed.stores.groups import clear
+from unembed.stores.inputs import Input
+from unembed.stores.lines import LineStore, Record, legible
+from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
+from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
+from unembed.stores.shapes import Found, Path, below, find, numbers, rows, written
+from unembed.stores.written import is_missing, oddity
 
-_LARGEST = 1 << 1023  # whole numbers from here on are beyond float64
+_VALUES = 16  # looked at first; up to PEEK while something is not seen
+_CHARACTERS = 1 << 24  # looked at
+_SKIP = "Repair or remove that row, or add --skip-bad to leave such rows out."
+_KEYS = re.compile(r"[.\[\]{}]+")
 
 
 def open_jsonl(
     source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
 ) -> LineStore:
-    """Open JSON lines.
+    """Open JSON lines, or one JSON document.
 
     Args:
         source: the bytes.
-        column: the key of the vector; None takes the only list of numbers in the first good line.
+        column: the vector: its path, the end of it or its key; None takes the only one, or one with a usual name.
         id_column: the key of the id; None takes one with a usual name, else rows are numbered.
         reading: what the numbers mean and what happens to bad rows.
 
     Raises:
-        InputError: a line that is not JSON, no rows, no vector key or several.
+        InputError: a line that is not JSON, no rows, no vector or several, lists of vectors on several lines.
     """
     reading = reading or Reading()
-    keys = _first_keys(source, column, reading)
-    tables = {name: f"list of {len(value)}" for name, value in keys.items() if _is_vector(value)}
-    name = choose_vectors(tables, column, source.name)
-    id_name = choose_ids([key for key in keys if key != name], id_column, source.name)
-    width = len(keys[name])
+    sample, found, path = _look(source, column, reading)
+    names, id_name = _columns(sample, path, id_column, source.name)
+    used = choose_others([name for name in names if name != id_name], reading, source.name)
+    wanted = None if reading.wanted is None else frozenset((*used, *([id_name] if id_name is not None else [])))
+    width = found[path].width
     check_width(width, source.name)
     reading.quantisation.check(width, "", source.name)
 
     def records() -> Generator[Record]:
-        for row, line, value in _values(source, reading):
-            others = {} if isinstance(value, list) else dict(value)
-            vector = value if isinstance(value, list) else others.pop(name, None)
-            if _is_vector(vector):
-                yield row, line, vector, others, 0
-            else:
-                reading.reject(row, f"Line {line} of {source.name} has no list of numbers under {name!r}.", REPAIR)
+        row = -1
+        for line, value, size in json_values(source):
+            if isinstance(value, Bad):
+                row += 1
+                reading.reject(row, f"Line {line} of {source.name} {value.what}.", value.do)
+                continue
+            for node, columns in rows(value, path, id_name, wanted):
+                row += 1
+                vector = numbers(node)
+                if vector is None:
+                    reading.reject(row, _missing(node, row, line, written(path), source.name), _SKIP)
+                elif legible(columns, row, line, source.name, reading):
+                    yield row, line, vector, columns, size
+                    size = 0  # the other rows of this value hold nothing of their own
 
-    return LineStore(source.name, width, records, id_name, reading=reading)
-
-
-def _first_keys(source: Input, column: str | None, reading: Reading) -> dict[str, Any]:
-    """Return the first line as an object; where bad rows are skipped, the first of the early ones with a vector."""
-    quiet = Reading(reading.quantisation, (lambda row: None) if reading.skips else None)  # told when they are read
-    first: dict[str, Any] | None = None
-    for row, _, value in _values(source, quiet):
-        keys = {"vector": value} if isinstance(value, list) else value
-        first = first if first is not None else keys
-        if _is_vector(keys.get(column)) if column is not None else any(map(_is_vector, keys.values())):
-            return keys
-        if row + 1 >= reading.peek:
-            break
-    if first is None:
-        raise InputError(f"{source.name} has no rows.", NO_ROWS)
-    return first
+    fixed = None if wanted is None else tuple(sorted(wanted))
+    return LineStore(source.name, width, records, id_name, reading=reading, names=fixed)
 
 
-def _is_vector(value: Any) -> bool:
-    """Say whether a JSON value is a non-empty list of numbers that float64 can hold."""
-    if not isinstance(value, list) or not value:
-        return False
-    types = set(map(type, value))
-    if not types <= {int, float}:
-        return False
-    return int not in types or all(-_LARGEST < part < _LARGEST for part in value if type(part) is int)
+def _missing(node: Any, row: int, line: int, path: str, source: str) -> str:
+    """Say that a row has no vector."""
+    where = f"Row {row} of {source} (line {line})"
+    if is_missing(node) or node in ([], {}):
+        return f"{where} has no vector under {path!r}."
+    why = f": {oddity(node)}" if isinstance(node, str) else ""
+    return f"{where} has no list of numbers under {path!r}{why}."
 
 
-def _values(source: Input, reading: Reading) -> Iterator[tuple[int, int, Any]]:
-    """Yield (row from 0, line from 1, value) for each line that holds an object or a list; blank lines do not count."""
-    row = -1
+def _look(source: Input, column: str | None, reading: Reading) -> tuple[list[Any], dict[Path, Found], Path]:
+    """Look at the first values; return them, the vectors in them, and the path to those that are meant."""
+    sample: list[Any] = []
+    bad = InputError(f"{source.name} has no rows.", NO_ROWS)
+    found: dict[Path, Found] = {}
+    size = 0
+    values = json_values(source)
     try:
-        for line, text in enumerate(text_lines(source), 1):
-            if not text.strip():
-                continue
-            row += 1
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                what = getattr(error, "msg", "a number or a nesting is too large")
-                reading.reject(row, f"Line {line} of {source.name} is not JSON ({what}).", REPAIR)
-                continue
-            if isinstance(value, list | dict):
-                yield row, line, value
+        for count, (line, value, characters) in enumerate(values, 1):
+            size += characters
+            if not isinstance(value, Bad):
+                sample.append(value)
+                found |= {path: one for path, one in find(value).items() if path not in found}
             else:
-                reading.reject(
-                    row, f"Line {line} of {source.name} is neither an object nor a list.", "Write one object a line."
-                )
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{source.name} cannot be read as UTF-8 text.", "Convert it to UTF-8 JSON lines.") from error
+                bad = InputError(f"Line {line} of {source.name} {value.what}.", value.do)
+                if not reading.skips:
+                    break  # it is reported where it is read
+            enough = any(_is(path, column) for path in found) if column is not None else bool(found)
+            seen = count >= (_VALUES if enough and not reading.wanted else PEEK)
+            if seen or size >= _CHARACTERS:
+                break
+    finally:
+        values.close()
+    if not sample:
+        raise bad
+    path = _choose(sample, found, column, source.name)
+    return sample, found, path
+
+
+def _is(path: Path, asked: str) -> bool:
+    """Say whether a path is the one that was asked for: the whole of it, or its end."""
+    name = written(path)
+    return name == asked or name.endswith(f".{asked}") or _KEYS.sub(".", name).strip(".") == asked
+
+
+def _choose(sample: list[Any], found: dict[Path, Found], asked: str | None, source: str) -> Path:
+    """Choose the path to the vectors."""
+    names = {written(path): path for path in found}
+    if asked is not None and asked not in names:
+        alike = [name for name, path in names.items() if _is(path, asked)]
+        asked = alike[0] if len(alike) == 1 else asked
+    if asked is None:
+        options = {name: (found[path].width, found[path].whole) for name, path in names.items()}
+        asked = clear(options, lambda name: _KEYS.split(name)[-1]) or clear(options, _KEYS.split)
+    first = next((value for value in sample if isinstance(value, dict)), {})
+    kinds = {name: f"{found[path].kind} of {found[path].width}" for name, path in names.items()}
+    return names[choose_vectors(kinds, asked, source, first if first else {"vector": sample[0]})]
+
+
+def _columns(sample: list[Any], path: Path, id_column: str | None, source: str) -> tuple[list[str], str | None]:
+    """Return the names of the columns, and that of the ids."""
+    shown: list[dict[str, Any]] = []
+    for value in sample:
+        shown += [columns for _, columns in islice(rows(value, path, None, None), _VALUES)]
+    names = list(dict.fromkeys(name for columns in shown for name in columns))
+    deep = dict.fromkeys(name for columns in shown for name in below(columns) if name not in names)
+    if id_column in deep:
+        names.append(str(id_column))
+    id_name = choose_ids(names, id_column, source)
+    if id_name is None:
+        dotted = [name for name in names if name.rpartition(".")[2].lower() in ID_NAMES]
+        id_name = dotted[0] if len(dotted) == 1 else None
+    if id_name is None and any(isinstance(step, int) for step in path) and "0" in names:
+        ids = [columns.get("0") for columns in shown]
+        if all(isinstance(part, int | str) for part in ids) and len(set(ids)) == len(ids):
+            id_name = "0"
+    return [*names, *(name for name in deep if name != id_name)], id_name

@@ -18,7 +18,7 @@ Record = tuple[int, int, Sequence[float], dict[str, Any], int]
 SAME = "Give every row a vector of the same dimension."
 REPAIR = "Repair or remove that line, or add --skip-bad to leave such rows out."
 _CHARACTER = 4  # bytes of a character of text in memory, at most
-_HIGH, _LOW = "\ud800", "\udfff"  # surrogates: bytes that are no UTF-8
+_HIGH, _LOW = "\udc80", "\udcff"  # surrogates that stand for bytes that are no UTF-8
 
 
 @dataclass(frozen=True)

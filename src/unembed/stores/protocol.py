@@ -249,6 +249,8 @@ def choose_ids(columns: Sequence[str], asked: str | None, source: str) -> str | 
                 f"{source} has no column named {asked!r}; it has: {listed}.", "Name one of those with --id-column."
             )
         return asked
+    if "custom_id" in columns:  # of OpenAI's batches, whose own ids nobody knows
+        return "custom_id"
     return next((name for name in columns if name.lower() in ID_NAMES), None)
 
 
