@@ -195,7 +195,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.array([["a", "b"]]))
     says(tmp_path / "b.npy", "not numbers")
     (tmp_path / "a.jsonl").write_text('{"v": [1, 2]}\n{"v": [1, true]}\n')
-    says(tmp_path / "a.jsonl", "Line 2")
+    says(tmp_path / "a.jsonl", "line 2")
     (tmp_path / "b.jsonl").write_text("")
     says(tmp_path / "b.jsonl", "no rows")
     (tmp_path / "a.csv").write_text("id,v\n1,[1 2]\n2,[1 x]\n")
