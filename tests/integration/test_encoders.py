@@ -33,12 +33,8 @@ TEXTS = [
 def save_model(folder: Path, pooling: str, side: str = "right", normalise: bool = False, **options: object) -> Path:
     """A random BERT of one layer with the hashing encoder's tokenizer, as a sentence-transformers folder."""
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    try:
-        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    except ImportError:  # sentence-transformers 5 and older
-        from sentence_transformers.models import Normalize, Pooling, Transformer
 
     backend = tokenizers.Tokenizer.from_str(tokenizer_json())
     backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -151,6 +147,41 @@ def test_code_of_a_model_is_never_run(tmp_path: Path) -> None:
     (path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(EncoderError, match="code of its own"):
         load_encoder(str(path))
+
+
+def test_weights_of_a_network_are_safetensors_or_refused(tmp_path: Path) -> None:
+    """The library would unpickle pytorch_model.bin; beside safetensors it is left alone."""
+    path = save_model(tmp_path, "mean")
+    expected = load_encoder(str(path), device="cpu").encode(["a"])
+    (path / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    np.testing.assert_array_equal(load_encoder(str(path), device="cpu").encode(["a"]), expected)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="unpickled"):
+        load_encoder(str(path), device="cpu")
+
+
+def test_a_router_of_the_librarys_modules_is_loaded(tmp_path: Path) -> None:
+    """Nested modules as the library itself saves them pass the check."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    plain = SentenceTransformer(str(save_model(tmp_path, "mean")), device="cpu")
+    router = Router.for_query_document([plain[0], plain[1]], [plain[0], plain[1]], default_route="document")
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "routed"))
+    encoder = load_encoder(str(tmp_path / "routed"), device="cpu")
+    np.testing.assert_allclose(encoder.encode(TEXTS[:3]), plain.encode(TEXTS[:3]), atol=2e-5)
+
+
+def test_a_hub_model_is_loaded_from_the_cache_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files lie there as the hub's client leaves them; the revision is the commit."""
+    model, commit = save_model(tmp_path, "mean"), "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "hub" / "models--someone--small"
+    shutil.copytree(model, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    encoder = load_encoder("someone/small", device="cpu")
+    assert (encoder.name, encoder.identity.revision, encoder.dimension) == ("someone/small", commit, 24)
 
 
 def test_pooling_is_never_guessed(tmp_path: Path) -> None:

@@ -3,20 +3,20 @@
 Contents: `SentenceTransformerEncoder`, `load_sentence_transformer`.
 
 Pooling is never guessed (PAPER, mistake 9): a folder or hub repository without `modules.json` is refused, and so is
-one that brings Python code of its own. Texts are sorted by length in tokens and embedded in batches, so that a batch
-holds next to no padding.
+one that brings Python code of its own or weights that are unpickled (`module_check.py`). Texts are sorted by length in
+tokens and embedded in batches, so that a batch holds next to no padding.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unembed.encoders.identity import EncoderIdentity, make_identity
+from unembed.encoders.module_check import WANTED, check_modules
 from unembed.errors import EncoderError, InputError
 from unembed.files import sha256_file
 
@@ -71,8 +71,7 @@ class SentenceTransformerEncoder:
         self.normalise = normalise
         self._model = model.eval()
         self._revision = revision
-        size = "get_embedding_dimension" if hasattr(model, "get_embedding_dimension") else None
-        self._known_dimension = getattr(model, size or "get_sentence_embedding_dimension")()
+        self._known_dimension = model.get_embedding_dimension()
 
     @cached_property
     def dimension(self) -> int:
@@ -196,27 +195,26 @@ def load_sentence_transformer(
         options: those of `SentenceTransformerEncoder`.
 
     Raises:
-        EncoderError: unknown name, unreachable hub, no sentence-transformers model, or a model with its own code.
+        EncoderError: unknown name, unreachable hub, no sentence-transformers model, or see `check_modules`.
     """
     folder = Path(path or name).expanduser()
-    if folder.is_dir():
-        commit, source, local = _weights_hash(folder), str(folder), True
-    elif path or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise EncoderError(f"The encoder folder {folder} does not exist.", "Check the path.")
-    else:
-        folder, commit, local = _hub_folder(name, revision)
-        source = name
-    _check_modules(folder, name)
+    commit = ""
+    if not folder.is_dir():
+        if path or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise EncoderError(f"The encoder folder {folder} does not exist.", "Check the path.")
+        folder, commit = _hub_folder(name, revision)
+    check_modules(folder, name)
+    commit = commit or _weights_hash(folder)
     try:
         with _quiet():
             from sentence_transformers import SentenceTransformer
 
             model = SentenceTransformer(
-                source,
+                str(folder),
                 device=device,
                 trust_remote_code=False,
-                revision=None if source == str(folder) else commit,
-                local_files_only=local,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
             )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -227,11 +225,10 @@ def load_sentence_transformer(
     return SentenceTransformerEncoder(model, name=name, revision=commit, **options)
 
 
-def _hub_folder(name: str, revision: str | None) -> tuple[Path, str, bool]:
-    """Folder with `modules.json` of a hub repository, its commit, and whether all comes from the local cache."""
-    from huggingface_hub import HfApi, hf_hub_download
+def _hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
+    """Folder of a hub repository's files on this machine, fetched where they are absent, and its commit."""
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
@@ -239,29 +236,30 @@ def _hub_folder(name: str, revision: str | None) -> tuple[Path, str, bool]:
         RevisionNotFoundError,
     )
 
+    def fetch(local: bool) -> Path:
+        asked = {"revision": revision, "allow_patterns": list(WANTED), "local_files_only": local}
+        return Path(snapshot_download(name, **asked))
+
     try:
-        found = Path(hf_hub_download(name, "modules.json", revision=revision, local_files_only=True))
-        return found.parent, found.parent.name, True
+        found = fetch(local=True)
+        if (found / "modules.json").is_file():
+            return found, found.name
     except (LocalEntryNotFoundError, FileNotFoundError):
         pass
     except HFValidationError as error:
         raise _unknown(name) from error
     try:
-        info = HfApi().model_info(name, revision=revision, timeout=10)
-        found = Path(hf_hub_download(name, "modules.json", revision=info.sha))
+        HfApi().model_info(name, revision=revision, timeout=10)  # says at once what is wrong
+        found = fetch(local=False)
     except GatedRepoError as error:
         raise EncoderError(f"The encoder {name!r} is gated.", "Accept its terms and log in to the hub.") from error
     except RevisionNotFoundError as error:
         raise EncoderError(f"The encoder {name!r} has no revision {revision!r}.", "Check the revision.") from error
     except RepositoryNotFoundError as error:
         raise _unknown(name) from error
-    except LocalEntryNotFoundError as error:
-        raise _unreachable(name) from error
-    except EntryNotFoundError as error:
-        raise _no_modules(name) from error
     except Exception as error:  # the hub's client changed its network library between versions
         raise _unreachable(name) from error
-    return found.parent, found.parent.name, False
+    return found, found.name
 
 
 def _unknown(name: str) -> EncoderError:
@@ -278,31 +276,6 @@ def _unreachable(name: str) -> EncoderError:
         f"The encoder {name!r} is not on this machine and the model hub cannot be reached.",
         'Check the name and the connection, or use the built-in "minilm" or a local folder.',
     )
-
-
-def _no_modules(name: str) -> EncoderError:
-    """The error for a model whose pooling would have to be guessed."""
-    return EncoderError(
-        f"{name!r} is no sentence-transformers model: it has no modules.json, so its pooling is unknown.",
-        "Save it with sentence-transformers and the pooling that it was trained with.",
-    )
-
-
-def _check_modules(folder: Path, name: str) -> None:
-    """Refuse a model without `modules.json` or with modules from outside sentence-transformers."""
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        types = [str(module["type"]) for module in modules]
-    except FileNotFoundError as error:
-        raise _no_modules(name) from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise EncoderError(f"modules.json of {name!r} cannot be read.", "Restore the folder.") from error
-    foreign = [kind for kind in types if not kind.startswith("sentence_transformers.")]
-    if foreign:
-        raise EncoderError(
-            f"The encoder {name!r} needs code of its own ({foreign[0]}), which is not run.",
-            "Choose a model made of sentence-transformers modules only.",
-        )
 
 
 def _weights_hash(folder: Path) -> str:
