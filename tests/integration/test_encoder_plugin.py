@@ -10,13 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import unembed
+from unembed.errors import InputError
+from unembed.stores import registry
+from unembed.stores.registry import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "encoder-plugin"
@@ -137,10 +143,14 @@ def words(): return Bad("words")
 def nan(): return Bad("nan")
 def raises(): return Bad("raises")
 def fails(): raise OSError("no weights here")
+def quits(): raise SystemExit("bye")
 def nothing(): return object()
 """
 SAYS = {
     "absent": "cannot be imported (ModuleNotFoundError: No module named 'not_there')",
+    "leaves": "cannot be imported (SystemExit: 0)",
+    "escapes": "cannot be imported (Odd: not an Exception)",
+    "quits": "cannot load it (SystemExit: bye)",
     "lacking": "cannot be imported (AttributeError",
     "fails": "cannot load it (OSError: no weights here)",
     "nothing": "returns a object without name, dimension, encode, tokenizer_json",
@@ -159,11 +169,15 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("broken")
     (folder / "broken_encoders.py").write_text(BROKEN)
     (folder / "absent_encoder.py").write_text("import not_there\n")
+    (folder / "leaves_encoder.py").write_text("import sys\nsys.exit(0)\n")
+    (folder / "escapes_encoder.py").write_text("class Odd(BaseException): pass\nraise Odd('not an Exception')\n")
     info = folder / "broken_encoders-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-encoders\nVersion: 1.0\n")
-    lines = [f"{name} = broken_encoders:{name}" for name in SAYS if name != "absent"]
-    (info / "entry_points.txt").write_text("\n".join(["[unembed.encoders]", "absent = absent_encoder:load", *lines]))
+    apart = ("absent", "leaves", "escapes")
+    lines = [f"{name} = {f'{name}_encoder' if name in apart else 'broken_encoders'}:{name}" for name in SAYS]
+    stores = [f"{name} = {name}_encoder:open" for name in apart]
+    (info / "entry_points.txt").write_text("\n".join(["[unembed.encoders]", *lines, "[unembed.stores]", *stores]))
     return folder
 
 
@@ -176,3 +190,27 @@ def test_a_broken_plugin_is_said_in_two_sentences(name: str, broken: Path, tmp_p
     assert SAYS[name] in what and f"encoder {name!r} " in what, what
     assert do == "Repair or remove the package that brings it."
     assert not (tmp_path / "v.parquet").exists()
+
+
+def test_a_broken_store_is_said_in_two_sentences(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its import, when it is opened, and while it is read: nothing is traced, and no exit code 0 without a row."""
+    monkeypatch.syspath_prepend(str(broken))
+    for name, said in (("absent", "ModuleNotFoundError"), ("leaves", "SystemExit: 0"), ("escapes", "Odd")):
+        with pytest.raises(InputError, match=rf"plugin for {name}:// .*cannot be imported \({said}"):
+            open_store(f"{name}://place")
+
+    def stops(address: str, column: str | None, id_column: str | None) -> Any:
+        if address.endswith("shut"):
+            raise SystemExit(0)
+
+        def batches(batch: int) -> Iterator[Any]:
+            yield from ()
+            raise SystemExit(0)
+
+        return SimpleNamespace(name=address, dimension=2, count=None, batches=batches)
+
+    monkeypatch.setitem(registry._OPENERS, "own", stops)
+    with pytest.raises(InputError, match="own:// cannot open it"):
+        open_store("own://shut")
+    with pytest.raises(InputError, match="own:// fails while it is read"):
+        list(open_store("own://place").batches())

@@ -17,6 +17,7 @@ FLOORS = {
     "errors": -1,  # the ground
     "files": 0,
     "machine": 0,
+    "plugins": 0,
     "schema": 0,
     "encoders": 1,
     "stores": 1,

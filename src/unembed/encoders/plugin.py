@@ -10,7 +10,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from unembed.encoders.identity import EncoderIdentity
-from unembed.errors import EncoderError, UnembedError
+from unembed.errors import EncoderError
+from unembed.plugins import guarded, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,17 +38,15 @@ def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
     """
     for entry in entry_points(group=GROUP, name=name):
         load = _import(entry)
-        try:
-            encoder = load(**options)
-        except UnembedError:
-            raise
-        except Exception as error:
+
+        def refuse(error: BaseException) -> EncoderError:
             if isinstance(error, TypeError) and "keyword argument" in str(error):
-                raise EncoderError(
-                    f"The encoder {name!r} cannot take these options ({error}).", "Remove them."
-                ) from error
-            raise EncoderError(f"The plugin for encoder {name!r} cannot load it ({_say(error)}).", _REPAIR) from error
-        missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
+                return EncoderError(f"The encoder {name!r} cannot take these options ({error}).", "Remove them.")
+            return EncoderError(f"The plugin for encoder {name!r} cannot load it ({told(error)}).", _REPAIR)
+
+        with guarded(refuse):
+            encoder = load(**options)
+            missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
         if missing:
             raise EncoderError(
                 f"The plugin for encoder {name!r} ({entry.value}) returns a {type(encoder).__name__} without "
@@ -60,19 +59,14 @@ def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
 
 def _import(entry: EntryPoint) -> Callable[..., Any]:
     """The function behind an entry point."""
-    try:
+
+    def refuse(error: BaseException) -> EncoderError:
+        what = f"The plugin for encoder {entry.name!r} ({entry.value}) cannot be imported ({told(error)})."
+        return EncoderError(what, _REPAIR)
+
+    with guarded(refuse):
         load: Callable[..., Any] = entry.load()
-    except Exception as error:
-        raise EncoderError(
-            f"The plugin for encoder {entry.name!r} ({entry.value}) cannot be imported ({_say(error)}).", _REPAIR
-        ) from error
     return load
-
-
-def _say(error: Exception) -> str:
-    """The first line of an error, or its type."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 class PluginEncoder:
@@ -95,12 +89,14 @@ class PluginEncoder:
     @property
     def name(self) -> str:
         """The name under which `load_encoder` finds it."""
-        return str(self.inner.name)
+        with guarded(self._failed("cannot say its name")):
+            return str(self.inner.name)
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        return int(self.inner.dimension)
+        with guarded(self._failed("cannot say its dimension")):
+            return int(self.inner.dimension)
 
     @property
     def identity(self) -> EncoderIdentity:
@@ -109,12 +105,8 @@ class PluginEncoder:
         Raises:
             EncoderError: the plugin fails to say, or says another dimension than its own.
         """
-        try:
+        with guarded(self._failed("cannot say who it is")):
             identity = self.inner.identity
-        except UnembedError:
-            raise
-        except Exception as error:
-            raise self._failed("cannot say who it is", error) from error
         if not isinstance(identity, EncoderIdentity) or identity.dimension != self.dimension:
             found = getattr(identity, "dimension", type(identity).__name__)
             raise self._wrong(f"has an identity of dimension {found}", f"of dimension {self.dimension}")
@@ -128,12 +120,8 @@ class PluginEncoder:
         """
         import numpy as np
 
-        try:
+        with guarded(self._failed(f"fails on {len(texts)} texts")):
             rows = np.asarray(self.inner.encode(texts))
-        except UnembedError:
-            raise
-        except Exception as error:
-            raise self._failed(f"fails on {len(texts)} texts", error) from error
         expected = f"numbers of shape ({len(texts)}, {self.dimension})"
         if rows.shape != (len(texts), self.dimension) or rows.dtype.kind not in "fiu":
             raise self._wrong(f"returns {rows.dtype} of shape {rows.shape} for {len(texts)} texts", expected)
@@ -145,10 +133,8 @@ class PluginEncoder:
 
     def tokenizer_json(self) -> str | None:
         """The encoder's own tokenizer as JSON, or None."""
-        try:
+        with guarded(self._failed("cannot give its tokenizer")):
             found = self.inner.tokenizer_json()
-        except Exception as error:
-            raise self._failed("cannot give its tokenizer", error) from error
         if not isinstance(found, str | None):
             raise self._wrong(f"gives a tokenizer of type {type(found).__name__}", "JSON or None")
         return found
@@ -159,8 +145,8 @@ class PluginEncoder:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def _failed(self, what: str, error: Exception) -> EncoderError:
-        return EncoderError(f"The plugin encoder {self._plugin!r} {what} ({_say(error)}).", _REPAIR)
+    def _failed(self, what: str) -> Callable[[BaseException], EncoderError]:
+        return lambda error: EncoderError(f"The plugin encoder {self._plugin!r} {what} ({told(error)}).", _REPAIR)
 
     def _wrong(self, found: str, expected: str) -> EncoderError:
         return EncoderError(f"The plugin encoder {self._plugin!r} {found} and not {expected}.", _REPAIR)

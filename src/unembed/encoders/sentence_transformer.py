@@ -237,7 +237,7 @@ def _hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
     )
 
     def fetch(local: bool) -> Path:
-        asked = {"revision": revision, "allow_patterns": list(WANTED), "local_files_only": local}
+        asked: dict[str, Any] = {"revision": revision, "allow_patterns": list(WANTED), "local_files_only": local}
         return Path(snapshot_download(name, **asked))
 
     try:

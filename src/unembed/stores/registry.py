@@ -7,13 +7,15 @@ Others add a store with an entry point of the group "unembed.stores" whose value
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from unembed.errors import InputError
+from unembed.plugins import guarded, told
 from unembed.stores.files import open_file
-from unembed.stores.protocol import Store
+from unembed.stores.protocol import Store, VectorBatch
 from unembed.stores.reading import Reading
 
 Opener = Callable[[str, str | None, str | None], Store]
@@ -72,5 +74,33 @@ def open_store(
                 f"No store is registered for {scheme}://.",
                 f"Use a file, or install a store for it (known: {', '.join(store_schemes())}).",
             )
-        opener = point.load()
-    return opener(str(address), column, id_column)
+        with guarded(_refuse(scheme, f"({point.value}) cannot be imported")):
+            opener = point.load()
+    with guarded(_refuse(scheme, "cannot open it")):
+        return PluginStore(opener(str(address), column, id_column), scheme)
+
+
+def _refuse(scheme: str, what: str) -> Callable[[BaseException], InputError]:
+    return lambda error: InputError(
+        f"The plugin for {scheme}:// {what} ({told(error)}).", "Repair or remove the package that brings it."
+    )
+
+
+class PluginStore:
+    """A store of another package, whose failures are said in two sentences.
+
+    Args:
+        inner: what the plugin's function returned.
+        scheme: the name that it is registered under, for messages.
+    """
+
+    def __init__(self, inner: Any, scheme: str) -> None:
+        self._inner, self._scheme = inner, scheme
+        self.name: str = str(inner.name)
+        self.dimension: int = int(inner.dimension)
+        self.count: int | None = inner.count
+
+    def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
+        """Yield the rows in order; see `Store`."""
+        with guarded(_refuse(self._scheme, "fails while it is read")):
+            yield from self._inner.batches(batch)
