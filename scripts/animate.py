@@ -38,7 +38,7 @@ def main() -> None:
     for path, (row, decoding) in wanted.items():
         svg, recovery = animate(inverter, batch.vectors[row], batch.metadata["text"][row], **decoding)
         atomic_write_bytes(path, svg.encode())
-        print(f"{path}: {len(svg) >> 10} KiB, {recovery.confidence:.2f} {recovery.text}")
+        print(f"{path}: {len(svg) >> 10} KiB, {recovery.likelihood:.2f} {recovery.text}")
 
 
 if __name__ == "__main__":

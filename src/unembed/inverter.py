@@ -18,6 +18,7 @@ from unembed.data.tokenization import cut_texts
 from unembed.decoding.decoder import Decoder
 from unembed.decoding.recovery import Recovery, asked, recoveries
 from unembed.model.corrector import Corrector
+from unembed.model.fit_score import Judged
 from unembed.refinement.aids import Aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
@@ -133,11 +134,13 @@ class Inverter(Decoder):
         constraints, config = self._split(options)
         check_method(refinement)
         if spend is None:
-            found = self._drafts(vectors, config, constraints, batch_size, trace, progress)
-            return self._recoveries([draft for batch in found for draft in batch], config)
+            rows = self._rows(vectors)
+            found = self._drafts(rows, config, constraints, batch_size, trace, progress)
+            return self._recoveries([draft for batch in found for draft in batch], config, rows)
         if config.choose == "student":  # the encoder itself is asked
             config = dataclasses.replace(config, choose="likelihood")
         rows = self._rows(vectors)
+        judged = self.judge_vectors(rows)
         rounding = rounding or rounding_of(vectors)
         if tolerance is not None:
             rounding = dataclasses.replace(rounding, tolerance=tolerance)
@@ -152,9 +155,9 @@ class Inverter(Decoder):
             priors=self._priors(config),
             progress=progress,
             report=report,
-            salvage=None if salvage is None else lambda part: salvage(self._refined(part)),
+            salvage=None if salvage is None else lambda part: salvage(self._refined(part, judged)),
         )
-        return self._refined(list(refined))
+        return self._refined(list(refined), judged)
 
     def invert_strings(self, texts: Sequence[str], **options: Any) -> list[Recovery]:
         """Embed texts with the checkpoint's own encoder and invert the vectors.
@@ -178,7 +181,7 @@ class Inverter(Decoder):
         found = self.invert(self.encoder.encode(originals), **options)
         return [dataclasses.replace(r, original=text) for r, text in zip(found, originals, strict=True)]
 
-    def _refined(self, found: Sequence[Refinement]) -> list[Recovery]:
+    def _refined(self, found: Sequence[Refinement], judged: Judged | None) -> list[Recovery]:
         drafts = [dataclasses.replace(r.drafts[0], spent=r.passes, alternatives=r.drafts[1:]) for r in found]
-        plain = recoveries(drafts, self.tokenizer, None)
+        plain = recoveries(drafts, self.tokenizer, None, None if judged is None else judged.head(len(drafts)))
         return [asked(one, r.cosine, r.queries, r.met) for one, r in zip(plain, found, strict=True)]

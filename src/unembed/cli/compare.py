@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter, Recovery
 
 
+@dataclass
+class _Group:
+    """Texts that are scored together: recovered ids, reference ids, vectors, confidence, what was known."""
+
+    preds: list[list[int]] = field(default_factory=list)
+    refs: list[list[int]] = field(default_factory=list)
+    vectors: list[Any] = field(default_factory=list)
+    confidence: list[float | None] = field(default_factory=list)
+    known: list[set[int]] = field(default_factory=list)
+
+    def add(self, recovery: Recovery, reference: list[int], vector: Any) -> None:
+        from unembed.metrics.partial import known_places
+
+        self.preds.append(list(recovery.token_ids))
+        self.refs.append(reference)
+        self.vectors.append(vector)
+        self.confidence.append(recovery.confidence)
+        self.known.append(known_places(recovery.token_ids, reference, recovery.given, recovery.forced))
+
+
 class Scores:
-    """What `--compare` gathers: recovered ids, reference ids and vectors, and the report over them.
+    """What `--compare` gathers, and the reports over it.
+
+    Originals longer than the limit in tokens are scored apart, against their first tokens: their vectors hold more than
+    the model can say. So are, once more, the rows whose vectors do not fit the model.
 
     Args:
         inverter: the model.
@@ -20,62 +44,73 @@ class Scores:
     def __init__(self, inverter: Inverter, queries: int = 0) -> None:
         self._inverter, self._queries = inverter, queries
         self._spent = 0
-        self._preds: list[list[int]] = []
-        self._refs: list[list[int]] = []
-        self._vectors: list[Any] = []
-        self._confidence: list[float | None] = []
-        self._known: list[set[int]] = []
+        self._whole, self._long, self._misfit = _Group(), _Group(), _Group()
         self._dropped = 0
 
     def add(self, vectors: Any, found: Sequence[Recovery], originals: Sequence[Any]) -> None:
         """Add some rows; originals that are empty or hold unknown characters are left out of the scores."""
         texts = ["" if text is None else str(text) for text in originals]
-        from unembed.metrics.partial import known_places
-
-        cut = self._inverter.tokenizer.truncate(texts, self._inverter.limit)
-        for vector, recovery, reference in zip(vectors, found, cut, strict=True):
+        tokenizer, limit = self._inverter.tokenizer, self._inverter.limit
+        cut = tokenizer.truncate(texts, limit)
+        for vector, recovery, reference, text in zip(vectors, found, cut, texts, strict=True):
             if reference is None:
                 self._dropped += 1
                 continue
-            self._preds.append(list(recovery.token_ids))
-            self._refs.append(list(reference.ids))
-            self._vectors.append(vector)
-            self._confidence.append(recovery.confidence)
+            ids = list(reference.ids)
+            longer = len(ids) >= limit - 1 and len(tokenizer.encode([text])[0]) > limit
+            (self._long if longer else self._whole).add(recovery, ids, vector)
+            if recovery.misfit is not None:
+                self._misfit.add(recovery, ids, vector)
             self._spent += recovery.queries
-            self._known.append(known_places(recovery.token_ids, reference.ids, recovery.given, recovery.forced))
 
     def show(self, as_json: bool, quiet: bool) -> None:
-        """Measure and print: a table, or one JSON object after the rows."""
-        import numpy as np
-
+        """Measure and print: tables, or one JSON object after the rows."""
         from unembed.cli.console import note, show_json, stdout_console
         from unembed.cli.display import show_scores
+
+        count = len(self._whole.refs) + len(self._long.refs)
+        if not count:
+            note("No original can be compared: all are empty or hold unknown characters.", quiet)
+            return
+        limit = self._inverter.limit
+        parts = {
+            "scores": (self._whole, f"texts of at most {limit} tokens"),
+            "over_limit": (self._long, f"texts longer than {limit} tokens, against their first {limit}"),
+            "misfits": (self._misfit, "rows above whose vectors do not fit the model"),
+        }
+        reports = {name: (self._report(group), len(group.refs), words) for name, (group, words) in parts.items()}
+        if as_json:
+            show_json({name: report for name, (report, n, _) in reports.items() if n}, indent=None)
+            return
+        for report, n, words in reports.values():
+            if n:
+                note(f"{n:,} {words}:", quiet or n == count)
+                show_scores(stdout_console(), report)
+        made = f"{self._spent / count:.1f} queries a text were" if self._queries else "no query was"
+        note(f"n = {count} texts; {made} made to recover them.", quiet)
+        if self._dropped:
+            note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)
+
+    def _report(self, group: _Group) -> dict[str, Any]:
+        """What `evaluation.measure` says of a group; {} where it is empty."""
+        import numpy as np
+
         from unembed.evaluation.measure import measure
         from unembed.evaluation.sets import EvaluationSet
         from unembed.metrics.bootstrap import summary
         from unembed.metrics.partial import unknown_statistics
 
-        if not self._refs:
-            note("No original can be compared: all are empty or hold unknown characters.", quiet)
-            return
+        if not group.refs:
+            return {}
         tokenizer, encoder = self._inverter.tokenizer, self._inverter.encoder
         report = measure(
-            self._preds,
-            EvaluationSet("compared rows", self._refs, np.stack(self._vectors)),
+            group.preds,
+            EvaluationSet("compared rows", group.refs, np.stack(group.vectors)),
             display=tokenizer.detokenize,
             embed=lambda ids: encoder.encode([tokenizer.decode(row) for row in ids]),
-            confidence=None if None in self._confidence else [c for c in self._confidence if c is not None],
+            confidence=None if None in group.confidence else [c for c in group.confidence if c is not None],
         )
-        if any(self._known):
-            unknown = unknown_statistics(self._preds, self._refs, self._known)
+        if any(group.known):
+            unknown = unknown_statistics(group.preds, group.refs, group.known)
             report["metrics"] |= {name: summary(value) for name, value in unknown.items()}
-        if as_json:
-            show_json({"scores": report}, indent=None)
-            return
-        show_scores(stdout_console(), report)
-        made = f"{self._spent / len(self._refs):.1f} queries a text were" if self._queries else "no query was"
-        note(
-            f"n = {len(self._refs)} texts of at most {self._inverter.limit} tokens; {made} made to recover them.", quiet
-        )
-        if self._dropped:
-            note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)
+        return report

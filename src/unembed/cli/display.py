@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_ID_WIDTH, _CONFIDENCE_WIDTH, _QUERIES_WIDTH, _COSINE_WIDTH = 10, 5, 7, 7
+_ID_WIDTH, _CONFIDENCE_WIDTH, _FIT_WIDTH, _QUERIES_WIDTH, _COSINE_WIDTH = 10, 5, 8, 7, 7
 
 # Metrics in the order in which they are shown; what is not measured is left out.
 METRICS = (
@@ -57,6 +57,9 @@ class RecoveryTable:
         console: where it goes.
         compare: whether a column with the originals stands beside.
         refined: whether queries were made: their number and the cosine are shown.
+
+    How far to trust a text is its confidence, or where nothing is calibrated its likelihood ("lik."); the fit of its
+    vector stands beside it, or what a misfit looks like.
     """
 
     def __init__(self, console: Console, compare: bool, refined: bool = False) -> None:
@@ -75,13 +78,17 @@ class RecoveryTable:
         from rich.text import Text
 
         columns = 2 if self._compare else 1
-        margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 3 * (columns + 2)
+        sure = not recoveries or recoveries[0].confidence is not None
+        judged = any(recovery.fit is not None for recovery in recoveries)
+        margin = _ID_WIDTH + _CONFIDENCE_WIDTH + 3 * (columns + 2) + (_FIT_WIDTH + 3) * judged
         if self._refined:
             margin += _QUERIES_WIDTH + _COSINE_WIDTH + 3 * 2
         width = max((self._console.width - margin) // columns, 16)
         table = Table(box=box.SIMPLE_HEAD, show_header=not self._begun, show_edge=False, pad_edge=False)
         table.add_column("id", width=_ID_WIDTH, no_wrap=True, overflow="ellipsis")
-        table.add_column("conf.", width=_CONFIDENCE_WIDTH, justify="right")
+        table.add_column("conf." if sure else "lik.", width=_CONFIDENCE_WIDTH, justify="right")
+        if judged:
+            table.add_column("fit", width=_FIT_WIDTH, justify="right")
         if self._refined:
             table.add_column("queries", width=_QUERIES_WIDTH, justify="right")
             table.add_column("cosine", width=_COSINE_WIDTH, justify="right")
@@ -90,10 +97,11 @@ class RecoveryTable:
             table.add_column("original", width=width)
         for row, (name, recovery) in enumerate(zip(ids, recoveries, strict=True)):
             text = visible(recovery.text)
-            cells = [
-                Text(visible(str(name))),
-                Text("" if recovery.confidence is None else f"{recovery.confidence:.2f}"),
-            ]
+            trust = recovery.confidence if sure else recovery.likelihood
+            cells = [Text(visible(str(name))), Text("" if trust is None else f"{trust:.2f}")]
+            if judged:
+                fit = "" if recovery.fit is None else f"{recovery.fit:.2f}"
+                cells.append(Text(recovery.misfit or fit, style="yellow" if recovery.misfit else ""))
             if self._refined:
                 cosine = recovery.cosine
                 cells += [Text(str(recovery.queries)), Text("" if cosine is None else f"{cosine:.4f}")]

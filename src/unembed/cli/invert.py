@@ -85,8 +85,13 @@ def command(
 ) -> None:
     """Recover texts from VECTORS: a .npy, .npz, .parquet, .arrow, .jsonl, .csv or .safetensors file, or - for stdin.
 
-    The confidence is the share of tokens (token_f1) that is expected to be right. Rows that are finished when a run
-    with --out is interrupted are kept in FILE.partial; the same command with --resume goes on behind them.
+    The confidence is the share of tokens (token_f1) that is expected to be right. Where nothing is calibrated (other
+    strategies, and texts that the encoder was asked about) it is empty; the likelihood, what the model thinks of its
+    own text, is always there. The fit is the share of usual texts whose vectors look as unusual or more: below 0.01 a
+    row does not fit the model, and misfit says why: vector (another encoder, or damaged), long or language.
+
+    Rows that are finished when a run with --out is interrupted are kept in FILE.partial; the same command with --resume
+    goes on behind them.
 
     Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
     file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
@@ -114,6 +119,7 @@ def command(
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
+    from unembed.cli.fitting import Fitting
     from unembed.cli.output import check_output, draw_row, open_lines
     from unembed.cli.recovered import columns, kept_names, open_sink, trace_row
     from unembed.cli.same_file import files_of, refuse_same
@@ -167,6 +173,7 @@ def command(
         shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
         chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings(), **refining.settings()})
     scores = Scores(inverter, refining.queries) if compare is not None else None
+    fitting = Fitting()
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
         chosen = columns(tokens, alternatives, bool(known), bool(refining))
@@ -197,6 +204,7 @@ def command(
                 more["salvage"] = _shows(sink, bar, batch, originals, kept)
             found = _invert(inverter, batch, {**options, **more}, known, store.name)
             refining.count(found)
+            fitting.add(found)
             if shows_both:
                 bar.close()
             sink(batch, found, originals, kept, _rows_read(batch, used) if chunks is not None else ())
@@ -213,6 +221,7 @@ def command(
         scores.show(as_json, quiet)
     if skipped is not None:
         skipped.show()
+    fitting.show(quiet)
 
 
 def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:

@@ -23,6 +23,9 @@ Sink = Callable[..., None]
 COLUMNS: dict[str, Callable[[Recovery], Any]] = {
     "text": lambda recovery: recovery.text,
     "confidence": lambda recovery: recovery.confidence,
+    "likelihood": lambda recovery: recovery.likelihood,
+    "fit": lambda recovery: recovery.fit,
+    "misfit": lambda recovery: recovery.misfit,
     "length": lambda recovery: recovery.length,
     "passes": lambda recovery: recovery.passes,
     "queries": lambda recovery: recovery.queries,

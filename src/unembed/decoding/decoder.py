@@ -33,6 +33,7 @@ from unembed.errors import InputError
 from unembed.machine import choose_device
 from unembed.model.checkpoint import Checkpoint, load_checkpoint
 from unembed.model.denoiser import Denoiser
+from unembed.model.fit_score import Judged
 from unembed.model.precision import lower_precision
 from unembed.model.shipped import find_checkpoint
 from unembed.model.student_file import StudentFile, read_student
@@ -233,7 +234,7 @@ class Decoder:
 
         def drive() -> Generator[list[Step], None, list[Recovery]]:
             drafts = yield from steps
-            return self._recoveries(drafts, config)
+            return self._recoveries(drafts, config, rows)
 
         return drive()
 
@@ -292,5 +293,28 @@ class Decoder:
                 judge=self._judge(config),
             )
 
-    def _recoveries(self, drafts: list[Draft], config: DecodeConfig) -> list[Recovery]:
-        return recoveries(drafts, self.tokenizer, self.calibration(config.strategy))
+    def judge_vectors(self, vectors: Any) -> Judged | None:
+        """Say how vectors look beside those of held-out texts.
+
+        Args:
+            vectors: as `invert`.
+
+        Returns:
+            Their fit and what misfits look like; None where the checkpoint has no statistics of such texts.
+
+        Raises:
+            InputError: as `invert`.
+            CheckpointError: the statistics are damaged.
+        """
+        import torch
+
+        score = self._checkpoint.fit_score
+        if score is None:
+            return None
+        with torch.inference_mode():
+            z = self.denoiser.whitening(torch.from_numpy(self._rows(vectors)).to(self.device))
+        return score(z.cpu().numpy())
+
+    def _recoveries(self, drafts: list[Draft], config: DecodeConfig, rows: np.ndarray) -> list[Recovery]:
+        judged = self.judge_vectors(rows)
+        return recoveries(drafts, self.tokenizer, self.calibration(config.strategy), judged)

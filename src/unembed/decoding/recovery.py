@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import Calibration, features_of
 from unembed.decoding.trace import Draft, Trace
+from unembed.model.fit_score import Judged
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Recovery:
 
     Attributes:
         text: for display ("don't", "check-out").
-        confidence: the token_f1 that is expected on texts like the validation texts; without a calibration for the
-            strategy the mean of `token_confidence`, and `p_exact` is None.
-        p_exact: probability that every token is right, calibrated; None without a calibration.
+        confidence: the token_f1 that is expected, calibrated on validation texts and lowered by what `fit` says; None
+            where nothing is calibrated: other strategies, and texts that the encoder was asked about.
+        p_exact: probability that every token is right, calibrated and lowered likewise; None where `confidence` is.
         token_ids: ids without special tokens.
         tokens: the same as vocabulary entries ("##ing").
         token_confidence: probability of each token when it was committed (for the strategy prior, that it occurs
@@ -39,10 +38,14 @@ class Recovery:
         forced: which tokens belong to required words.
         cosine: of the text's vector to the target, at the target's precision; None where the encoder was not asked.
         met: whether the text's vector is the target's, up to the tolerance.
+        fit: share of held-out texts whose vectors look as unusual as this one or more; None where the checkpoint has no
+            statistics of them (`model.fit_score`).
+        misfit: what a vector whose fit is below 0.01 looks like: "vector" (not this encoder's, or damaged), "long" (a
+            text longer than those learnt from) or "language" (another one); else None.
     """
 
     text: str
-    confidence: float
+    confidence: float | None
     p_exact: float | None
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
@@ -58,29 +61,43 @@ class Recovery:
     forced: tuple[bool, ...] = ()
     cosine: float | None = None
     met: bool = False
+    fit: float | None = None
+    misfit: str | None = None
+
+    @property
+    def likelihood(self) -> float:
+        """Mean of `token_confidence`, 1 for an empty text: what the network says of its own draft, not calibrated."""
+        return math.fsum(self.token_confidence) / len(self.token_confidence) if self.token_confidence else 1.0
 
 
-def recoveries(drafts: list[Draft], tokenizer: Tokenizer, calibration: Calibration | None) -> list[Recovery]:
+def recoveries(
+    drafts: list[Draft], tokenizer: Tokenizer, calibration: Calibration | None, judged: Judged | None = None
+) -> list[Recovery]:
     """Turn drafts into texts with their confidence.
 
     Args:
         drafts: one a text, with their alternatives.
         tokenizer: between ids and texts.
         calibration: of the strategy's confidence, or None.
+        judged: what is known of the vectors, one a text; None where nothing is.
     """
-    confidence = np.array([_mean(draft.token_confidence) for draft in drafts])
-    p_exact: list[float | None] = [None] * len(drafts)
+    confidence: list[float | None] = [None] * len(drafts)
+    p_exact = confidence
     if calibration is not None and drafts:
-        confidence, exact = calibration.apply(features_of(drafts))
-        p_exact = exact.tolist()
-    return [_recovery(draft, tokenizer, float(confidence[i]), p_exact[i]) for i, draft in enumerate(drafts)]
+        trust = 1.0 if judged is None else judged.trust
+        f1, exact = calibration.apply(features_of(drafts))
+        confidence, p_exact = (f1 * trust).tolist(), (exact * trust).tolist()
+    found = [_recovery(draft, tokenizer, confidence[i], p_exact[i]) for i, draft in enumerate(drafts)]
+    if judged is None:
+        return found
+    rows = zip(found, judged.fit.tolist(), judged.misfit, strict=True)
+    return [replace(one, fit=fit, misfit=misfit) for one, fit, misfit in rows]
 
 
 def asked(recovery: Recovery, cosine: float | None, queries: int, met: bool) -> Recovery:
     """Add what the encoder said of a text and of its alternatives.
 
-    No calibration knows of queries: `confidence` is the mean probability of the tokens, but 1, and `p_exact` too, where
-    the vector is met.
+    No calibration knows of queries, so `confidence` and `p_exact` stay None: the cosine says how near a text is.
 
     Args:
         recovery: without a calibration.
@@ -91,11 +108,10 @@ def asked(recovery: Recovery, cosine: float | None, queries: int, met: bool) -> 
     if cosine is None:
         return replace(recovery, queries=queries)
     others = tuple(replace(other, cosine=other.score) for other in recovery.alternatives)
-    found = replace(recovery, cosine=cosine, queries=queries, met=met, alternatives=others)
-    return replace(found, confidence=1.0, p_exact=1.0) if met else found
+    return replace(recovery, cosine=cosine, queries=queries, met=met, alternatives=others)
 
 
-def _recovery(draft: Draft, tokenizer: Tokenizer, confidence: float, p_exact: float | None) -> Recovery:
+def _recovery(draft: Draft, tokenizer: Tokenizer, confidence: float | None, p_exact: float | None) -> Recovery:
     others: dict[tuple[int, ...], Draft] = {}
     for other in draft.alternatives:
         if other.ids != draft.ids:
@@ -110,15 +126,8 @@ def _recovery(draft: Draft, tokenizer: Tokenizer, confidence: float, p_exact: fl
         length=draft.length,
         passes=draft.spent,
         score=draft.score,
-        alternatives=tuple(
-            _recovery(other, tokenizer, _mean(other.token_confidence), None) for other in others.values()
-        ),
+        alternatives=tuple(_recovery(other, tokenizer, None, None) for other in others.values()),
         trace=draft.trace,
         given=draft.given,
         forced=draft.forced,
     )
-
-
-def _mean(probabilities: tuple[float, ...]) -> float:
-    """The mean; 1 for an empty text."""
-    return math.fsum(probabilities) / len(probabilities) if probabilities else 1.0

@@ -145,7 +145,8 @@ def draw(
     shown: Sequence[Frame],
     *,
     recovered: str,
-    confidence: float,
+    confidence: float | None,
+    likelihood: float | None = None,
     original: str | None = None,
     cosine: float | None = None,
     title: str = "From one vector to a text",
@@ -155,7 +156,8 @@ def draw(
     Args:
         shown: as `frames` makes them.
         recovered: the text for display.
-        confidence: of the whole text, 0 to 1.
+        confidence: expected token_f1, 0 to 1; None where it is not calibrated.
+        likelihood: mean probability of the tokens, which is shown where there is no confidence.
         original: the true text, where it is known.
         cosine: of the recovered text's vector to the given one, where it was asked for.
         title: the first line.
@@ -179,7 +181,8 @@ def draw(
     for first, last in _runs([frame.caption for frame in shown]):
         text = _text(shown[first].caption, WIDTH - _MARGIN, 34, _SMALL + 2, "d", "end")
         body.append(names.seen(starts[first], starts[last], text))
-    facts = [f"confidence {confidence:.2f}"] + ([f"cosine {cosine:.2f}"] if cosine is not None else [])
+    told = {"confidence": confidence} if confidence is not None else {"likelihood": likelihood}
+    facts = [f"{name} {value:.2f}" for name, value in {**told, "cosine": cosine}.items() if value is not None]
     lines = [("recovered", recovered)] + ([("original", original)] if original is not None else [])
     y, end = bottom + 26, []
     for label, value in lines:
@@ -239,6 +242,7 @@ def animate(inverter: Inverter, vector: Any, original: str | None = None, **opti
         frames(recovery.trace.steps, inverter.tokenizer.tokens),
         recovered=recovery.text,
         confidence=recovery.confidence,
+        likelihood=recovery.likelihood,
         original=original,
         cosine=cosine,
         title=f"{row.shape[1]} numbers become a text ({strategy})",

@@ -148,7 +148,7 @@ def evaluate(
             display=inverter.tokenizer.detokenize,
             embed=None if encoder is None else embedder(inverter, encoder),
             nearest=nearest,
-            confidence=[recovery.confidence for recovery in found] if calibrated else None,
+            confidence=[recovery.confidence or 0.0 for recovery in found] if calibrated else None,
             p_exact=[recovery.p_exact or 0.0 for recovery in found] if calibrated else None,
             seed=seed,
         ),
@@ -162,7 +162,7 @@ def evaluate(
         {
             "text": inverter.tokenizer.detokenize(list(data.ids[i])),
             "recovered": found[i].text,
-            "confidence": round(float(found[i].confidence), 4),
+            "confidence": None if (sure := found[i].confidence) is None else round(sure, 4),
             "token_f1": round(token_f1([preds[i]], [data.ids[i]]), 4),
         }
         for i in range(min(EXAMPLES, len(data)))

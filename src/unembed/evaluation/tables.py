@@ -135,7 +135,10 @@ def ablation_table(ablations: Sequence[dict[str, Any]]) -> str:
 
 def example_table(examples: Sequence[dict[str, Any]]) -> str:
     """Texts beside what was recovered, as drawn by the seed, not chosen."""
-    rows = [[e["text"], e["recovered"], f"{e['confidence']:.2f}", f"{e['token_f1']:.2f}"] for e in examples]
+    rows = [
+        [e["text"], e["recovered"], "" if e["confidence"] is None else f"{e['confidence']:.2f}", f"{e['token_f1']:.2f}"]
+        for e in examples
+    ]
     return table(["text", "recovered", "confidence", "token_f1"], rows, left=2)
 
 

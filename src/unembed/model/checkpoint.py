@@ -8,7 +8,7 @@ Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is 
 token prior in 4 bits; the whitening matrix stays in float32, because it blows small components up. The squares of the
 token prior's means are made at load, from the means as they were stored.
 A position prior for the strategy `prior` may lie beside them (`position_file.py`), and a corrector
-(`corrector_file.py`), which config.json does not name.
+(`corrector_file.py`) and how held-out vectors look (`fit_score.py`), which config.json does not name.
 config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
 """
 
@@ -31,6 +31,7 @@ from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.corrector import Corrector
 from unembed.model.corrector_file import CORRECTOR_FILE, read_corrector
 from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.model.fit_score import FIT_FILE, FitScore, read_fit_score, write_fit_score
 from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.model.position_prior import PositionPrior
 from unembed.model.prior import squares
@@ -82,6 +83,16 @@ class Checkpoint:
         """
         path = self.path / CORRECTOR_FILE
         return read_corrector(path, self.denoiser, self.weights) if path.is_file() else None
+
+    @cached_property
+    def fit_score(self) -> FitScore | None:
+        """How held-out texts' vectors look, read at first use; None where nothing is known of them.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to other vectors.
+        """
+        path = self.path / FIT_FILE
+        return read_fit_score(path, self.denoiser.config.vector_dim) if path.is_file() else None
 
 
 def weights_digest(config: dict[str, Any]) -> str:
@@ -144,6 +155,7 @@ def save_checkpoint(
     dtype: str = "fp32",
     state: dict[str, Tensor] | None = None,
     position_prior: PositionPrior | None = None,
+    fit_score: FitScore | None = None,
 ) -> None:
     """Write a checkpoint directory; each file appears whole, config.json last.
 
@@ -158,6 +170,7 @@ def save_checkpoint(
         dtype: "fp32", "fp16", "int8" or "int6" for the stored weights.
         state: weights to store instead of the denoiser's own, such as the EMA.
         position_prior: see `Checkpoint`.
+        fit_score: see `Checkpoint`.
 
     Raises:
         InputError: another dtype.
@@ -186,6 +199,10 @@ def save_checkpoint(
     if position_prior is not None:
         write_position_prior(path / POSITION_FILE, position_prior)
         names.append(POSITION_FILE)
+    if fit_score is None:
+        (path / FIT_FILE).unlink(missing_ok=True)
+    else:
+        write_fit_score(path / FIT_FILE, fit_score)
     for name in names:
         files[name] = sha256_file(path / name)
     write_json(

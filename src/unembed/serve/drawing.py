@@ -60,7 +60,8 @@ class PostedTrace(_Part, Shaped):
     strategy: Annotated[str, Field(max_length=40)] = ""
     dimension: Annotated[int, Field(ge=1, le=1_000_000)]
     recovered: Text
-    confidence: Annotated[float, Field(ge=0, le=1)]
+    confidence: Annotated[float, Field(ge=0, le=1)] | None
+    likelihood: Annotated[float, Field(ge=0, le=1)] | None = None
     original: Text | None = None
     cosine: Annotated[float, Field(ge=-1.01, le=1.01)] | None = None
     steps: Annotated[list[PostedStep], Field(min_length=1, max_length=MOST_STEPS, fail_fast=True)]
@@ -89,6 +90,7 @@ def picture(trace: PostedTrace) -> str:
         refined(shown, [(one.queries, one.cosine, one.tokens) for one in trace.refinements]),
         recovered=trace.recovered,
         confidence=trace.confidence,
+        likelihood=trace.likelihood,
         original=trace.original,
         cosine=trace.cosine,
         title=f"{trace.dimension:,} numbers become a text{way}",

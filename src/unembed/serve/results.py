@@ -37,6 +37,9 @@ def recovered(
     return {
         "text": recovery.text,
         "confidence": recovery.confidence,
+        "likelihood": recovery.likelihood,
+        "fit": recovery.fit,
+        "misfit": recovery.misfit,
         "p_exact": recovery.p_exact,
         "tokens": listed,
         "length": recovery.length,
@@ -44,7 +47,7 @@ def recovered(
         "queries": recovery.queries,
         "cosine": cosine,
         "alternatives": [
-            {"text": other.text, "confidence": other.confidence, "score": other.score}
+            {"text": other.text, "likelihood": other.likelihood, "score": other.score}
             for other in (recovery.alternatives if alternatives else ())
         ],
         "trace": [canvas_of(step, tokenizer) for step in steps],

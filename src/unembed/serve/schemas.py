@@ -219,7 +219,7 @@ class OtherDraft(BaseModel):
     """Another draft of a text."""
 
     text: str
-    confidence: float
+    likelihood: float
     score: float
 
 
@@ -227,7 +227,17 @@ class Recovered(BaseModel):
     """A recovered text."""
 
     text: str
-    confidence: float
+    confidence: float | None = Field(
+        description="The token_f1 that is expected; null where nothing is calibrated: other strategies, and queries."
+    )
+    likelihood: float = Field(description="Mean probability of the tokens, not calibrated.")
+    fit: float | None = Field(
+        description="Share of held-out texts whose vectors look as unusual or more; null where the model cannot tell."
+    )
+    misfit: str | None = Field(
+        description='What a vector with a fit below 0.01 looks like: "vector" (not this encoder\'s, or damaged), '
+        '"long" (a text longer than the model reads) or "language" (another one); else null.'
+    )
     p_exact: float | None
     tokens: list[Token] = []
     length: int
@@ -251,6 +261,9 @@ class Inversion(BaseModel):
                     {
                         "text": "the invoice was paid in march",
                         "confidence": 0.8,
+                        "likelihood": 0.9,
+                        "fit": 0.4,
+                        "misfit": None,
                         "p_exact": 0.3,
                         "tokens": [{"text": "the", "id": 1996, "confidence": 0.9, "alternatives": []}],
                         "length": 8,

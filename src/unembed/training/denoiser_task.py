@@ -60,6 +60,7 @@ class DenoiserBase:
             notes=notes,
             dtype=self.recipe.run.store_dtype,
             state=state,
+            fit_score=prepared.validation.fit_score(self.model),
         )
         return folder
 

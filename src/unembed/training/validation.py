@@ -17,11 +17,15 @@ from unembed.data.feed import Dataset, Feed
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.model.denoiser import Denoiser
+from unembed.model.fit_score import FitScore
 from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.recipe import ValidationPart
 
 _TOGETHER = 50
 """Texts that are decoded together."""
+
+_FEWEST = 20
+"""Fewer texts cannot tell what usual vectors look like."""
 
 
 class Validation:
@@ -44,6 +48,7 @@ class Validation:
         feed = Feed(dataset, 64, part.seed, chosen)
         groups = [feed.at(i) for i in range(feed.batches_per_epoch)]
         self.batches = [(group.ids, group.vectors) for group in groups]
+        self._drawn = len(chosen)
         chosen = chosen[: part.decoded]
         rows = np.sort(chosen)
         mixed = np.searchsorted(rows, chosen)  # so that the first of them are a fair sample
@@ -51,6 +56,15 @@ class Validation:
         texts = [row[:n].tolist() for row, n in zip(np.asarray(ids), lengths, strict=True)]
         self._texts = [texts[i] for i in mixed]
         self._vectors = torch.from_numpy(np.asarray(vectors, dtype=np.float32)[mixed])
+
+    @torch.no_grad()
+    def fit_score(self, denoiser: Denoiser) -> FitScore | None:
+        """How the held-out vectors look to a network that whitens them; None where it does not, or with few texts."""
+        if not denoiser.config.whiten or self._drawn < _FEWEST:
+            return None
+        device = denoiser.embedding.weight.device
+        z = [denoiser.whitening(torch.from_numpy(vectors).to(device)).cpu().numpy() for _, vectors in self.batches]
+        return FitScore.of(np.concatenate(z))
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> dict[str, float]:

@@ -1,0 +1,196 @@
+"""Whether a vector looks like those that the model learnt from: a number from 0 to 1, and what it looks like instead.
+
+Contents: `FitScore`, `Judged`, `REASONS`, `LIMIT`, `FIT_FILE`, `write_fit_score`, `read_fit_score`.
+
+Three statistics of a whitened vector z, each large where something is off:
+
+    vector     the energy |z|^2 (squared Mahalanobis distance): another encoder, pooling, rotation, random numbers
+    long       log p(long) / p(usual) of a linear classifier: a text longer than those learnt from (a chunk)
+    language   the same for texts of other languages
+
+Each becomes the share of held-out texts whose statistic is as large or larger. The smallest of these shares, corrected
+for having chosen among k of them (Šidák 1967), is the fit: uniform on texts like the held-out ones, whatever k. The
+classifiers have seen long texts and other languages on purpose (outlier exposure, arXiv 1812.04606); the energy has
+seen usual texts alone, and so needs no idea of what may come. Pure numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from unembed.errors import CheckpointError, DataError
+from unembed.files import atomic_path
+
+FIT_FILE = "fit-score.safetensors"
+LIMIT = 0.01
+"""A fit below it counts as a misfit: one text in a hundred of those that fit is taken for one."""
+
+REASONS = ("vector", "long", "language")
+KNOTS = 64
+_CLIP = 6.0  # coordinates beyond it tell of the energy, which has its own statistic
+_REPAIR = "Fetch the checkpoint again, or remove the file from it."
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of n vectors.
+
+    Attributes:
+        fit: (n,) in [0, 1], share of held-out texts whose vectors look as unusual or more.
+        misfit: for each what it looks like, one of `REASONS`; None where the fit is `LIMIT` or more.
+        trust: (n,) in [0, 1], share of the calibrated token_f1 that comes true at this fit.
+    """
+
+    fit: np.ndarray
+    misfit: list[str | None]
+    trust: np.ndarray
+
+    def head(self, count: int) -> Judged:
+        """The first so many."""
+        return Judged(self.fit[:count], self.misfit[:count], self.trust[:count])
+
+
+@dataclass(frozen=True)
+class FitScore:
+    """Statistics of the held-out texts' vectors.
+
+    Attributes:
+        reasons: names of the statistics: "vector", and those of the classifiers.
+        weights: (k - 1, d) float32, the classifiers' weights for z.
+        offsets: (k - 1,) float32.
+        knots: (k, KNOTS) float64, never falling: the statistic that a share `tails` of the held-out texts reaches.
+        tails: (KNOTS,) float64, falling from 1 to one text of n.
+        trust_x: fits (m,), rising, at which `trust_y` says what share of the calibrated token_f1 comes true.
+        trust_y: (m,) in [0, 1], never falling; 1 at the last.
+        n: held-out texts.
+    """
+
+    reasons: tuple[str, ...]
+    weights: np.ndarray
+    offsets: np.ndarray
+    knots: np.ndarray
+    tails: np.ndarray
+    trust_x: np.ndarray = field(default_factory=lambda: np.array([LIMIT]))
+    trust_y: np.ndarray = field(default_factory=lambda: np.array([1.0]))
+    n: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        z: np.ndarray,
+        weights: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+        names: tuple[str, ...] = (),
+    ) -> FitScore:
+        """Describe held-out texts.
+
+        Args:
+            z: whitened vectors (n, d).
+            weights, offsets: (k - 1, d) and (k - 1,) of classifiers, if there are any.
+            names: (k - 1) of `REASONS`, what the classifiers tell.
+
+        Raises:
+            DataError: fewer than 20 texts.
+        """
+        if len(z) < 20:
+            raise DataError(f"{len(z)} texts cannot tell what fits.", "Give at least 20 held-out texts.")
+        weights = np.zeros((0, z.shape[1]), np.float32) if weights is None else np.asarray(weights, np.float32)
+        offsets = np.zeros(0, np.float32) if offsets is None else np.asarray(offsets, np.float32)
+        tails = np.geomspace(1.0, 1.0 / len(z), KNOTS)
+        found = _statistics(z, weights, offsets)
+        knots = np.quantile(found, 1.0 - tails, axis=1).T
+        return cls(("vector", *names), weights, offsets, knots, tails, n=len(z))
+
+    def __call__(self, z: np.ndarray) -> Judged:
+        """Judge whitened vectors (n, d)."""
+        found = _statistics(z, self.weights, self.offsets)
+        shares = np.stack(
+            [np.exp(np.interp(row, knots, np.log(self.tails))) for row, knots in zip(found, self.knots, strict=True)]
+        )
+        fit = 1.0 - (1.0 - shares.min(0)) ** len(shares)
+        misfit = [self.reasons[i] if low else None for low, i in zip(fit < LIMIT, shares.argmin(0), strict=True)]
+        trust = np.interp(np.log(np.maximum(fit, self.trust_x[0])), np.log(self.trust_x), self.trust_y)
+        return Judged(fit, misfit, trust)
+
+
+def _statistics(z: np.ndarray, weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(k, n): the energy, then what the classifiers say."""
+    z = np.asarray(z, dtype=np.float32)
+    energy = (z.astype(np.float64) ** 2).sum(1)
+    return np.concatenate((energy[None], (np.clip(z, -_CLIP, _CLIP) @ weights.T + offsets).T), dtype=np.float64)
+
+
+def write_fit_score(path: str | Path, score: FitScore) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    state = {
+        "weights": score.weights.astype(np.float32),
+        "offsets": score.offsets.astype(np.float32),
+        "knots": score.knots,
+        "tails": score.tails,
+        "trust_x": score.trust_x,
+        "trust_y": score.trust_y,
+    }
+    with atomic_path(Path(path)) as part:
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in state.items()},
+            str(part),
+            metadata={"reasons": " ".join(score.reasons), "n": str(score.n)},
+        )
+
+
+def read_fit_score(path: str | Path, dim: int) -> FitScore:
+    """Read the file.
+
+    Args:
+        path: of the file.
+        dim: dimension d of the checkpoint's vectors.
+
+    Raises:
+        CheckpointError: not such a file, or of another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            told: Mapping[str, str] = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        reasons, n = tuple(told["reasons"].split()), int(told["n"])
+        score = FitScore(reasons, n=n, **state)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}).", _REPAIR) from error
+    k = len(reasons)
+    shapes = (
+        score.weights.shape == (k - 1, dim)
+        and score.offsets.shape == (k - 1,)
+        and score.knots.shape == (k, KNOTS)
+        and score.tails.shape == (KNOTS,)
+        and score.trust_x.ndim == 1
+        and 1 <= score.trust_x.size <= KNOTS
+        and score.trust_x.shape == score.trust_y.shape
+    )
+    whole = shapes and all(np.issubdtype(v.dtype, np.floating) and np.isfinite(v).all() for v in state.values())
+    if not (
+        whole
+        and reasons[:1] == REASONS[:1]
+        and set(reasons) <= set(REASONS)
+        and n > 0
+        and (np.diff(score.knots, axis=1) >= 0).all()
+        and (np.diff(score.tails) < 0).all()
+        and 0 < score.tails[-1] <= score.tails[0] <= 1
+        and (np.diff(score.trust_x) > 0).all()
+        and 0 < score.trust_x[0]
+        and (np.diff(score.trust_y) >= 0).all()
+        and 0 <= score.trust_y[0] <= score.trust_y[-1] <= 1
+    ):
+        raise CheckpointError(f"{path} does not belong to this checkpoint, or is damaged.", _REPAIR)
+    return score
