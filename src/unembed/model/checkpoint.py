@@ -1,7 +1,7 @@
 """A checkpoint is a directory: config, tokenizer, encoder identity, recipe, calibration and safetensors shards.
 
 Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`,
-`weights_digest`.
+`add_fit_score`, `weights_digest`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" or
 "int6" matrices are stored by rows of codes and dequantised at load (`codec.py`; design, decision 17), with "int6" the
@@ -235,6 +235,19 @@ def add_position_prior(path: str | Path, prior: PositionPrior) -> None:
     write_position_prior(path / POSITION_FILE, prior)
     config["files"][POSITION_FILE] = sha256_file(path / POSITION_FILE)
     write_json(path / "config.json", config)
+
+
+def add_fit_score(path: str | Path, score: FitScore) -> None:
+    """Put how held-out vectors look beside the weights of a checkpoint directory, or replace what is there.
+
+    Its config.json, and with it its digest, stays.
+
+    Raises:
+        CheckpointError: not a whole checkpoint.
+        DataError: the directory cannot be written.
+    """
+    _read_config(Path(path))
+    write_fit_score(Path(path) / FIT_FILE, score)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

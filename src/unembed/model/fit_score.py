@@ -16,8 +16,8 @@ seen usual texts alone, and so needs no idea of what may come. Pure numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +64,9 @@ class FitScore:
         offsets: (k - 1,) float32.
         knots: (k, KNOTS) float64, never falling: the statistic that a share `tails` of the held-out texts reaches.
         tails: (KNOTS,) float64, falling from 1 to one text of n.
-        trust_x: fits (m,), rising, at which `trust_y` says what share of the calibrated token_f1 comes true.
-        trust_y: (m,) in [0, 1], never falling; 1 at the last.
+        trust_x: (k, m) rising values of the statistic, at which `trust_y` says what share of the calibrated token_f1
+            comes true.
+        trust_y: (k, m) in [0, 1], never rising.
         n: held-out texts.
     """
 
@@ -74,9 +75,9 @@ class FitScore:
     offsets: np.ndarray
     knots: np.ndarray
     tails: np.ndarray
-    trust_x: np.ndarray = field(default_factory=lambda: np.array([LIMIT]))
-    trust_y: np.ndarray = field(default_factory=lambda: np.array([1.0]))
-    n: int = 0
+    trust_x: np.ndarray
+    trust_y: np.ndarray
+    n: int
 
     @classmethod
     def of(
@@ -103,7 +104,35 @@ class FitScore:
         tails = np.geomspace(1.0, 1.0 / len(z), KNOTS)
         found = _statistics(z, weights, offsets)
         knots = np.quantile(found, 1.0 - tails, axis=1).T
-        return cls(("vector", *names), weights, offsets, knots, tails, n=len(z))
+        none = np.zeros((len(found), 1))
+        return cls(("vector", *names), weights, offsets, knots, tails, none, none + 1.0, len(z))
+
+    def with_trust(self, z: np.ndarray, kinds: Sequence[str | None], claimed: np.ndarray, true: np.ndarray) -> FitScore:
+        """Measure what comes true of the calibrated token_f1, statistic by statistic.
+
+        Texts that fit keep theirs: nothing is lowered below the value that one held-out text in twenty exceeds.
+
+        Args:
+            z: whitened vectors (n, d) of texts that fit and texts that do not.
+            kinds: for each one of `reasons`, None for those that fit.
+            claimed: (n,) the token_f1 that the calibration expects.
+            true: (n,) the token_f1 that came of it.
+        """
+        found, m = _statistics(z, self.weights, self.offsets), 8
+        trust_x, trust_y = np.zeros((len(found), m)), np.ones((len(found), m))
+        for i, (row, reason) in enumerate(zip(found, self.reasons, strict=True)):
+            start = float(np.interp(np.log(20.0), -np.log(self.tails), self.knots[i]))
+            mine = np.array([kind in (None, reason) for kind in kinds]) & (row > start)
+            trust_x[i] = start + np.arange(m)
+            order = np.flatnonzero(mine)[np.argsort(row[mine], kind="stable")]
+            if len(order) < 20:
+                continue
+            parts = np.array_split(order, min(m - 1, len(order) // 10))
+            ratio = [min(float(true[part].sum() / claimed[part].sum()), 1.0) for part in parts]
+            x, y = [start, *(float(row[part].mean()) for part in parts)], [1.0, *np.minimum.accumulate(ratio)]
+            x, y = x + [x[-1] + 1 + j for j in range(m - len(x))], y + [y[-1]] * (m - len(y))
+            trust_x[i], trust_y[i] = x, y
+        return replace(self, trust_x=trust_x, trust_y=trust_y)
 
     def __call__(self, z: np.ndarray) -> Judged:
         """Judge whitened vectors (n, d)."""
@@ -113,7 +142,9 @@ class FitScore:
         )
         fit = 1.0 - (1.0 - shares.min(0)) ** len(shares)
         misfit = [self.reasons[i] if low else None for low, i in zip(fit < LIMIT, shares.argmin(0), strict=True)]
-        trust = np.interp(np.log(np.maximum(fit, self.trust_x[0])), np.log(self.trust_x), self.trust_y)
+        trust = np.stack(
+            [np.interp(row, x, y) for row, x, y in zip(found, self.trust_x, self.trust_y, strict=True)]
+        ).min(0)
         return Judged(fit, misfit, trust)
 
 
@@ -174,9 +205,8 @@ def read_fit_score(path: str | Path, dim: int) -> FitScore:
         and score.offsets.shape == (k - 1,)
         and score.knots.shape == (k, KNOTS)
         and score.tails.shape == (KNOTS,)
-        and score.trust_x.ndim == 1
-        and 1 <= score.trust_x.size <= KNOTS
-        and score.trust_x.shape == score.trust_y.shape
+        and score.trust_x.shape == score.trust_y.shape == (k, score.trust_x.shape[-1])
+        and 1 <= score.trust_x.shape[-1] <= KNOTS
     )
     whole = shapes and all(np.issubdtype(v.dtype, np.floating) and np.isfinite(v).all() for v in state.values())
     if not (
@@ -187,10 +217,9 @@ def read_fit_score(path: str | Path, dim: int) -> FitScore:
         and (np.diff(score.knots, axis=1) >= 0).all()
         and (np.diff(score.tails) < 0).all()
         and 0 < score.tails[-1] <= score.tails[0] <= 1
-        and (np.diff(score.trust_x) > 0).all()
-        and 0 < score.trust_x[0]
-        and (np.diff(score.trust_y) >= 0).all()
-        and 0 <= score.trust_y[0] <= score.trust_y[-1] <= 1
+        and (np.diff(score.trust_x, axis=1) > 0).all()
+        and (np.diff(score.trust_y, axis=1) <= 0).all()
+        and 0 <= score.trust_y.min() <= score.trust_y.max() <= 1
     ):
         raise CheckpointError(f"{path} does not belong to this checkpoint, or is damaged.", _REPAIR)
     return score
