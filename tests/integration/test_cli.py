@@ -36,7 +36,7 @@ def test_invert_prints_a_table(place: Place, capsys: pytest.CaptureFixture[str])
     found = run(capsys, "invert", place.vectors, "-m", place.model, "--limit-rows", 4)
     assert found.code == 0, found.err
     lines = [line for line in found.out.splitlines() if line.strip()]
-    assert lines[0].split() == ["id", "conf.", "recovered"] and len(lines) >= 6
+    assert lines[0].split() == ["id", "lik.", "fit", "recovered"] and len(lines) >= 6
     assert "\x1b" not in found.out, "no colours outside a terminal"
 
 
@@ -70,7 +70,7 @@ def test_invert_writes_files(place: Place, tmp_path: Path, capsys: pytest.Captur
     assert len(rows) == 30
     assert [str(row["id"]) for row in rows] == [str(i) for i in range(30)]
     assert rows[4]["source"] == "s1"
-    assert all(0 <= float(row["confidence"]) <= 1 for row in rows)
+    assert all(0 <= float(row["likelihood"]) <= 1 for row in rows)
     if ending == "jsonl":
         again = run(capsys, "invert", place.vectors, "-m", place.model, "--json", "--seed", 3, "--batch-size", 7)
         assert [json.loads(line)["text"] for line in again.out.splitlines()] == [row["text"] for row in rows]
@@ -94,7 +94,7 @@ def test_invert_draws_the_first_row(place: Place, tmp_path: Path, capsys: pytest
     assert done.code == 0, done.err
     row = json.loads(done.out.splitlines()[0])
     said = [element.text for element in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
-    assert set(row["tokens"]) <= set(said) and f"confidence {row['confidence']:.2f}" in " ".join(filter(None, said))
+    assert set(row["tokens"]) <= set(said) and f"likelihood {row['likelihood']:.2f}" in " ".join(filter(None, said))
     assert picture.stat().st_mode & 0o777 == 0o600
     assert run(capsys, *args[:-1], tmp_path / "decode.gif").code == 2
     assert run(capsys, *args[:6], "--out", tmp_path / "x.csv", "--resume", "--animate", picture).code == 2

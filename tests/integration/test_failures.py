@@ -32,7 +32,7 @@ from unembed.errors import DataError
 from unembed.stores.files import open_file
 from unembed.stores.registry import register_store
 
-DEFAULT = ["id", "text", "confidence", "length", "passes", "queries"]
+DEFAULT = ["id", "text", "confidence", "likelihood", "fit", "misfit", "length", "passes", "queries"]
 
 
 @contextlib.contextmanager

@@ -88,5 +88,5 @@ def test_a_tiny_network_overfits_32_sentences_and_returns_them(overfitted: tuple
     assert min(exact.values()) >= 31, exact
     by_strings = inverter.invert_strings(SENTENCES)
     assert sum(r.text == r.original for r in by_strings) >= 31
-    assert np.mean([r.confidence for r in by_strings]) > 0.8
+    assert np.mean([r.likelihood for r in by_strings]) > 0.8
     assert all(r.queries == 0 for r in by_strings)

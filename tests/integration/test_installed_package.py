@@ -30,7 +30,7 @@ def texts(path: str) -> list[str]:
         raise SystemExit(error.what) from error
     except UnembedError as error:
         raise SystemExit(error.do) from error
-    return [recovery.text for recovery in found if recovery.confidence > 0.5]
+    return [recovery.text for recovery in found if (recovery.confidence or 0.0) > 0.5]
 
 
 vectors: np.ndarray = load_encoder("minilm").encode(["a text"])
@@ -39,7 +39,7 @@ WRONG = {
     "Inverter.from_pretrained(3)": 'Argument 1 to "from_pretrained" of',
     "recovery.txt": 'has no attribute "txt"',
     'load_encoder("minilm").encode("one", 2)': "Too many arguments",
-    "number: int = recovery.confidence": 'expression has type "float", variable has type "int"',
+    "number: int = recovery.likelihood": 'expression has type "float", variable has type "int"',
     "unembed.nothing": 'has no attribute "nothing"',
 }
 

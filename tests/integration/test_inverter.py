@@ -88,10 +88,11 @@ def test_what_a_recovery_holds(inverter: Inverter, vectors: np.ndarray) -> None:
         json.dumps(dataclasses.asdict(recovery))
 
 
-def test_without_a_calibration_the_confidence_is_the_mean_probability(inverter: Inverter, vectors: np.ndarray) -> None:
+def test_without_a_calibration_there_is_a_likelihood_and_no_confidence(inverter: Inverter, vectors: np.ndarray) -> None:
     for recovery in inverter.invert(vectors, strategy="sequential"):
-        assert recovery.p_exact is None
-        assert recovery.confidence == pytest.approx(np.mean(recovery.token_confidence))
+        assert recovery.confidence is None and recovery.p_exact is None
+        assert recovery.likelihood == pytest.approx(np.mean(recovery.token_confidence))
+        assert all(other.confidence is None and 0 <= other.likelihood <= 1 for other in recovery.alternatives)
 
 
 def texts_of(found: list[Recovery]) -> list[tuple[int, ...]]:

@@ -34,7 +34,8 @@ def test_a_table_in_parts_keeps_its_columns() -> None:
     from rich.console import Console
 
     class Recovery:
-        text, confidence = "a text that is long enough to be folded into a second line of the column", 0.5
+        text = "a text that is long enough to be folded into a second line of the column"
+        confidence, likelihood, fit, misfit = 0.5, 0.7, 0.001, "language"
 
     out = io.StringIO()
     table = RecoveryTable(Console(file=out, width=80), compare=True)
@@ -42,6 +43,7 @@ def test_a_table_in_parts_keeps_its_columns() -> None:
         table.add(part, [Recovery()], ["the original text"])
     lines = out.getvalue().splitlines()
     assert len({line.index("0.50") for line in lines if "0.50" in line}) == 1
+    assert len({line.index("language") for line in lines if "language" in line}) == 1
     assert len({line.index("the original") for line in lines if "the original" in line}) == 1
     assert max(map(len, lines)) <= 80
 

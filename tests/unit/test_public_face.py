@@ -175,7 +175,7 @@ def test_numpy_and_torch_are_both_welcome(kind: str, inverter: Inverter) -> None
     found = inverter.invert(vectors, **options)
     assert [len(inverter.drafts(vectors, **options)), len(found)] == [3, 3]
     if "16" in kind:  # rounded vectors may be read otherwise
-        np.testing.assert_allclose([r.confidence for r in found], [r.confidence for r in expected], atol=0.05)
+        np.testing.assert_allclose([r.likelihood for r in found], [r.likelihood for r in expected], atol=0.05)
     else:
         assert [r.token_ids for r in found] == [r.token_ids for r in expected]
     assert list(inverter.stream(vectors[0], **options))

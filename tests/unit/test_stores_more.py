@@ -451,7 +451,8 @@ class FakeInverter:
         assert np.isfinite(vectors).all() and vectors.any(axis=1).all()
         fields = {"p_exact": None, "length": 1, "passes": 1, "queries": 0, "tokens": (), "token_confidence": ()}
         fields |= {"cosine": None, "met": False}
-        one = SimpleNamespace(text="text", confidence=0.5, alternatives=(), trace=None, **fields)
+        trust = {"confidence": 0.5, "likelihood": 0.5, "fit": 0.5, "misfit": None}
+        one = SimpleNamespace(text="text", **trust, alternatives=(), trace=None, **fields)
         return [one] * len(vectors)
 
 
