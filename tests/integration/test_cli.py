@@ -25,7 +25,7 @@ from unembed.cli.app import COMMANDS, group
 
 def test_embed_keeps_ids_texts_and_sources(place: Place) -> None:
     table = pq.read_table(place.vectors)
-    assert table.column_names == ["id", "text", "source", "embedding"]
+    assert table.column_names == ["id", "text", "embedded_text", "source", "embedding"]
     assert table.num_rows == 30 and table["embedding"].type.list_size == 32
     assert table["source"][4].as_py() == "s1"
     lines = place.texts.read_text().splitlines()

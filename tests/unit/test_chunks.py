@@ -93,7 +93,7 @@ def test_the_folder_is_private_and_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="had model 'abc', not 'xyz'"):
         Chunks(out, {**SETTINGS, "model": "xyz"})
     (folder / "chunk-0000000.rows").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is damaged"):
         Chunks(out, SETTINGS)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def refuse_partial(out: str | Path, resumable: bool = True) -> None:
     """
     folder = partial_folder(out)
     stored = _ours(folder)
-    if stored is not None and not stored["finished"]:
+    if stored is not None and not stored.get("finished"):
         Lock(folder / LOCK, out).release()  # refused where a run is at work
         how = "Add --resume to go on with it, or remove" if resumable else "Move or remove"
         raise InputError(
@@ -83,7 +83,11 @@ def _ours(folder: Path) -> dict[str, Any] | None:
             if all(name == LOCK or name.startswith(f".{_SETTINGS}.") for name in names):  # killed at its first step
                 return None
             stored = read_json(folder / _SETTINGS) if _SETTINGS in names else None
-            if isinstance(stored, dict) and stored.get("format") == _FORMAT and {"settings", "finished"} <= set(stored):
+            if (
+                isinstance(stored, dict)
+                and stored.get("format") == _FORMAT
+                and isinstance(stored.get("settings"), dict)
+            ):
                 return stored
     raise InputError(
         f"{folder} stands where finished rows would be kept, and no run of this version made it.",
@@ -100,6 +104,8 @@ class Chunks:
         out: the file.
         settings: JSON values that decide what the rows are; a run goes on with the same ones only.
         assemble: makes the file of the finished rows, read as often as it likes; None writes .jsonl, .csv or .parquet.
+        resumable: whether --resume goes with the options of this run; only said.
+        same: settings that need not be equal: what says whether those of then and now are the same for the rows.
 
     Attributes:
         done: input rows that the chunks cover.
@@ -110,8 +116,14 @@ class Chunks:
     """
 
     def __init__(
-        self, out: str | Path, settings: dict[str, Any], assemble: Callable[[Finished], object] | None = None
+        self,
+        out: str | Path,
+        settings: dict[str, Any],
+        assemble: Callable[[Finished], object] | None = None,
+        resumable: bool = True,
+        same: Mapping[str, Callable[[Any, Any], bool]] | None = None,
     ) -> None:
+        self._resumable, self._same = resumable, same or {}
         self.out = check_output(out) if assemble is None else Path(out)
         self.folder = partial_folder(self.out)
         self._assemble = assemble
@@ -141,14 +153,14 @@ class Chunks:
         stored = _ours(self.folder)
         remove_parts(self.folder)
         remove_parts(self.out.parent, self.out.name)
-        if stored is None or stored["finished"]:  # of a run that was killed while it cleaned up
+        if stored is None or stored.get("finished"):  # of a run that was killed while it cleaned up
             self._clear()
             self._mark(settings)
             return
         self._check(settings, stored["settings"])
         self._settings = settings
         while (self._chunk(self._count)).exists():
-            head = self._head(self._count)
+            head = next(self._lines(self._count))
             self.done += int(head["rows"])
             self._marks.append((self.done, str(head["seen"])))
             self._count += 1
@@ -169,8 +181,8 @@ class Chunks:
                 if not self._count:
                     self._remove()
                 elif kind is not None and (not issubclass(kind, Exception) or issubclass(kind, EncoderError)):
-                    note(f"\n{self.done} rows are finished and kept in {self.folder}, as JSON lines.")
-                    note("The same command with --resume goes on behind them, unless it has --compare or --trace.")
+                    on = "; the same command with --resume goes on behind them" if self._resumable else ""
+                    note(f"\n{self.done} rows are finished and kept in {self.folder}{on}.")
         finally:
             self._lock.release()
 
@@ -181,7 +193,13 @@ class Chunks:
         write_json(self.folder / _SETTINGS, value, PRIVATE)
 
     def _check(self, settings: dict[str, Any], stored: dict[str, Any]) -> None:
-        for key in sorted({*settings, *stored}):
+        for key, same in self._same.items():
+            if key not in stored or not same(stored[key], settings[key]):
+                raise InputError(
+                    f"The interrupted run in {self.folder} had another {key}.",
+                    "Give the same as then, or remove that folder to begin anew.",
+                )
+        for key in sorted({*settings, *stored} - set(self._same)):
             if settings.get(key) != stored.get(key):
                 raise InputError(
                     f"The interrupted run in {self.folder} had {key} {stored.get(key)!r}, not {settings.get(key)!r}.",
@@ -192,21 +210,22 @@ class Chunks:
         return self.folder / f"chunk-{number:07d}.rows"
 
     def _lines(self, number: int) -> Iterator[Any]:
-        """What a chunk holds: how many input rows it covers, then its rows."""
-        try:
-            with open(self._chunk(number), encoding="utf-8") as stream:
-                for line in stream:
-                    yield json.loads(line)
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(
-                f"{self._chunk(number)} cannot be read.", f"Remove {self.folder} and begin anew."
-            ) from error
+        """What a chunk holds, in lines: what is said of its rows, then they.
 
-    def _head(self, number: int) -> dict[str, Any]:
-        head = next(self._lines(number), None)
-        if not isinstance(head, dict) or not isinstance(head.get("rows"), int) or "seen" not in head:
-            raise DataError(f"{self._chunk(number)} is damaged.", f"Remove {self.folder} and begin anew.")
-        return head
+        Raises:
+            DataError: it cannot be read, or is not what was written.
+        """
+        path = self._chunk(number)
+        try:
+            head, _, body = path.read_bytes().partition(b"\n")
+            told = json.loads(head)
+            if hashlib.sha256(body).hexdigest() != told["sha256"] or not isinstance(told["rows"], int):
+                raise ValueError("altered")
+            yield told
+            for line in body.splitlines():
+                yield json.loads(line)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged.", f"Remove {self.folder} and begin anew.") from error
 
     def reread(self, number: int, row: bytes) -> None:
         """Take an input row that a kept chunk covers, to see whether it is the one that the chunk was made of.
@@ -260,10 +279,10 @@ class Chunks:
         """Make a chunk of the rows that are not in one yet."""
         if not self._covered:
             return
-        head = {"rows": self._covered, "seen": self._seen.hexdigest()}
-        text = "\n".join([json.dumps(head), *(json_text(plain(row)) for row in self._rows)]) + "\n"
+        body = "".join(f"{json_text(plain(row))}\n" for row in self._rows).encode()
+        head = {"rows": self._covered, "seen": self._seen.hexdigest(), "sha256": hashlib.sha256(body).hexdigest()}
         try:
-            atomic_write_bytes(self._chunk(self._count), text.encode(), PRIVATE)
+            atomic_write_bytes(self._chunk(self._count), f"{json.dumps(head)}\n".encode() + body, PRIVATE)
         except UnembedError:
             self._failed = True  # a full disk is not tried again
             raise

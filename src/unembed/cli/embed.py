@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import itertools
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,11 +21,14 @@ from unembed.errors import InputError
 
 if TYPE_CHECKING:
     from unembed.cli.chunks import Chunks
+    from unembed.data.records import Record
     from unembed.data.tokenization import Tokenizer
     from unembed.encoders.protocol import Encoder
     from unembed.stores.protocol import VectorBatch
 
-CHUNK = 1024
+CHUNK = 256  # texts between two looks at what is kept
+ROWS = 1024  # of a row group
+OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 
 
 @click.command("embed")
@@ -37,6 +42,8 @@ CHUNK = 1024
 )
 @click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
 @text_options
+@click.option("--id-column", metavar="NAME", help="With --out: the ids; default: a column named id, else row numbers.")
+@click.option("--keep", multiple=True, metavar="NAME", help="With --out: copy this column; may be repeated.")
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
 @click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts a shard.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors in shards.")
@@ -58,6 +65,8 @@ def command(
     column: str | None,
     source_column: str | None,
     exclude_source: tuple[str, ...],
+    id_column: str | None,
+    keep: tuple[str, ...],
     limit_rows: int | None,
     shard_size: int,
     dtype: str,
@@ -68,6 +77,9 @@ def command(
     """Embed TEXTS (.txt, .tsv, .jsonl, .parquet, each also .zst; files or folders) into a file or into shards.
 
     A Hugging Face dataset is named hf:NAME, with options behind a question mark, and is read as a stream.
+
+    With --out a text stands beside its vector as it was (text) and as it was embedded (embedded_text), with its id and
+    the columns of --keep.
 
     Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped. Rows that are
     finished when a run is interrupted are kept, in FILE.partial or as whole shards; the same command goes on behind
@@ -83,8 +95,10 @@ def command(
     """
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.console import note, progress, show_json
+    from unembed.cli.recovered import kept_names
     from unembed.data.hub_datasets import DatasetStream, is_dataset
-    from unembed.data.sources import read_texts
+    from unembed.data.records import Record
+    from unembed.data.sources import read_records, read_texts
     from unembed.data.tokenizers import load_tokenizer
     from unembed.encoders.http import HttpEncoder
     from unembed.encoders.registry import load_encoder
@@ -92,20 +106,27 @@ def command(
 
     if (out is None) == (shards is None):
         raise InputError("Neither or both of --out and --shards are given.", "Give exactly one of them.")
+    if shards is not None and (id_column is not None or keep):
+        raise InputError("--id-column and --keep go with --out.", "Leave them out: shards hold no columns.")
+    names = kept_names(keep, quiet, OWN)
     if out is not None:
         check_target(out)
+        _refuse_overwriting(out, texts, encoder, tokenizer)
         if not resume:
             refuse_partial(out)
     total = limit_rows
-    stream: Iterable[tuple[str, str]]
+    stream: Any  # pairs for shards, records for a file
     if all(map(is_dataset, texts)):
         if column is not None or source_column is not None:
             raise InputError(
                 "--column and --source-column do not go with a dataset.", "Write hf:NAME?column=...&source=... instead."
             )
+        if id_column is not None or keep:
+            raise InputError("--id-column and --keep do not go with a dataset.", "Leave them out.")
         stream = DatasetStream(texts, exclude_source, limit_rows)
     else:
-        stream = read_texts(texts, as_column(column), as_column(source_column), exclude_source)
+        where = texts, as_column(column), as_column(source_column), exclude_source
+        stream = iter(read_texts(*where)) if shards is not None else read_records(*where, id_column, keep)
         if limit_rows is not None:
             stream = itertools.islice(stream, limit_rows)
         elif sys.stderr.isatty() and not quiet and not any(map(is_dataset, texts)):
@@ -129,11 +150,14 @@ def command(
         else:
             counter = {"rows": 0}
             reading = {"column": column, "source_column": source_column, "exclude_source": exclude_source}
+            others = {"id_column": id_column, "keep": names, "vectors": model.identity.to_dict()}
             known = {key: getattr(model.identity, key) for key in ("name", "revision", "prompt", "dimension")}
             made = {"encoder": known, "tokenizer": tokens.sha256, "limit": limit, "precision": options["precision"]}
-            settings = {"texts": texts, **reading, "limit_rows": limit_rows, **made}
-            with Chunks(str(out), settings, partial(_assemble, str(out), counter)) as chunks:
-                _fill(chunks, iter(stream), model, tokens, limit, bar.advance)
+            settings = {"texts": texts, **reading, **others, "limit_rows": limit_rows, **made}
+            finish = partial(_assemble, str(out), counter)
+            with Chunks(str(out), settings, finish, same={"vectors": _same_vectors}) as chunks:
+                records = itertools.starmap(Record, stream)
+                _fill(chunks, records, model, tokens, limit, list(names.values()), bar.advance)
                 chunks.finish()
             report = {"path": out, "texts": counter["rows"], "dropped": chunks.done - counter["rows"]}
     usage = model.usage if isinstance(model, HttpEncoder) else None
@@ -146,35 +170,86 @@ def command(
         note(f"{report['texts']} texts in {report['path']}; {report['dropped']} were dropped.", quiet)
 
 
+def _refuse_overwriting(out: str, texts: tuple[str, ...], encoder: str, tokenizer: str) -> None:
+    """Refuse a file that is read, or that the same command would read as texts the next time."""
+    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.data.hub_datasets import is_dataset
+    from unembed.data.sources import format_of, list_files
+
+    files = [path for path in texts if not is_dataset(path)]
+    models = [*files_of(encoder), *files_of(tokenizer)]
+    refuse_same({"--out": out}, {"a file of texts": list_files(files) if files else [], "read for the encoder": models})
+    for folder in filter(os.path.isdir, files):
+        if format_of(Path(out)) and Path(folder).resolve() in Path(out).resolve().parents:
+            raise InputError(
+                f"--out {out} lies in {folder}, all files of which are read as texts.", "Name a file elsewhere."
+            )
+
+
+def _same_vectors(then: Any, now: Any) -> bool:
+    """Whether two identities are of encoders that make the same vectors, but for rounding."""
+    from unembed.encoders.identity import EncoderIdentity
+
+    return EncoderIdentity.from_dict(then).same_vectors(EncoderIdentity.from_dict(now))
+
+
 def _fill(
     chunks: Chunks,
-    stream: Iterator[tuple[str, str]],
+    stream: Iterator[Record],
     encoder: Encoder,
     tokenizer: Tokenizer,
     limit: int,
+    kept: list[str],
     advance: Callable[[int], None],
 ) -> None:
-    """Cut and embed the texts that `chunks` does not cover; ids are the row numbers of the texts that were read."""
+    """Cut and embed the texts that `chunks` does not cover.
+
+    Args:
+        chunks: of the output.
+        stream: all texts; those without an id get their number.
+        encoder, tokenizer, limit: what makes vectors of them.
+        kept: names of their columns in the output.
+        advance: called with the number of texts that are done.
+    """
     import numpy as np
 
-    advance(sum(1 for _ in itertools.islice(stream, chunks.done)))
+    from unembed.cli.console import plain
+
+    for number, record in enumerate(itertools.islice(stream, chunks.done)):
+        chunks.reread(number, repr(record).encode("utf-8", "backslashreplace"))
+        advance(1)
+    chunks.compare()
     while part := list(itertools.islice(stream, CHUNK)):
-        cut = tokenizer.truncate([text for text, _ in part], limit)
-        kept = [(chunks.done + row, found.text, part[row][1]) for row, found in enumerate(cut) if found is not None]
-        vectors: Any = np.asarray(encoder.encode([text for _, text, _ in kept]), dtype="<f4") if kept else []
+        cut = tokenizer.truncate([record.text for record in part], limit)
+        used = [(row, found.text) for row, found in enumerate(cut) if found is not None]
+        vectors: Any = np.asarray(encoder.encode([text for _, text in used]), dtype="<f4") if used else []
         rows = [
-            {"id": name, "text": text, "source": source, "vector": base64.b64encode(vector.tobytes()).decode()}
-            for (name, text, source), vector in zip(kept, vectors, strict=True)
+            {
+                "id": chunks.done + row if part[row].id is None else plain(part[row].id),
+                "text": part[row].text,
+                "embedded_text": text,
+                "source": part[row].source,
+                **dict(zip(kept, map(plain, part[row].columns), strict=True)),
+                "vector": base64.b64encode(vector.tobytes()).decode(),
+            }
+            for (row, text), vector in zip(used, vectors, strict=True)
         ]
-        chunks.write(rows, len(part))
+        chunks.write(rows, len(part), [repr(record).encode("utf-8", "backslashreplace") for record in part])
         advance(len(part))
 
 
 def _assemble(out: str, counter: dict[str, int], chunks: Callable[[], Iterator[list[dict[str, Any]]]]) -> None:
     """Make the file of the finished chunks; count its rows."""
+    from unembed.stores.column_types import Column
     from unembed.stores.writing import write_vectors
 
-    counter["rows"] = write_vectors(out, _batches(chunks()))
+    columns: dict[str, Column] = {}
+    for rows in chunks() if out.lower().endswith(".parquet") else ():
+        for name in rows[0] if rows else ():
+            if name != "vector":
+                columns.setdefault(name, Column()).add([row[name] for row in rows])
+    types = {name: column.type() for name, column in columns.items()}
+    counter["rows"] = write_vectors(out, _batches(chunks()), types)
 
 
 def _batches(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[VectorBatch]:
@@ -184,7 +259,9 @@ def _batches(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[VectorBatch]:
     from unembed.stores.protocol import VectorBatch
 
     stream = itertools.chain.from_iterable(chunks)
-    while rows := list(itertools.islice(stream, CHUNK)):
+    count = 0
+    while rows := list(itertools.islice(stream, ROWS)):
         vectors = np.stack([np.frombuffer(base64.b64decode(row["vector"]), dtype="<f4") for row in rows])
-        metadata = {name: [row[name] for row in rows] for name in ("text", "source")}
-        yield VectorBatch([row["id"] for row in rows], vectors, metadata, rows[0]["id"])
+        metadata = {name: [row[name] for row in rows] for name in rows[0] if name not in ("id", "vector")}
+        yield VectorBatch([row["id"] for row in rows], vectors, metadata, count)
+        count += len(rows)

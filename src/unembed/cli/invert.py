@@ -142,8 +142,9 @@ def command(
     if any(outputs.values()):
         inputs["a file of the model"] = [*files_of(find_checkpoint(model))]
     refuse_same(outputs, inputs)
+    resumable = compare is None and trace is None and animate is None
     if out is not None and not resume:
-        refuse_partial(out, resumable=compare is None and trace is None and animate is None)
+        refuse_partial(out, resumable)
     known, refining = Known.take(decoding), Refining.take(decoding)
     refining.refuse(trace, animate)
     skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
@@ -171,7 +172,8 @@ def command(
         }
         decode = {"model": _digests(inverter, model), "precision": inverter.precision, "options": options}
         shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
-        chunks = Chunks(out, {**source, **form, **decode, **shown, **known.settings(), **refining.settings()})
+        settings = {**source, **form, **decode, **shown, **known.settings(), **refining.settings()}
+        chunks = Chunks(out, settings, resumable=resumable)
     scores = Scores(inverter, refining.queries) if compare is not None else None
     fitting = Fitting()
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)

@@ -3,7 +3,7 @@
 Contents: `check_output`, `write_rows`, `open_lines`, `draw_row`.
 
 Recovered text may be personal, so every file has mode 600. Cells of a CSV are made harmless to spreadsheets
-(`cells.py`), the types of a parquet file are those of all rows (`column_types.py`).
+(`cells.py`), the types of a parquet file are those of all rows (`parquet_rows.py`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_rows(path: str | Path, rows: Callable[[], Iterator[Sequence[Row]]]) ->
     path = check_output(path)
     with atomic_path(path, PRIVATE) as part:
         if path.suffix.lower() == ".parquet":
-            from unembed.cli.column_types import write_parquet
+            from unembed.cli.parquet_rows import write_parquet
 
             write_parquet(part, rows)
         elif path.suffix.lower() == ".csv":

@@ -6,7 +6,7 @@ Contents: `COLUMNS`, `RESERVED`, `kept_names`, `open_sink`, `trace_row`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unembed.cli.console import note
@@ -68,16 +68,21 @@ RESERVED = frozenset(("id", "original", "fit", "likelihood", *COLUMNS, *TOKENS, 
 """Names of the output's own columns, those that other options add included."""
 
 
-def kept_names(keep: Sequence[str], quiet: bool = False) -> dict[str, str]:
+def kept_names(keep: Sequence[str], quiet: bool = False, own: Collection[str] = RESERVED) -> dict[str, str]:
     """What the columns of --keep are called in the output, by their name in the input.
 
     A name that the output has itself, in capitals or not, becomes kept_NAME, whether or not this run writes that
     column: no original ever stands where a recovered text is expected.
 
+    Args:
+        keep: the values of --keep.
+        quiet: whether new names go without a note.
+        own: names of the output's own columns.
+
     Raises:
         InputError: two columns would have one name.
     """
-    names = {name: f"kept_{name}" if name.casefold() in RESERVED else name for name in keep}
+    names = {name: f"kept_{name}" if name.casefold() in own else name for name in keep}
     twice = next((new for new in names.values() if list(names.values()).count(new) > 1), None)
     if twice is not None:
         raise InputError(

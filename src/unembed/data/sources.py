@@ -1,6 +1,6 @@
 """Texts from files, streamed: .txt .tsv .jsonl .parquet, each also as .zst, from files and folders.
 
-Contents: `read_texts(paths, ...)`, an iterator of (text, source).
+Contents: `read_texts(paths, ...)`, an iterator of (text, source); `read_records`, which has ids and columns beside.
 
 One line or record is in memory at a time (a block of 1,024 rows for parquet), however large a file is. Where a text
 came from travels with it, so that sources can be left out of training or reported apart.
@@ -8,17 +8,16 @@ came from travels with it, so that sources can be left out of training or report
 
 from __future__ import annotations
 
-import contextlib
-import io
+import itertools
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from unembed.data.hub_datasets import DatasetStream, is_dataset
+from unembed.data.parquet_texts import read_parquet
+from unembed.data.records import Record, Wanted, no_column
+from unembed.data.unzstd import open_file
 from unembed.errors import DataError
 
 FORMATS = (".txt", ".tsv", ".jsonl", ".parquet")
@@ -52,6 +51,33 @@ def read_texts(
     Raises:
         DataError: a path that is missing or of no known format, or a bad line; the message names file and line.
     """
+    for record in _records(paths, Wanted(column, source_column), exclude_sources):
+        yield record.text, record.source
+
+
+def read_records(
+    paths: Paths,
+    column: str | int | None = None,
+    source_column: str | int | None = None,
+    exclude_sources: Collection[str] = (),
+    id_column: str | None = None,
+    keep: Sequence[str] = (),
+) -> Iterator[Record]:
+    """Read texts as `read_texts` does, with their ids and other columns as they stand in the file.
+
+    Args:
+        paths, column, source_column, exclude_sources: see `read_texts`.
+        id_column: where the id stands; None takes a column with a usual name (`stores.protocol.ID_NAMES`) of records
+            and parquet files.
+        keep: further columns. A name makes the first line of a TSV its header.
+
+    Raises:
+        DataError: see `read_texts`; also a column that is not there, or is asked for where there are none.
+    """
+    return _records(paths, Wanted(column, source_column, id_column, tuple(keep), True), exclude_sources)
+
+
+def _records(paths: Paths, wanted: Wanted, exclude_sources: Collection[str]) -> Iterator[Record]:
     excluded = {exclude_sources} if isinstance(exclude_sources, str) else set(exclude_sources)
     several = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = [path for path in several if not is_dataset(path)]
@@ -59,12 +85,16 @@ def read_texts(
         list_files(files)  # a path that is missing is found before anything is read
     for path in several:
         if is_dataset(path):
-            yield from DatasetStream([str(path)], excluded)
+            if wanted.more:
+                raise DataError(
+                    f"{path} is a dataset, which is read for its texts alone.", "Leave out columns and ids."
+                )
+            yield from itertools.starmap(Record, DatasetStream([str(path)], excluded))
             continue
         for file in list_files(path):
-            for text, source in _read_file(file, column, source_column):
-                if text and not text.isspace() and source not in excluded:
-                    yield text, source
+            for record in _read_file(file, wanted):
+                if record.text and not record.text.isspace() and record.source not in excluded:
+                    yield record
 
 
 def list_files(paths: Paths) -> list[Path]:
@@ -77,13 +107,13 @@ def list_files(paths: Paths) -> list[Path]:
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         path = Path(path).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and _format(p) and not p.name.startswith("."))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and format_of(p) and not p.name.startswith("."))
             if not inside:
                 raise DataError(f"The folder {path} holds no texts.", f"Put {', '.join(FORMATS)} files into it.")
             files += inside
         elif not path.is_file():
             raise DataError(f"{path} does not exist.", "Check the path.")
-        elif not _format(path):
+        elif not format_of(path):
             raise DataError(f"{path} has no known format.", f"Use one of {', '.join(FORMATS)}, or .zst of these.")
         else:
             files.append(path)
@@ -92,7 +122,7 @@ def list_files(paths: Paths) -> list[Path]:
     return files
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
     """The format by the file's ending, ".zst" aside; "" for an unknown one."""
     name = path.name.lower().removesuffix(".zst")
     return next((ending for ending in FORMATS if name.endswith(ending)), "")
@@ -101,29 +131,31 @@ def _format(path: Path) -> str:
 def _stem(path: Path) -> str:
     """The file's name without its endings: the source of texts that name none."""
     name = path.name[:-4] if path.name.lower().endswith(".zst") else path.name
-    return name[: -len(_format(path))] or name
+    return name[: -len(format_of(path))] or name
 
 
-def _read_file(path: Path, column: str | int | None, source_column: str | int | None) -> Iterator[tuple[str, str]]:
-    """Texts and sources of one file."""
-    kind = _format(path)
+def _read_file(path: Path, wanted: Wanted) -> Iterator[Record]:
+    """The records of one file."""
+    kind = format_of(path)
     if kind == ".parquet":
-        yield from _read_parquet(path, column, source_column)
+        yield from read_parquet(path, _stem(path), wanted)
     elif kind == ".jsonl":
-        yield from _read_jsonl(path, column, source_column)
+        yield from _read_jsonl(path, wanted)
     elif kind == ".tsv":
-        yield from _read_tsv(path, column, source_column)
+        yield from _read_tsv(path, wanted)
     else:
+        if wanted.more:
+            raise no_column(path, wanted.more[0], [])
         stem = _stem(path)
         for _, line in _lines(path):
-            yield line, stem
+            yield Record(line, stem)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines (from 1) without their ends; a byte-order mark is dropped."""
     number = 0
     try:
-        with _open(path) as stream:
+        with open_file(path) as stream:
             while raw := stream.readline(MAX_LINE + 1):
                 number += 1
                 if len(raw) > MAX_LINE:
@@ -138,76 +170,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).", "Check the file.") from error
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """A binary stream of the file's contents, decompressed."""
-    with open(path, "rb") as stream:
-        if path.name.lower().endswith(".zst"):
-            yield io.BufferedReader(_Unzstd(stream, path), 1 << 18)
-        else:
-            yield stream
-
-
-class _Unzstd(io.RawIOBase):
-    """The contents of a .zst stream of any number of frames; unlike zstandard's own reader it notices a missing end."""
-
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
-        import zstandard
-
-        super().__init__()
-        self._frame = zstandard.ZstdDecompressor().decompressobj
-        self._error = zstandard.ZstdError
-        self._stream, self._path = stream, path
-        self._open: Any = None
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the next block goes; 0 at the end."""
-        while not self._ready:
-            packed = self._stream.read(1 << 12)  # small: a block may grow a thousandfold
-            if not packed:
-                if self._open is not None:
-                    raise self._damaged("its end is missing")
-                return 0
-            self._ready = memoryview(self._unpack(packed))
-        n = min(len(buffer), len(self._ready))
-        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
-        return n
-
-    def _unpack(self, packed: bytes) -> bytes:
-        """Feed packed bytes to the open frame, and what is left to the next one."""
-        parts = []
-        while packed:
-            self._open = self._open or self._frame()
-            try:
-                parts.append(self._open.decompress(packed))
-            except self._error as error:
-                raise self._damaged(str(error)) from error
-            packed = self._open.unused_data if self._open.eof else b""
-            if self._open.eof:
-                self._open = None
-        return b"".join(parts)
-
-    def _damaged(self, reason: str) -> DataError:
-        return DataError(f"{self._path} is not a whole .zst file ({reason}).", "Compress or copy it again.")
-
-
-def _read_tsv(path: Path, column: str | int | None, source_column: str | int | None) -> Iterator[tuple[str, str]]:
+def _read_tsv(path: Path, wanted: Wanted) -> Iterator[Record]:
     """Tab-separated columns without quoting; a header only where a column is asked for by name."""
-    stem = _stem(path)
+    stem, column, source_column = _stem(path), wanted.column, wanted.source_column
+    named = [name for name in (column, source_column, *wanted.more) if isinstance(name, str)]
     names: dict[str, int] | None = None
     for number, line in _lines(path):
         cells = line.split("\t")
         if names is None:
             names = {}
-            if isinstance(column, str) or isinstance(source_column, str):
+            if named:
                 names = {cell: k for k, cell in enumerate(cells)}
-                for wanted in (column, source_column):
-                    if isinstance(wanted, str) and wanted not in names:
-                        raise _no_column(path, wanted, list(names))
+                for name in named:
+                    if name not in names:
+                        raise no_column(path, name, list(names))
                 continue
         if not line:
             continue
@@ -218,8 +194,12 @@ def _read_tsv(path: Path, column: str | int | None, source_column: str | int | N
                 f"{path}, line {number} has no column {column}: it has {len(cells)}.",
                 "Choose another column, or repair the line.",
             )
+        more = [names[name] for name in wanted.more]
+        if more and max(more) >= len(cells):
+            raise DataError(f"{path}, line {number} has {len(cells)} columns only.", "Repair the line.")
+        rest = cells[more.pop()] if wanted.id_column is not None else None, tuple(cells[k] for k in more)
         if source_column is None:
-            yield cells[at], cells[at - 1] if at > 0 and column is None else stem
+            yield Record(cells[at], cells[at - 1] if at > 0 and column is None else stem, *rest)
             continue
         source_at = names[source_column] if isinstance(source_column, str) else source_column
         if not -len(cells) <= source_at < len(cells):
@@ -227,12 +207,12 @@ def _read_tsv(path: Path, column: str | int | None, source_column: str | int | N
                 f"{path}, line {number} has no column {source_column} for the source.",
                 "Choose another source column, or repair the line.",
             )
-        yield cells[at], cells[source_at]
+        yield Record(cells[at], cells[source_at], *rest)
 
 
-def _read_jsonl(path: Path, column: str | int | None, source_column: str | int | None) -> Iterator[tuple[str, str]]:
+def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[Record]:
     """One JSON object a line."""
-    stem = _stem(path)
+    stem, column, source_column = _stem(path), wanted.column, wanted.source_column
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -245,7 +225,12 @@ def _read_jsonl(path: Path, column: str | int | None, source_column: str | int |
             source = record.get("source", stem) if isinstance(record, dict) else stem
         else:
             source = _pick(record, source_column, path, number)
-        yield text, str(source)
+        known = record if isinstance(record, dict) else {}
+        absent = next((name for name in wanted.more if name not in known), None)
+        if absent is not None:
+            raise DataError(f"{path}, line {number} has no {absent!r}.", "Name columns that every line has.")
+        id_name = wanted.id_of(known)
+        yield Record(text, str(source), known.get(id_name), tuple(known[name] for name in wanted.keep))
 
 
 def _pick(record: Any, key: str | int, path: Path, number: int) -> str:
@@ -266,81 +251,3 @@ def _pick(record: Any, key: str | int, path: Path, number: int) -> str:
     except UnicodeEncodeError as error:
         raise DataError(f"{path}, line {number}: {key!r} is no valid Unicode.", "Repair or remove the line.") from error
     return value
-
-
-def _read_parquet(path: Path, column: str | int | None, source_column: str | int | None) -> Iterator[tuple[str, str]]:
-    """Rows of a parquet file, 1,024 at a time; a compressed one is unpacked into a temporary file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _unpacked(path) as plain:
-        try:
-            with pq.ParquetFile(plain, memory_map=True, pre_buffer=False) as file:
-                strings = [f.name for f in file.schema_arrow if _is_string(f.type)]
-                if column is None:
-                    if "text" not in strings and len(strings) != 1:
-                        raise DataError(
-                            f"{path} has {len(strings)} columns of strings and none is named 'text'.",
-                            f"Name the column: {', '.join(strings) or 'none'}.",
-                        )
-                    column = "text" if "text" in strings else strings[0]
-                text_name = _parquet_name(file.schema_arrow, column, path)
-                if text_name not in strings:
-                    raise DataError(f"{path}: column {text_name!r} holds no strings.", "Name a column of strings.")
-                if source_column is not None:
-                    source_name: str | None = _parquet_name(file.schema_arrow, source_column, path)
-                else:
-                    source_name = "source" if "source" in strings and text_name != "source" else None
-                wanted = [text_name] + ([source_name] if source_name and source_name != text_name else [])
-                stem, row = _stem(path), 0
-                for batch in file.iter_batches(batch_size=1024, columns=wanted):
-                    texts = batch.column(text_name).to_pylist()
-                    sources = batch.column(source_name).to_pylist() if source_name else [stem] * len(texts)
-                    for text, source in zip(texts, sources, strict=True):
-                        if text is None:
-                            raise DataError(f"{path}, row {row} has no text.", "Remove rows without text.")
-                        yield text, stem if source is None else str(source)
-                        row += 1
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{path} is not a readable parquet file ({reason}).", "Write it again.") from error
-
-
-def _is_string(kind: Any) -> bool:
-    """Whether an Arrow type holds strings."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _parquet_name(schema: Any, column: str | int, path: Path) -> str:
-    """The name of a column given by name or index."""
-    names: list[str] = list(schema.names)
-    if isinstance(column, int):
-        if -len(names) <= column < len(names):
-            return names[column]
-    elif column in names:
-        return column
-    raise _no_column(path, column, names)
-
-
-def _no_column(path: Path, column: str | int, names: list[str]) -> DataError:
-    """The error for a column that the file does not have."""
-    return DataError(f"{path} has no column {column!r}.", f"Its columns are {', '.join(names)}.")
-
-
-@contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """The file itself, or a temporary decompressed copy: parquet needs a file that can be searched."""
-    if not path.name.lower().endswith(".zst"):
-        yield path
-        return
-    handle, name = tempfile.mkstemp(suffix=".parquet")
-    try:
-        with os.fdopen(handle, "wb") as copy, _open(path) as stream:
-            shutil.copyfileobj(stream, copy, 1 << 20)
-        yield Path(name)
-    finally:
-        os.unlink(name)

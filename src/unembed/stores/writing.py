@@ -6,37 +6,38 @@ by its owner only, because vectors tell their texts.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.files import atomic_path
+from unembed.files import PRIVATE, atomic_path, json_text
+from unembed.stores.column_types import as_array, as_text
 from unembed.stores.protocol import VectorBatch
 
 KINDS = (".parquet", ".npy", ".jsonl")
-MODE = 0o600
 
 
 def check_target(path: str | Path) -> Path:
     """Check that vectors can be written under that name.
 
     Raises:
-        InputError: an unknown ending, or a folder.
+        InputError: an unknown ending, or something of that name that is no file.
     """
     path = Path(path)
-    if path.suffix.lower() not in KINDS or path.is_dir():
+    if path.suffix.lower() not in KINDS or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is not a name for a file of vectors.", f"Use one that ends in {' or '.join(KINDS)}.")
     return path
 
 
-def write_vectors(path: str | Path, batches: Iterable[VectorBatch]) -> int:
+def write_vectors(path: str | Path, batches: Iterable[VectorBatch], types: Mapping[str, Any] | None = None) -> int:
     """Write batches to a file whose ending chooses the format.
 
     Args:
         path: the file.
         batches: all with the same dimension and the same metadata columns.
+        types: arrow types of "id" and of metadata columns, for .parquet; others are those of the first batch.
 
     Returns:
         The number of rows.
@@ -47,36 +48,40 @@ def write_vectors(path: str | Path, batches: Iterable[VectorBatch]) -> int:
     """
     path = check_target(path)
     writers: dict[str, Callable[[Path, Iterator[VectorBatch]], int]] = {
-        ".parquet": _write_parquet,
+        ".parquet": partial(_write_parquet, types=types or {}),
         ".npy": _write_npy,
         ".jsonl": _write_jsonl,
     }
-    with atomic_path(path, MODE) as part:
+    with atomic_path(path, PRIVATE) as part:
         count = writers[path.suffix.lower()](part, (batch for batch in batches if len(batch)))
         if not count:
             raise InputError(f"There is nothing to write to {path}.", "Give at least one text that can be embedded.")
     return count
 
 
-def _write_parquet(path: Path, batches: Iterator[VectorBatch]) -> int:
+def _write_parquet(path: Path, batches: Iterator[VectorBatch], types: Mapping[str, Any]) -> int:
     """Write one row group a batch; floats are split by byte, which zstd then packs better."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def array(name: str, values: list[Any]) -> Any:
+        return as_array(values, types[name]) if name in types else pa.array(values)
+
     writer, count = None, 0
+    stream = open(path, "wb")
     try:
         for batch in batches:
             dimension = batch.vectors.shape[1]
             values = pa.array(batch.vectors.reshape(-1), pa.float32())
             columns = {
-                "id": pa.array(batch.ids),
-                **{name: pa.array(column) for name, column in batch.metadata.items()},
+                "id": array("id", batch.ids),
+                **{as_text(name): array(name, column) for name, column in batch.metadata.items()},
                 "embedding": pa.FixedSizeListArray.from_arrays(values, dimension),
             }
             table = pa.table(columns)
             if writer is None:
                 writer = pq.ParquetWriter(
-                    path,
+                    stream,
                     table.schema,
                     compression="zstd",
                     compression_level=9,
@@ -88,6 +93,7 @@ def _write_parquet(path: Path, batches: Iterator[VectorBatch]) -> int:
     finally:
         if writer is not None:
             writer.close()
+        stream.close()
     return count
 
 
@@ -124,7 +130,7 @@ def _write_jsonl(path: Path, batches: Iterator[VectorBatch]) -> int:
         for batch in batches:
             for row, (name, vector) in enumerate(zip(batch.ids, batch.vectors, strict=True)):
                 others: dict[str, Any] = {key: column[row] for key, column in batch.metadata.items()}
-                record = {"id": name, **others, "embedding": [float(f"{x:.8g}") for x in vector]}
-                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                record = {"id": name, **others, "embedding": [float(f"{x:.9g}") for x in vector]}
+                stream.write(json_text(record) + "\n")
             count += len(batch)
     return count
