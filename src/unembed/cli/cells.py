@@ -14,10 +14,9 @@ from typing import Any
 from unembed.cli.console import plain
 
 _BEGIN = r"[;\t\r\n\v\f\x85\u2028\u2029]"
-_NUMBER = r"[+-](?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-](?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?"
 _FORMULA = re.compile(
-    rf"(?P<before>^|{_BEGIN})(?P<space>[\s\"\']*)(?P<sign>(?!{_NUMBER}\s*(?:$|{_BEGIN}))[=+\-@\uff1d\uff0b\uff0d\uff20])",
-    re.ASCII,
+    rf"(?P<before>^|{_BEGIN})(?P<space>[\s\"]*)(?!{_NUMBER}\s*(?:$|{_BEGIN}))(?P<sign>[=+\-@\uff1d\uff0b\uff0d\uff20])"
 )
 _BLANK = ("\t", "\r", "\n")  # some programs skip these before they look for a sign
 

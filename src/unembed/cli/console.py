@@ -125,7 +125,7 @@ def note(text: str, quiet: bool = False) -> None:
 def show_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON on stdout; NaN, which JSON lacks, becomes null."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
-    text = visible(text, lines=True) if indent is not None else visible(text)
+    text = _OBEYED.sub(lambda m: m[0] if m[0] == "\n" else f"\\u{ord(m[0]):04x}", text)  # the same value
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except (UnicodeEncodeError, AttributeError):
@@ -142,18 +142,18 @@ def plain(value: Any) -> Any:
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(part) for part in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if value is None or isinstance(value, str | int | bool):
-        return value
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
         try:
             return raw.decode()
         except UnicodeDecodeError:
             return raw.hex()
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
     return str(value)
 
 

@@ -3,12 +3,12 @@
 Contents: `write_shards`, `ShardWriter`. The format is in `manifest.py`.
 
 A shard is written under temporary names and enters the manifest when it is whole, with the sha256 of each file.
-An interrupted run goes on behind the last whole shard. At most one shard is in memory.
+An interrupted run goes on behind the last whole shard, and takes what `unfinished.py` kept of the next. At most one
+shard is in memory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from unembed.data.hub_datasets import DatasetStream
 from unembed.data.manifest import MANIFEST, PARTS, Manifest, ShardEntry, part_path, verify_shards
-from unembed.data.rereading import add_texts, skip_texts
+from unembed.data.rereading import skip_texts
 from unembed.data.tokenization import Tokenizer
+from unembed.data.unfinished import UNFINISHED, Piece
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
@@ -36,7 +37,6 @@ from unembed.files import (
 if TYPE_CHECKING:
     import numpy as np
 
-_CHUNK = 4096
 _MAX_SOURCES = 65536
 _PLACE = "stream.json"
 
@@ -102,7 +102,7 @@ class ShardWriter:
                     "Restore that encoder, or choose another folder.",
                 )
         pieces = [part_path(self.folder, len(self.manifest.shards), part).name for part in PARTS]
-        remove_parts(self.folder, MANIFEST, _PLACE, *pieces)
+        remove_parts(self.folder, MANIFEST, _PLACE, UNFINISHED, *pieces)
 
     def add(
         self,
@@ -229,36 +229,27 @@ def _fill(
     stream = iter(texts)
     for k, shard in enumerate([] if at_once else manifest.shards):
         skip_texts(stream, shard.read, shard.digest, f"shard {k} of {writer.folder}")
-    if progress:
-        progress(manifest.n)
+    tell = progress or (lambda count: None)
+    tell(manifest.n)
     if manifest.complete:
         return manifest
     while True:
-        ids: list[list[int]] = []
-        sources: list[str] = []
-        vectors = np.empty((shard_size, encoder.dimension), dtype=dtype)
-        read, digest = 0, hashlib.sha256()
-        while len(ids) < shard_size:
-            chunk = list(itertools.islice(stream, min(_CHUNK, shard_size - len(ids))))
-            if not chunk:
-                break
-            read += len(chunk)
-            add_texts(digest, chunk)
-            cut = tokenizer.truncate([text for text, _ in chunk], limit)
-            kept = [(c, source) for c, (_, source) in zip(cut, chunk, strict=True) if c is not None]
-            if kept:
-                with np.errstate(over="ignore"):
-                    vectors[len(ids) : len(ids) + len(kept)] = encoder.encode([c.text for c, _ in kept])
-                ids += [c.ids for c, _ in kept]
-                sources += [source for _, source in kept]
-            if progress:
-                progress(manifest.n + len(ids))
+        piece = Piece(len(manifest.shards), shard_size, encoder.dimension, dtype)
+        piece.take(writer.folder, stream)
+        try:
+            piece.fill(stream, encoder, tokenizer, limit, lambda count: tell(manifest.n + count))
+        except BaseException:
+            piece.keep(writer.folder)
+            raise
+        ids = piece.ids
         if not ids:
             if not manifest.shards:
                 raise DataError("No text is left to embed.", "Check the files, the column and the excluded sources.")
-            return writer.finish(dropped=read)
+            return writer.finish(dropped=piece.read)
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-        writer.add(flat, np.array([len(i) for i in ids]), vectors[: len(ids)], sources, read, digest.hexdigest())
+        lengths, digest = np.array([len(row) for row in ids]), piece.digest.hexdigest()
+        writer.add(flat, lengths, piece.vectors[: len(ids)], piece.sources, piece.read, digest)
+        (writer.folder / UNFINISHED).unlink(missing_ok=True)
         if isinstance(texts, DatasetStream):
             write_json(writer.folder / _PLACE, {"shards": len(manifest.shards), "state": texts.state()}, PRIVATE)
 
