@@ -230,7 +230,7 @@ def _fill(
                 "embedded_text": text,
                 "source": part[row].source,
                 **dict(zip(kept, map(plain, part[row].columns), strict=True)),
-                "vector": base64.b64encode(vector.tobytes()).decode(),
+                "embedding": base64.b64encode(vector.tobytes()).decode(),
             }
             for (row, text), vector in zip(used, vectors, strict=True)
         ]
@@ -246,7 +246,7 @@ def _assemble(out: str, counter: dict[str, int], chunks: Callable[[], Iterator[l
     columns: dict[str, Column] = {}
     for rows in chunks() if out.lower().endswith(".parquet") else ():
         for name in rows[0] if rows else ():
-            if name != "vector":
+            if name != "embedding":
                 columns.setdefault(name, Column()).add([row[name] for row in rows])
     types = {name: column.type() for name, column in columns.items()}
     counter["rows"] = write_vectors(out, _batches(chunks()), types)
@@ -261,7 +261,7 @@ def _batches(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[VectorBatch]:
     stream = itertools.chain.from_iterable(chunks)
     count = 0
     while rows := list(itertools.islice(stream, ROWS)):
-        vectors = np.stack([np.frombuffer(base64.b64decode(row["vector"]), dtype="<f4") for row in rows])
-        metadata = {name: [row[name] for row in rows] for name in rows[0] if name not in ("id", "vector")}
+        vectors = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows])
+        metadata = {name: [row[name] for row in rows] for name in rows[0] if name not in ("id", "embedding")}
         yield VectorBatch([row["id"] for row in rows], vectors, metadata, count)
         count += len(rows)
