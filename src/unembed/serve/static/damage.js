@@ -166,7 +166,8 @@ export class Damage {
     const { search } = this.measured;
     const share = searchLeft(search, { noise: this.#noise, bits: BITS[this.#bits], dimensions: this.#kept });
     this.finds.firstChild.style.setProperty("--share", share);
-    this.found.textContent = t("damage.found", { percent: Math.round(100 * share), documents: search.documents });
+    const documents = search.documents.toLocaleString(document.documentElement.lang);
+    this.found.textContent = t("damage.found", { percent: Math.round(100 * share), documents });
   }
 
   #paint() {
