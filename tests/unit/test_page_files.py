@@ -111,6 +111,11 @@ def test_what_damage_costs_was_measured_as_far_as_the_sliders_go() -> None:
     assert recall[0, 0, -1] == 1 and 0 <= recall.min() < 0.1 and recall.max() == 1
     assert search["documents"] >= 5000 and search["queries"] >= 300
     assert len(measured["chance"]) >= 100 and all(measured["chance"])
+    by = measured["trained"]["by"]
+    assert all(row["fitted_on_change"]["value"] >= row["fitted_on_whole"]["value"] for row in by.values())
+    noisy = by["noise of its length"]  # "far less", says the page
+    lost = [by["none"][fitted]["value"] - noisy[fitted]["value"] for fitted in ("fitted_on_whole", "fitted_on_change")]
+    assert lost[1] < lost[0] / 2
 
 
 def test_every_import_is_a_file() -> None:

@@ -20,6 +20,12 @@ export function searchLeft({ noise, bits, dimensions, recall }, wanted) {
   return sum;
 }
 
+/** Percent of the words that a part of the model no longer names: fitted on whole vectors, and on the `change`. */
+export function lost({ by }, change) {
+  const percent = (fitted) => Math.round(100 * (1 - by[change][fitted].value / by.none[fitted].value));
+  return { whole: percent("fitted_on_whole"), change: percent("fitted_on_change") };
+}
+
 /** Mean number of tokens that a text shares with what came back from the vectors of other texts. */
 export function byChance(others, tokens) {
   const shared = others.map((other) => fates(tokens, other)).map(({ same, moved }) => same + moved);

@@ -3,7 +3,7 @@
 
 import { fates, line } from "./align.js";
 import { slider } from "./controls.js";
-import { byChance, searchLeft } from "./cost.js";
+import { byChance, lost, searchLeft } from "./cost.js";
 import { debounced, el } from "./dom.js";
 import { notice } from "./notice.js";
 import { Run } from "./run.js";
@@ -63,6 +63,7 @@ export class Damage {
     this.trouble = el("div", {});
     const reset = el("button", { type: "button", class: "quiet" }, t("damage.reset"));
     reset.addEventListener("click", () => this.reset());
+    const noisy = measured ? t("damage.trained.measured", lost(measured.trained, "noise of its length")) : "";
     this.node = el(
       "div",
       { class: "damage" },
@@ -78,6 +79,7 @@ export class Damage {
         el("div", { class: "damage-search" }, ...search),
         this.strip.node,
       ),
+      el("p", { class: "damage-note" }, `${t("damage.trained")} ${noisy}`.trim()),
     );
   }
 

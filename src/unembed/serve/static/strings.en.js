@@ -195,7 +195,8 @@ export const STRINGS = {
   "damage.search": "Search still finds",
   "damage.search.none": "What this costs search was not measured for vectors of this encoder.",
   "damage.found": "{percent} % of the ten nearest texts: recall@10, measured on {documents} English sentences with whole queries.",
-  "damage.trained": "This model was trained on whole vectors. A model trained for the change loses far less, so what is hidden here is not safe.",
+  "damage.trained": "This is no protection: the model was trained on whole vectors. A model trained for the change loses less, and to noise far less.",
+  "damage.trained.measured": "Measured with noise as long as the vector: fitted on whole vectors, the closed-form part of the model loses {whole} % of the words it names; fitted on vectors with such noise, {change} %.",
   "damage.reset": "Undo the damage",
 
   "compare.title": "Side by side",
