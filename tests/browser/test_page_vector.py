@@ -35,6 +35,19 @@ def test_a_pasted_vector_comes_back(open_page: Open, vector: list[float]) -> Non
         assert page.locator("#aligned mark").count() == 0 and page.is_hidden("#fates")  # nothing to compare with
 
 
+def test_random_numbers_are_said_to_be_unlike_the_models_vectors(open_page: Open, server: str) -> None:
+    numbers = np.random.default_rng(0).normal(0, 384**-0.5, 384).tolist()
+    (found,) = post(server, "invert", {"vectors": [numbers], "options": {"strategy": "prior"}})["results"]
+    if found["fit"] is None:
+        pytest.skip("the model has no statistics of vectors that fit")
+    page = open_page("#strategy=prior")
+    page.click("#open-vector")
+    page.fill("#numbers", json.dumps(numbers))
+    page.click("#own .primary")
+    finished(page)
+    assert "unlike those that the model has learnt" in page.inner_text("#vector-doubts")
+
+
 @pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2"])
 def test_a_numpy_file_comes_back(open_page: Open, vector: list[float], kind: str) -> None:
     page = open_page()
