@@ -9,6 +9,7 @@ part of those that can be streamed passes through standard input, and every seco
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -76,6 +77,21 @@ def samples(seed: int = 0) -> dict[str, bytes]:
     head = "\t".join(["id", *(f"e{i}" for i in range(DIMENSION))])
     wide = ["\t".join([str(row["id"]), *map(str, v)]) for row, v in zip(rows, vectors.tolist(), strict=True)]
     found["wide.tsv"] = "\n".join([head, *wide]).encode()
+    texts = ['"a', 'b "c"', "d,\ne", ""] * 3
+    cells = list(zip(ids, texts, vectors.tolist(), strict=True))
+    found["quotes.csv"] = "".join(f'{i},"{t.replace(chr(34), chr(34) * 2)}","{v}"\n' for i, t, v in cells).encode()
+    found["quotes.tsv"] = "".join(["id\tt\tv\n", *(f"{i}\t{t.strip()[:2]}\t{v}\n" for i, t, v in cells)]).encode()
+    found["comma.csv"] = "\n".join(";".join(map(str, v)).replace(".", ",") for v in vectors.tolist()).encode()
+    found["blanks.csv"] = "\n".join(["# made by hand", *(" ".join(map(str, v)) for v in vectors.tolist())]).encode()
+    found["numpy.csv"] = "".join(f'{i},"{v}"\n' for i, v in zip(ids, vectors, strict=True)).encode()
+    found["wide.csv"] = "\n".join([head, *wide]).replace("\t", ",").encode("utf-16")
+    found["array.json"] = json.dumps(rows, indent=1).encode()
+    found["batch.jsonl"] = "\n".join(
+        json.dumps({"custom_id": i, "response": {"body": {"data": [{"embedding": str(v)}]}}}) for i, _, v in cells
+    ).encode()
+    found["chroma.json"] = json.dumps({"ids": ids, "embeddings": vectors.tolist(), "documents": texts}).encode()
+    coded = [base64.b64encode(v.astype("<f8").tobytes()).decode() for v in vectors]
+    found["coded.jsonl"] = "\n".join(json.dumps([i, v]) for i, v in zip(ids, coded, strict=True)).encode()
     return found
 
 

@@ -72,6 +72,7 @@ SHAPES: dict[str, tuple[str, list[Any], str | None]] = {
     "an array of lists, indented": (json.dumps(LISTS, indent=1), N, None),
     "records, indented": ("\n".join(json.dumps(record, indent=4) for record in RECORDS), R, "text"),
     "records of compact output": (lines(*([i, t, v] for i, t, v in ALL)), R, "1"),
+    "records of compact output in base64": (lines(*zip(R, B64, strict=True)), R, None),
     "text": (lines(*({"id": i, "embedding": json.dumps(v)} for i, _, v in ALL)), R, None),
     "strings": (lines(*({"id": i, "embedding": list(map(str, v))} for i, _, v in ALL)), R, None),
     "base64": (lines(*({"id": i, "embedding": v} for i, v in zip(R, B64, strict=True))), R, None),

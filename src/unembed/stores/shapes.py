@@ -67,9 +67,7 @@ def find(node: Any, depth: int = 0) -> dict[Path, Found]:
         return {}
     if isinstance(node, dict):
         return _in_dictionary(node, depth)
-    if any(isinstance(part, list) for part in node[:_LOOK]) and not all(
-        isinstance(p, list | None) for p in node[:_LOOK]
-    ):
+    if any(_is_plain(part) for part in node[:_LOOK]):  # a row
         return {
             (i, *path): found for i, part in enumerate(node[:_LOOK]) for path, found in find(part, depth + 1).items()
         }
@@ -78,6 +76,11 @@ def find(node: Any, depth: int = 0) -> dict[Path, Found]:
         if within:
             return within
     return {}
+
+
+def _is_plain(part: Any) -> bool:
+    """Say whether a part of a list is a number or a text that holds no vector."""
+    return isinstance(part, int | float) or (isinstance(part, str) and as_vector(part) is None)
 
 
 def _in_dictionary(node: dict[str, Any], depth: int) -> dict[Path, Found]:
