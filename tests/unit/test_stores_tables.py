@@ -297,6 +297,14 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
         assert read(path, on_bad=lambda row: None)[1] == ["r0", "r1", "r2", "r2"]
 
 
+def test_a_decimal_comma_among_points_is_named(tmp_path: Path) -> None:
+    """Found by the fuzz script."""
+    rows = [[cell.replace(".", ",") if i == 2 else cell for i, cell in enumerate(row)] for row in CELLS[:1]]
+    text = "\n".join(" ".join(row) for row in [*CELLS, *rows])
+    with pytest.raises(InputError, match=r"Line 4 of .*not a number in column '2'"):
+        read(write(tmp_path / "a.csv", text))
+
+
 def test_bytes_that_are_not_utf8_harm_only_where_they_are_used(tmp_path: Path) -> None:
     text = table([["id", "name", *NAMES], *([i, "Zoë", *row] for i, row in zip(R, CELLS, strict=True))])
     path = write(tmp_path / "a.csv", text.encode("latin-1"))

@@ -43,16 +43,14 @@ class _Form:
             return parse_vector(fields[group.places[0]])
         cells = [fields[place] for place in group.places]
         try:
-            return (
-                [float(cell) for cell in (cell.replace(",", ".") for cell in cells)]
-                if self.decimal == ","
-                else [float(cell) for cell in cells]
-            )
+            if self.decimal == ",":
+                return [float(cell.replace(",", ".")) for cell in cells]
+            return [float(cell) for cell in cells]
         except ValueError:
-            wrong = next(i for i, cell in enumerate(cells) if not is_number(cell.replace(",", self.decimal)))
-            shown = cells[wrong].strip()
-            name = self.columns.names[group.places[wrong]]
-            raise ValueError(f"a value that is not a number in column {name!r} ({shown[:40]!r})") from None
+            good = [is_number(cell.replace(",", ".") if self.decimal == "," else cell) for cell in cells]
+            wrong = good.index(False)
+            name, shown = self.columns.names[group.places[wrong]], cells[wrong].strip()[:40]
+            raise ValueError(f"a value that is not a number in column {name!r} ({shown!r})") from None
 
 
 def open_csv(
