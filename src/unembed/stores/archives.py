@@ -11,14 +11,13 @@ import zipfile
 from collections.abc import Iterator
 
 from unembed.errors import InputError
-from unembed.stores.arrays import ArrayStore, Header, Read, read_header, read_rows
-from unembed.stores.inputs import Input
-from unembed.stores.protocol import choose_ids, choose_others, choose_vectors
+from unembed.stores.arrays import ArrayStore, Header, Read, read_header, rows_of
+from unembed.stores.beside import choose_array, choose_beside, squeezed
+from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
-from unembed.stores.reading import NO_ROWS, RESTORE, Reading, check_width, translated
+from unembed.stores.reading import NO_ROWS, RATIO, RESTORE, Reading, check_width, translated
 
 _KIND = "an .npz archive"
-_RATIO = 100  # unpacked bytes a packed byte; vectors do not pack five-fold
 _SMALL = 1 << 26  # bytes below which the ratio does not matter
 _MEMBERS = 10_000
 
@@ -40,32 +39,24 @@ def open_npz(
     """
     reading = reading or Reading()
     path = source.name
-    if source.once:
-        raise InputError(f"{path} is a pipe, and an archive is read from its end.", "Save it to a file first.")
+    if not source.seekable:
+        raise InputError(f"{path} is {source.manner}, and an archive is read from its end.", AS_FILE)
     headers = _headers(source)
-    tables = {
-        name: f"{part.dtype}, {part.shape[0]} x {part.shape[1]}"
-        for name, part in headers.items()
-        if len(part.shape) == 2 and part.shape[1] > 0 and part.dtype.kind in "fiu"
-    }
     pickled = [name for name, part in headers.items() if part.dtype.hasobject]
-    if pickled and (column in pickled or not tables):
+    shapes = {name: (part.shape, str(part.dtype)) for name, part in headers.items()}
+    if pickled and (column in pickled or not any(_is_table(part) for part in headers.values())):
         raise InputError(
             f"{path} holds the pickled Python objects of {pickled[0]!r}, which are never loaded.",
             "Save the vectors as an array of float32.",
         )
-    vector_name = choose_vectors(tables, column, path)
-    header = headers[vector_name]
-    (count, width), dtype = header.shape, header.dtype.name
+    vector_name = choose_array(shapes, column, path)
+    (count, width), dtype = squeezed(headers[vector_name].shape) or (0, 0), headers[vector_name].dtype.name
     check_width(width, path)
     if not count:
         raise InputError(f"{path} has no rows in {vector_name!r}.", NO_ROWS)
-    if header.fortran and count > 1 and width > 1:
-        raise InputError(
-            f"{path} holds the array {vector_name!r} column by column.", "Save it as numpy.ascontiguousarray(array)."
-        )
-    sides = [name for name, part in headers.items() if part.shape == (count,) and part.dtype.kind in "fiubSU" and name]
-    id_name = choose_ids(sides, id_column, path)
+    sides = [name for name, part in headers.items() if part.shape == (count,) and part.dtype.kind in "fiubSUM" and name]
+    beside = {name: _why(part, count) for name, part in headers.items() if name not in (vector_name, *sides)}
+    id_name, others = choose_beside(sides, beside, id_column, reading, path)
     scale_name = choose_scales(
         [name for name in sides if headers[name].dtype.kind in "fiu"], dtype, reading.quantisation
     )
@@ -76,13 +67,7 @@ def open_npz(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
-    used = {
-        vector_name,
-        id_name,
-        scale_name,
-        *choose_others([name for name in sides if name != id_name], reading, path),
-    }
-    sides = [name for name in sides if name in used]
+    sides = [name for name in sides if name in {id_name, scale_name, *others}]
 
     @contextlib.contextmanager
     def reader() -> Iterator[Read]:
@@ -92,12 +77,23 @@ def open_npz(
                 streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in (vector_name, *sides)}
                 for stream in streams.values():
                     read_header(stream)
-            yield lambda start, stop: {
-                name: read_rows(stream, headers[name], stop - start, path) for name, stream in streams.items()
-            }
+            yield rows_of({name: (stream, headers[name]) for name, stream in streams.items()}, path)
 
     row_bytes = sum(headers[name].row_bytes for name in (vector_name, *sides))
     return ArrayStore(path, width, count, reader, vector_name, id_name, scale_name, row_bytes, reading)
+
+
+def _is_table(part: Header) -> bool:
+    return squeezed(part.shape) is not None and part.dtype.kind in "fiu"
+
+
+def _why(part: Header, count: int) -> str:
+    """Say in a clause why an array beside the vectors is not read."""
+    if part.dtype.hasobject:
+        return "it holds Python objects, which are never unpickled"
+    if part.shape != (count,):
+        return f"it has the shape {part.shape}, not one value for each of {count} rows"
+    return f"its values are of type {part.dtype}"
 
 
 def _headers(source: Input) -> dict[str, Header]:
@@ -108,11 +104,11 @@ def _headers(source: Input) -> dict[str, Header]:
         if len(members) > _MEMBERS:
             raise InputError(f"{source.name} holds {len(members)} arrays.", "Keep the vectors in one array.")
         for info in members:
-            if info.file_size > _SMALL and info.file_size > _RATIO * info.compress_size:
+            if info.file_size > _SMALL and info.file_size > RATIO * info.compress_size:
                 raise InputError(
                     f"{source.name} announces {info.file_size} bytes for {info.filename!r} out of "
                     f"{info.compress_size}, as a zip bomb does.",
-                    f"Save real vectors with numpy.savez; an array that packs {_RATIO}-fold holds none.",
+                    f"Save real vectors with numpy.savez; an array that packs {RATIO}-fold holds none.",
                 )
             with archive.open(info) as stream:
                 header = read_header(stream)

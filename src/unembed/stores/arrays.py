@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.errors import InputError
+from unembed.stores.beside import TOKENS, plain_values, squeezed
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import VectorBatch, check_dtype, make_batch
 from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, check_width, translated
@@ -59,8 +60,8 @@ class ArrayStore:
             for start in range(0, self.count, size):
                 with translated(self.name, "arrays"):
                     rows = read(start, min(start + size, self.count))
-                    vectors = rows.pop(self.vector_name)
-                    columns = {name: list(values.tolist()) for name, values in rows.items()}
+                    vectors = rows.pop(self.vector_name).reshape(-1, self.width)
+                    columns = {name: plain_values(values) for name, values in rows.items()}
                 ids = columns.pop(self.id_name) if self.id_name is not None else None
                 part = make_batch(
                     vectors,
@@ -173,6 +174,32 @@ def read_rows(stream: Any, header: Header, rows: int, source: str) -> Any:
     return np.frombuffer(data, dtype=header.dtype).reshape(rows, *header.shape[1:])
 
 
+def rows_of(arrays: dict[str, tuple[Any, Header]], source: str) -> Read:
+    """Return what reads slices of .npy streams whose headers have been read, one after the other.
+
+    Raises:
+        InputError: an array that is stored column by column and is too large to be held.
+    """
+    whole: dict[str, Any] = {}
+    for name, (stream, header) in arrays.items():
+        if header.fortran and len(header.shape) > 1 and header.shape[0] > 1:
+            if header.row_bytes * header.shape[0] > READ_BYTES:
+                raise InputError(
+                    f"{source} holds an array column by column, of more than {READ_BYTES} bytes.",
+                    "Save it as numpy.ascontiguousarray(array).",
+                )
+            data = read_rows(stream, header, header.shape[0], source)
+            whole[name] = data.reshape(-1).reshape(header.shape, order="F")
+
+    def read(start: int, stop: int) -> dict[str, Any]:
+        return {
+            name: whole[name][start:stop] if name in whole else read_rows(stream, header, stop - start, source)
+            for name, (stream, header) in arrays.items()
+        }
+
+    return read
+
+
 def open_npy(
     source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
 ) -> ArrayStore:
@@ -191,15 +218,16 @@ def open_npy(
     name = source.name
     if column is not None or id_column is not None:
         raise InputError(f"{name} holds one array and no named columns.", "Leave out --column and --id-column.")
-    size = source.path.stat().st_size if source.path is not None and not source.once else None
+    size = source.path.stat().st_size if source.path is not None and source.plain else None
     with translated(name, "a .npy array"), source.open() as stream:
         if stream.peek(4)[:4] == b"PK\x03\x04":
             raise InputError(f"{name} is an archive, not a single array.", "Rename it to .npz.")
         header = read_header(stream)
     check_dtype(header.dtype, name)
-    shape = header.shape if len(header.shape) != 1 else (1, *header.shape)
-    if len(shape) != 2 or shape[1] == 0:
-        raise InputError(f"{name} holds an array of shape {shape}.", "Store an array of shape (rows, dimension).")
+    shape = squeezed(header.shape if len(header.shape) != 1 else (1, *header.shape))
+    if shape is None:
+        do = TOKENS if len(header.shape) > 2 else "Store an array of shape (rows, dimension)."
+        raise InputError(f"{name} holds an array of shape {header.shape}.", do)
     check_width(shape[1], name)
     if shape[0] == 0:
         raise InputError(f"{name} has no rows.", NO_ROWS)
@@ -226,15 +254,13 @@ def open_npy(
         with source.open() as stream:
             with translated(name, "a .npy array"):
                 read_header(stream)
-            yield lambda start, stop: {"vectors": read_rows(stream, flat, stop - start, name)}
+            yield rows_of({"vectors": (stream, flat)}, name)
 
-    if source.once and header.fortran and shape[0] > 1:
-        raise InputError(f"{name} holds an array column by column.", "Save it as numpy.ascontiguousarray(array).")
     return ArrayStore(
         name,
         shape[1],
         shape[0],
-        mapped if header.fortran and not source.once else streamed,  # mapped pages would count as memory in use
+        mapped if header.fortran and source.plain else streamed,  # mapped pages would count as memory in use
         "vectors",
         reading=reading,
         row_bytes=flat.row_bytes,

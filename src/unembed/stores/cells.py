@@ -45,7 +45,7 @@ def cells(column: Any) -> list[Any]:
         return [None if value is None else format(value, "f") for value in column.to_pylist()]
     if is_bytes(kind):
         fixed = types.is_fixed_size_binary(kind)
-        return [None if value is None else _spelt(value.rstrip(b"\0") if fixed else value) for value in _bytes(column)]
+        return [None if value is None else spelt(value.rstrip(b"\0") if fixed else value) for value in _bytes(column)]
     if types.is_date(kind) or types.is_timestamp(kind):
         return _dates(column)
     if types.is_time(kind):
@@ -92,7 +92,7 @@ def _bytes(column: Any) -> list[bytes | None]:
     return list(column.to_pylist())
 
 
-def _spelt(value: bytes) -> str:
+def spelt(value: bytes) -> str:
     """Return the text that bytes spell, or their hexadecimal digits."""
     try:
         text = value.decode()

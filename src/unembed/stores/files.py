@@ -1,4 +1,4 @@
-"""Vectors from files, chosen by their ending: .npy .npz .parquet .jsonl .json .csv .tsv .safetensors .arrow; or stdin.
+"""Vectors from files, chosen by their ending: .npy .parquet .jsonl .csv .arrow and others; "-" is standard input.
 
     for batch in read_vectors("vectors.parquet"):
         batch.ids, batch.vectors, batch.metadata
@@ -34,6 +34,11 @@ _READERS = {
     ".ndjson": "unembed.stores.jsonl:open_jsonl",
     ".csv": "unembed.stores.tables:open_csv",
     ".tsv": "unembed.stores.tables:open_csv",
+    ".fvecs": "unembed.stores.vecs:open_vecs",
+    ".bvecs": "unembed.stores.vecs:open_vecs",
+    ".ivecs": "unembed.stores.vecs:open_vecs",
+    ".h5": "unembed.stores.hdf5:open_hdf5",
+    ".hdf5": "unembed.stores.hdf5:open_hdf5",
 }
 
 

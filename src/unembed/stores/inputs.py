@@ -1,4 +1,4 @@
-"""Where bytes come from: a file that can be opened again and again, or a stream that passes once.
+"""Where bytes come from: a file that can be opened again and again, or a stream that passes once; compressed or not.
 
 A stream (standard input, a pipe) is opened twice all the same: first to look at its beginning, then to read it. What
 the first look took is kept and given again, so no more than that beginning is ever held.
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unembed.errors import InputError
+from unembed.stores.compressed import ENDINGS, Unpacked, codec
 
 STDIN = "-"
+AS_FILE = "Save or unpack it to a file first."
 MAX_LINE = 1 << 25  # characters; a line without an end must not fill the memory
 _HEAD = 16  # bytes by which formats are told apart
 
@@ -44,13 +46,32 @@ class Input:
 
     @property
     def suffix(self) -> str:
-        """The ending of the path, in small letters; "" for standard input."""
-        return self.path.suffix.lower() if self.path is not None else ""
+        """The ending of the path without that of its compression, in small letters; "" for standard input."""
+        if self.path is None:
+            return ""
+        inner = self.path.with_suffix("") if self.path.suffix.lower() in ENDINGS else self.path
+        return inner.suffix.lower()
 
     @property
     def plain(self) -> bool:
         """Whether it is a file whose bytes can be read at any place."""
-        return not self.once
+        return self.seekable and codec(self._head()) is None
+
+    @property
+    def seekable(self) -> bool:
+        """Whether it is a file that is not compressed by its name."""
+        return not self.once and self.path is not None and self.path.suffix.lower() not in ENDINGS
+
+    @property
+    def manner(self) -> str:
+        """What stands in the way of reading it at any place: "a pipe" or "compressed"."""
+        return "a pipe" if self.once else "compressed"
+
+    def _head(self) -> bytes:
+        """Return the first bytes of a file."""
+        assert self.path is not None
+        with open(self.path, "rb") as stream:
+            return stream.read(_HEAD)
 
     def open(self, last: bool | None = None) -> io.BufferedReader:
         """Open the bytes at their beginning; close what is returned.
@@ -64,12 +85,17 @@ class Input:
         """
         if not self.once:
             assert self.path is not None
-            return open(self.path, "rb")
+            return self._unpacked(open(self.path, "rb"))
         if self._passed:
             raise InputError(f"{self.name} can be read only once.", "Save it to a file to read it again.")
         self._opened += 1
         self._passed = self._opened > 1 if last is None else last
-        return io.BufferedReader(_Pass(self, not self._passed), 1 << 16)
+        return self._unpacked(io.BufferedReader(_Pass(self, not self._passed), 1 << 16))
+
+    def _unpacked(self, stream: io.BufferedReader) -> io.BufferedReader:
+        """Return the stream, or one of what its bytes hold where they are compressed."""
+        packed = codec(stream.peek(_HEAD)[:_HEAD])
+        return stream if packed is None else io.BufferedReader(Unpacked(stream, packed, self.name), 1 << 16)
 
     def read(self, size: int) -> bytes:
         """Read up to `size` bytes of a stream; at its beginning `_HEAD` bytes at least, however slowly they come."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from unembed.errors import InputError
-from unembed.stores.pages import RATIO
-from unembed.stores.reading import READ_BYTES
+from unembed.stores.reading import RATIO, READ_BYTES
 
 _DICTIONARY, _RECORDS = 2, 3
 _CONTINUED = b"\xff\xff\xff\xff"

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from unembed.errors import InputError
-from unembed.stores.reading import READ_BYTES
+from unembed.stores.reading import RATIO, READ_BYTES
 
-RATIO = 100  # unfolded bytes a stored byte; vectors do not pack five-fold, bits as float64 64-fold
 _DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
 _DELTA = 7  # DELTA_BYTE_ARRAY: a value may repeat all that stands before it
 _SIZES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}

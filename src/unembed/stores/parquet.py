@@ -13,7 +13,7 @@ from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.columns import Columns, choose_columns
-from unembed.stores.inputs import Input
+from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.pages import leaves, rows_that_fit
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, guarded, translated
@@ -73,8 +73,8 @@ def open_parquet(
     Raises:
         InputError: not parquet, no rows, no vector column or several.
     """
-    if source.once:
-        raise InputError(f"{source.name} is a pipe, and parquet is read from its end.", "Save it to a file first.")
+    if not source.seekable:
+        raise InputError(f"{source.name} is {source.manner}, and parquet is read from its end.", AS_FILE)
     reading = reading or Reading()
     with translated(source.name, _KIND), _open(source) as file:
         schema, count = file.schema_arrow, int(file.metadata.num_rows)

@@ -19,6 +19,7 @@ RESTORE = "Restore the file from where it was made."
 NO_ROWS = "Give a file with at least one vector."
 MAX_DIMENSION = 1 << 20  # no encoder is near it; a damaged header is
 READ_BYTES = 1 << 28  # a batch of wide rows is cut so that it stays below this many bytes
+RATIO = 100  # unfolded bytes a stored byte; vectors do not pack five-fold, bits as float64 64-fold
 PEEK = 1000  # rows that are looked at for the first good one
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.arrays import ArrayStore, Read
-from unembed.stores.inputs import Input
-from unembed.stores.protocol import choose_ids, choose_others, choose_vectors
+from unembed.stores.beside import choose_array, choose_beside, squeezed
+from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
 from unembed.stores.reading import NO_ROWS, Reading, check_width, translated
 
@@ -30,6 +30,7 @@ _DTYPES = {
     "I64": "int64",
     "U64": "uint64",
 }  # what numpy has; BF16 is read through torch
+_NAMES = {**_DTYPES, "BF16": "float, bfloat16"}
 
 
 def open_safetensors(
@@ -50,27 +51,28 @@ def open_safetensors(
 
     reading = reading or Reading()
     path = source.name
-    if source.once:
-        raise InputError(f"{path} is a pipe, and safetensors are read by their index.", "Save it to a file first.")
+    if not source.seekable:
+        raise InputError(f"{path} is {source.manner}, and safetensors are read by their index.", AS_FILE)
     with translated(path, _KIND), safe_open(path, framework="numpy") as file:
         kinds: dict[str, tuple[list[int], str]] = {}
         for name in file.keys():
             part = file.get_slice(name)
             kinds[name] = (list(part.get_shape()), str(part.get_dtype()))
-    tables = {
-        name: f"{dtype}, {shape[0]} x {shape[1]}"
-        for name, (shape, dtype) in kinds.items()
-        if len(shape) == 2 and shape[1] > 0 and (dtype in _DTYPES or dtype == "BF16")
-    }
-    vector_name = choose_vectors(tables, column, path)
-    (count, width), kind = kinds[vector_name]
+    readable = {name: (tuple(shape), _NAMES.get(dtype, f"not read: {dtype}")) for name, (shape, dtype) in kinds.items()}
+    vector_name = choose_array(readable, column, path)
+    (count, width), kind = squeezed(readable[vector_name][0]) or (0, 0), kinds[vector_name][1]
     check_width(width, path)
     if not count:
         raise InputError(f"{path} has no rows in {vector_name!r}.", NO_ROWS)
     sides = [
         name for name, (shape, dtype) in kinds.items() if shape == [count] and (dtype in _DTYPES or dtype == "BOOL")
     ]
-    id_name = choose_ids(sides, id_column, path)
+    beside = {
+        name: f"it is of shape {shape} and type {dtype}, not one number for each of {count} rows"
+        for name, (shape, dtype) in kinds.items()
+        if name not in (vector_name, *sides)
+    }
+    id_name, others = choose_beside(sides, beside, id_column, reading, path)
     dtype = _DTYPES.get(kind, kind)
     scale_name = choose_scales([name for name in sides if kinds[name][1] != "BOOL"], dtype, reading.quantisation)
     unread = [name for name in kinds if name.lower() in SCALE_NAMES and name not in sides]
@@ -80,13 +82,7 @@ def open_safetensors(
             "Give the scale with --scale.",
         )
     reading.quantisation.check(width, dtype, path)
-    used = {
-        vector_name,
-        id_name,
-        scale_name,
-        *choose_others([name for name in sides if name != id_name], reading, path),
-    }
-    sides = [name for name in sides if name in used]
+    sides = [name for name in sides if name in {id_name, scale_name, *others}]
     half = kind == "BF16"  # numpy has no bfloat16: torch reads those slices
 
     @contextlib.contextmanager
