@@ -28,6 +28,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.decoding.recovery import recoveries
 from unembed.encoders.minilm import load_minilm, minilm_tokenizer_json
 from unembed.evaluation.measure import reliability
+from unembed.evaluation.tables import cell, table
 from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
@@ -43,6 +44,7 @@ SPLITS = {
 }
 COUNTS = {"train": (20_000, 8000, 350), "validation": (3000, 400, 100), "test": (1000, 400, 100)}
 NOISE = (0.01, 0.02, 0.03, 0.05)
+BEGIN, END = "<!-- fit -->", "<!-- /fit -->"
 REASONS = {"chunks": "long", "languages": "language", "first token": "vector", "rotated": "vector", "random": "vector"}
 
 
@@ -204,7 +206,7 @@ def measure(args: argparse.Namespace) -> None:
     for name, one in judged.items():
         both, labels = np.r_[-usual, -one.fit], np.r_[np.zeros(len(usual)), np.ones(len(one.fit))]
         row: dict[str, Any] = {"set": name, "n": len(one.fit), "median_fit": float(np.median(one.fit))}
-        row["misfits"] = summary(Statistic((one.fit < LIMIT).astype(float)))
+        row["misfits"] = summary(Statistic.mean((one.fit < LIMIT).astype(float)))
         row["reasons"] = {reason: one.misfit.count(reason) for reason in ("vector", "long", "language")}
         if name != "usual":
             draws = [
@@ -223,7 +225,7 @@ def measure(args: argparse.Namespace) -> None:
         part = found[name]
         before, trust = np.array(part["confidence"]), one.trust[part["rows"]]
         for key, value in (("before", before), ("after", before * trust), ("token_f1", np.array(part["token_f1"]))):
-            row[key] = summary(Statistic(value))
+            row[key] = summary(Statistic.mean(value))
         row["decoded"] = len(before)
         row["ece"] = {
             key: reliability(value, np.array(part["token_f1"]))["ece"]
@@ -235,6 +237,32 @@ def measure(args: argparse.Namespace) -> None:
     told |= {"data": "english-test, multilingual-test", "strategy": inverter.resolve({}).strategy, "machine": machine()}
     write_json(ROOT / "docs" / "results" / "fit.json", {**told, "sets": rows})
     plot(curves, rows, ROOT / "docs" / "results" / "fit.svg")
+    fill(rows)
+
+
+def fill(rows: list[dict[str, Any]]) -> None:
+    """Write the table between the marks in docs/inverting.md."""
+    body = []
+    for row in rows:
+        auc = f"{row['roc_auc']['value']:.3f}" if "roc_auc" in row else ""
+        found = f"{row['misfits']['value']:.3f} [{row['misfits']['low']:.3f}, {row['misfits']['high']:.3f}]"
+        shown = [cell("token_f1", row[name]) for name in ("before", "after", "token_f1")]
+        body.append([row["set"], str(row["n"]), auc, found, f"{row['median_fit']:.2f}", str(row["decoded"]), *shown])
+    head = [
+        "vectors of",
+        "n",
+        "ROC AUC",
+        "misfits",
+        "median fit",
+        "decoded",
+        "confidence without the fit",
+        "with it",
+        "token_f1",
+    ]
+    page = ROOT / "docs" / "inverting.md"
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    page.write_text(f"{before}{BEGIN}\n\n{table(head, body)}\n{END}{after}", encoding="utf-8")
 
 
 def plot(curves: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> None:

@@ -118,7 +118,7 @@ class FitScore:
             claimed: (n,) the token_f1 that the calibration expects.
             true: (n,) the token_f1 that came of it.
         """
-        found, m = _statistics(z, self.weights, self.offsets), 8
+        found, m = _statistics(z, self.weights, self.offsets), 24
         trust_x, trust_y = np.zeros((len(found), m)), np.ones((len(found), m))
         for i, (row, reason) in enumerate(zip(found, self.reasons, strict=True)):
             start = float(np.interp(np.log(20.0), -np.log(self.tails), self.knots[i]))
@@ -127,7 +127,7 @@ class FitScore:
             order = np.flatnonzero(mine)[np.argsort(row[mine], kind="stable")]
             if len(order) < 20:
                 continue
-            parts = np.array_split(order, min(m - 1, len(order) // 10))
+            parts = np.array_split(order, min(m - 1, len(order) // 20))
             ratio = [min(float(true[part].sum() / claimed[part].sum()), 1.0) for part in parts]
             x, y = [start, *(float(row[part].mean()) for part in parts)], [1.0, *np.minimum.accumulate(ratio)]
             x, y = x + [x[-1] + 1 + j for j in range(m - len(x))], y + [y[-1]] * (m - len(y))
