@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unembed.errors import DataError, InputError
 
@@ -258,24 +258,53 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return text
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file; a pipe or a device, which could keep a reader for ever, is never waited for.
+
+    Args:
+        path: of the file; a link is followed.
+        most: the most bytes it may have.
 
     Raises:
-        DataError: the file is absent, not UTF-8 or not JSON.
+        DataError: no regular file, or a larger one.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    found = os.fstat(handle)
+    problem = "" if stat.S_ISREG(found.st_mode) else "is no regular file"
+    if not problem and most is not None and found.st_size > most:
+        problem = f"holds {found.st_size} bytes, more than {most}"
+    if problem:
+        os.close(handle)
+        raise DataError(f"{path} {problem}.", "Restore the file from where it was made.")
+    return os.fdopen(handle, "rb")
+
+
+def read_json(path: str | Path, most: int | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        most: the most bytes it may have.
+
+    Raises:
+        DataError: the file is absent, no regular file, too large, not UTF-8 or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path, most) as stream:
+            return json.loads(stream.read().decode("utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.", "Check the path.") from error
-    except (ValueError, OSError, RecursionError) as error:
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply.", "Restore the file from where it was made.") from error
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is not valid JSON ({error}).", "Restore the file from where it was made.") from error
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file, read in blocks of 1 MiB."""
+    """Hexadecimal sha256 of a regular file, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -86,6 +86,14 @@ class Inverter(Decoder):
         """Student and corrector, as far as there are any."""
         return Aids(self.student, self.corrector)
 
+    def load_all(self) -> None:
+        """Load what is otherwise read at first use: student and corrector.
+
+        Raises:
+            CheckpointError: one of them is damaged, or belongs to another checkpoint.
+        """
+        _ = self.aids
+
     def invert(
         self,
         vectors: Any,

@@ -15,6 +15,7 @@ from typing import Any
 
 Check = Callable[[Any, str], Any]
 _SHOWN = 40
+_DEEPEST = 40
 
 
 class SchemaError(ValueError):
@@ -142,5 +143,15 @@ def mapping(of: Check, most: int, key: Check | None = None) -> Check:
 
 
 def anything(value: Any, name: str) -> Any:
-    """Any value: free notes that decide nothing."""
-    return value
+    """Any value that is not nested too deeply to be shown: free notes that decide nothing."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [
+            inner
+            for one in layer
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not layer:
+            return value
+    raise SchemaError(f"{name} is nested too deeply")

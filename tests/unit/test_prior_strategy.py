@@ -152,7 +152,7 @@ def test_a_position_prior_travels_beside_the_weights(
     assert load_checkpoint(added).position_prior is None
     add_position_prior(added, places)
     for path in (folder, added):
-        assert POSITION_FILE in verify_checkpoint(path)["files"]
+        assert POSITION_FILE in verify_checkpoint(path)[0]
         loaded = load_checkpoint(path)
         assert loaded.position_prior is not None
         data = planted(200, seed=5)

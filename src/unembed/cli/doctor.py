@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from unembed.cli.models import printable
 from unembed.cli.options import encoder_option, model_options, output_options
 from unembed.errors import EncoderMismatchError
 
@@ -21,8 +22,9 @@ from unembed.errors import EncoderMismatchError
 def command(model: str, device: str | None, encoder: str | None, as_json: bool, quiet: bool) -> None:
     """Check that this machine, the model and the encoder fit together.
 
-    Prints versions, threads and the matrix-multiply rate, verifies the model's checksums, and embeds the model's three
-    probe texts again: each must have a cosine of at least 0.999 to the stored vector, else the exit code is 2.
+    Prints versions, threads and the matrix-multiply rate, verifies the checksums of the model's files, loads them, and
+    embeds the model's three probe texts again: each must have a cosine of at least 0.999 to the stored vector, else the
+    exit code is 2.
 
     \b
     Examples:
@@ -30,9 +32,8 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
       unembed doctor --json
     """
     from unembed.cli.console import show_json
-    from unembed.encoders.identity import EncoderIdentity
     from unembed.encoders.registry import load_matching
-    from unembed.files import read_json
+    from unembed.inverter import Inverter
     from unembed.machine import describe, matmul_rate
     from unembed.model.checkpoint import verify_checkpoint
     from unembed.model.shipped import find_checkpoint
@@ -40,8 +41,10 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     machine = describe()
     rates = {name: round(matmul_rate(name)) for name in ("fp32", "bf16")}
     folder = find_checkpoint(model)
-    verify_checkpoint(folder)
-    identity = EncoderIdentity.from_dict(read_json(folder / "encoder.json"))
+    files, unlisted = verify_checkpoint(folder)
+    inverter = Inverter.from_pretrained(folder, device)
+    inverter.load_all()
+    identity = inverter.identity
     options = {} if device is None else {"device": device}
     problem, cosine = None, None
     try:
@@ -52,6 +55,8 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
         **machine,
         "matmul_gflops": rates,
         "model": str(folder),
+        "files": len(files),
+        "unlisted": unlisted,
         "encoder": encoder or identity.name,
         "dimension": identity.dimension,
         "least_probe_cosine": cosine,
@@ -71,7 +76,9 @@ def _show(report: dict[str, Any]) -> None:
     rows += list(report["packages"].items())
     rows += [("AMX", "yes" if report["amx"] else "no"), ("accelerators", ", ".join(report["accelerators"]) or "none")]
     rows += [(f"matmul {name}, CPU", f"{rate} GFLOP/s") for name, rate in report["matmul_gflops"].items()]
-    rows += [("model", f"{report['model']} (checksums right)")]
+    rows += [("model", f"{report['model']} (checksums of {report['files']} files right)")]
+    if report["unlisted"]:
+        rows += [("not listed in the model", printable(", ".join(report["unlisted"])))]
     rows += [("encoder", f"{report['encoder']} ({report['dimension']} dimensions)")]
     cosine = report["least_probe_cosine"]
     rows += [("least probe cosine", "below the tolerance" if cosine is None else f"{cosine:.6f}")]

@@ -63,7 +63,7 @@ def list_models(as_json: bool, quiet: bool) -> None:
 def show_model(model: str, as_json: bool, quiet: bool) -> None:
     """Show the card of MODEL, a shipped name or a checkpoint folder, or the facts of a student or corrector."""
     from unembed.cli.console import note, show_json
-    from unembed.files import read_json
+    from unembed.model.checkpoint_config import read_config, read_object, read_text
     from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
@@ -72,61 +72,68 @@ def show_model(model: str, as_json: bool, quiet: bool) -> None:
             show_json({"path": folder, **beside})
         else:
             for key, value in beside.items():
-                click.echo(f"{key} = {value}")
+                click.echo(printable(f"{key} = {value}"))
         return
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if as_json:
-        parts = {name: _optional(folder / f"{name}.json") for name in ("encoder", "recipe", "calibration")}
+        paths = {name: folder / f"{name}.json" for name in ("encoder", "recipe", "calibration")}
+        parts = {name: read_object(path) if path.exists() else None for name, path in paths.items()}
         parts["encoder"] = {k: v for k, v in (parts["encoder"] or {}).items() if k != "probe_vectors"}
         show_json({"path": folder, **config, **parts})
         return
     card = folder / "README.md"
     if card.exists():
-        click.echo(card.read_text(encoding="utf-8").rstrip())
+        click.echo(printable(read_text(card, 2**20).rstrip()))
         return
     note(f"{folder} has no model card; these are its settings.", quiet)
     for part in ("denoiser", "notes"):
         click.echo(f"[{part}]")
         for key, value in config.get(part, {}).items():
-            click.echo(f"{key} = {value}")
+            click.echo(printable(f"{key} = {value}"))
 
 
 @command.command("verify")
 @click.argument("model", default="default", metavar="MODEL")
 @output_options
 def verify_model(model: str, as_json: bool, quiet: bool) -> None:
-    """Compare every file of MODEL with its checksum."""
+    """Compare every file of MODEL with its checksum, and load what they hold.
+
+    A file that no list names is named; it is no part of the model.
+    """
     from unembed.cli.console import show_json
+    from unembed.inverter import Inverter
     from unembed.model.checkpoint import verify_checkpoint
     from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
-    files = verify_checkpoint(folder)["files"]
+    files, unlisted = verify_checkpoint(folder)
+    Inverter.from_pretrained(folder, device="cpu").load_all()
     if as_json:
-        show_json({"path": folder, "ok": True, "files": files})
+        show_json({"path": folder, "ok": True, "files": files, "unlisted": unlisted})
         return
     for name, digest in files.items():
-        click.echo(f"ok  {digest[:16]}  {name}")
+        click.echo(f"ok          {digest[:16]}  {name}")
+    for name in unlisted:
+        click.echo(f"not listed                    {printable(name)}")
 
 
 def _beside(folder: Path) -> dict[str, Any] | None:
     """What is known of a student or corrector that a run has left in a folder, None where there is none."""
     from dataclasses import asdict
 
+    from unembed.model.checkpoint_config import read_object
     from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes
     from unembed.model.student_file import read_student
 
-    told = _optional(folder / "student.json")
-    if told is not None:
-        student = read_student(folder, told.get("checkpoint", "") if isinstance(told, dict) else "")
+    if (folder / "student.json").exists():
+        told = read_object(folder / "student.json")
+        student = read_student(folder, str(told.get("checkpoint", "")))
         return None if student is None else {**student.notes, **asdict(student.student.config), "kind": "student"}
     if (folder / CORRECTOR_FILE).exists():
         return {**corrector_notes(folder / CORRECTOR_FILE), "kind": "corrector"}
     return None
 
 
-def _optional(path: Path) -> Any:
-    """Read a JSON file, or return None where there is none."""
-    from unembed.files import read_json
-
-    return read_json(path) if path.exists() else None
+def printable(text: str) -> str:
+    """A text of a file without what a terminal would obey; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -10,14 +10,16 @@ are dropped, and special ids are never output.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unembed.data.detokenizer import join_words
+from unembed.data.tokenizer_bounds import MOST_TOKENS, check_spec
 from unembed.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -57,14 +59,16 @@ class Tokenizer:
         import numpy as np
         import tokenizers
 
-        self._json = json.dumps({**spec, "truncation": None, "padding": None}, ensure_ascii=False)
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        except Exception as error:  # the Rust library raises bare Exception
-            raise DataError(f"The tokenizer JSON cannot be read ({error}).", "Use a tokenizer.json file.") from error
+        check_spec(spec)
+        whole = {**spec, "truncation": None, "padding": None}
+        self._json = json.dumps(whole, ensure_ascii=False)
+        with _of_the_library("The tokenizer JSON cannot be read"):  # the post-processor only adds special tokens
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**whole, "post_processor": None}))
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
-        specials = {t["id"] for t in spec.get("added_tokens") or [] if t.get("special")}
+        if self.size > MOST_TOKENS:
+            raise DataError(f"The tokenizer has an id above {MOST_TOKENS}.", "Use a tokenizer.json file.")
+        specials = {t["id"] for t in spec.get("added_tokens") or [] if t.get("special") and t["id"] < self.size}
         roles: dict[str, int] = {}
         for role, names in _ROLES.items():
             known = [vocabulary[n] for n in names if n in vocabulary and vocabulary[n] not in roles.values()]
@@ -90,7 +94,7 @@ class Tokenizer:
         """
         try:
             spec = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"The tokenizer is not JSON ({error}).", "Use a tokenizer.json file.") from error
         if not isinstance(spec, dict) or "model" not in spec:
             raise DataError("The JSON holds no tokenizer.", "Use a tokenizer.json file.")
@@ -144,10 +148,12 @@ class Tokenizer:
 
         Raises:
             InputError: an item is no string, or holds characters that are no valid Unicode (lone surrogates).
+            DataError: the tokenizer itself fails.
         """
         texts = list(texts)
         try:
-            return [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            with _of_the_library("The tokenizer fails on a text"):
+                return [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         except (TypeError, UnicodeError) as error:
             row = next((k for k, text in enumerate(texts) if not _is_text(text)), 0)
             raise InputError(f"Text {row} is not a valid Unicode string.", "Pass a list of strings.") from error
@@ -158,7 +164,8 @@ class Tokenizer:
             pieces = self._pieces
             return "".join([pieces[i] for i in ids]).strip()
         real = [int(i) for i in ids if i not in self._banned]
-        return self._tokenizer.decode(real, skip_special_tokens=False).strip()
+        with _of_the_library("The tokenizer cannot make text of its tokens"):
+            return str(self._tokenizer.decode(real, skip_special_tokens=False)).strip()
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of `ids` for display: "check-out", "don't", "3.5", "(a)"; the letters are those of `decode`."""
@@ -202,6 +209,20 @@ class Tokenizer:
         """The decoded text without a character that the cut broke: byte-level tokens may end inside one."""
         decoded = self.decode(ids)
         return decoded if "\ufffd" in text else decoded.rstrip("\ufffd").rstrip()
+
+
+@contextlib.contextmanager
+def _of_the_library(what: str) -> Iterator[None]:
+    """Say in two sentences what the Rust library raises: bare exceptions, and panics, which are none."""
+    try:
+        yield
+    except (TypeError, UnicodeError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise DataError(f"{what} ({said}).", "Use a tokenizer.json file of a model that you know.") from error
 
 
 def cut_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int, encoder: str) -> list[str]:

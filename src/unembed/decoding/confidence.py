@@ -20,6 +20,7 @@ import numpy as np
 from unembed.decoding.choosing import agreement
 from unembed.decoding.trace import Draft
 from unembed.errors import CheckpointError, DataError
+from unembed.schema import anything, listing, mapping, number, table, text, whole
 
 FEATURES = ("mean_log_prob", "least_log_prob", "log_prior_length", "log_length", "agreement", "likelihood_gap")
 KNOTS = 64
@@ -195,6 +196,7 @@ class Calibration:
             CheckpointError: a key is missing, or the features are not this version's.
         """
         try:
+            _SCHEMA(values, "calibration")
             if tuple(values["features"]) != FEATURES:
                 raise ValueError("it uses other features")
             arrays = {name: np.array(values[name], dtype=np.float64) for name in _ARRAYS}
@@ -203,8 +205,10 @@ class Calibration:
             for x, y in (("f1_x", "f1_y"), ("exact_x", "exact_y")):
                 if not 1 <= len(arrays[x]) == len(arrays[y]) <= KNOTS or (np.diff(arrays[x]) < 0).any():
                     raise ValueError(f"{x} and {y} are no knots")
-            return cls(**arrays, n=int(values["n"]), settings=dict(values["settings"]))
-        except (KeyError, TypeError, ValueError) as error:
+            if (arrays["scale"] <= 0).any():
+                raise ValueError("a scale is not above 0")
+            return cls(**arrays, n=values["n"], settings=values["settings"])
+        except ValueError as error:
             raise CheckpointError(
                 f"The calibration of the checkpoint cannot be read ({error}).",
                 "Fit it again with `unembed evaluate`, or remove calibration.json.",
@@ -212,6 +216,28 @@ class Calibration:
 
 
 _ARRAYS = ("mean", "scale", "f1_weights", "f1_x", "f1_y", "exact_weights", "exact_x", "exact_y")
+_SCHEMA = table(
+    {
+        "features": listing(text(40), 1, 20),
+        **dict.fromkeys(_ARRAYS, listing(number(-1e9, 1e9), 1, KNOTS)),
+        "n": whole(0, 10**12),
+        "settings": mapping(anything, 100),
+    }
+)
+
+
+def read_calibrations(stored: Any) -> dict[str, Calibration]:
+    """Read all calibrations of a checkpoint, by strategy; "" for one that names none.
+
+    Raises:
+        CheckpointError: the stored values cannot be read.
+    """
+    if stored is None:
+        return {}
+    if "features" in stored:
+        only = Calibration.from_dict(stored)
+        return {str(only.settings.get("strategy", "")): only}
+    return {strategy: Calibration.from_dict(values) for strategy, values in stored.items()}
 
 
 def calibration_for(stored: Mapping[str, Any] | None, strategy: str) -> Calibration | None:

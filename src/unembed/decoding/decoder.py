@@ -19,6 +19,7 @@ from unembed.decoding.batches import batch_starts
 from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
+from unembed.decoding.foreign import fit_student, read_beside
 from unembed.decoding.inputs import vector_rows
 from unembed.decoding.judge import Judge
 from unembed.decoding.lexicon import Lexicon
@@ -50,15 +51,15 @@ class Decoder:
     def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
         self.denoiser: Denoiser = checkpoint.denoiser
         self.precision = lower_precision(self.denoiser, precision)
-        self.tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
-        self.identity = EncoderIdentity.from_dict(checkpoint.identity)
+        beside = read_beside(checkpoint)
+        self.tokenizer: Tokenizer = beside.tokenizer
+        self.identity: EncoderIdentity = beside.identity
         self.calibrations = checkpoint.calibration
         self.position_prior = checkpoint.position_prior
         self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
-        only = {} if self.denoiser.config.fills_masks else {"strategy": "left-to-right"}
-        self.defaults: dict[str, Any] = dict(checkpoint.notes.get("decode") or only)
+        self.defaults: dict[str, Any] = beside.defaults
 
     @classmethod
     def from_pretrained(
@@ -241,7 +242,7 @@ class Decoder:
     @cached_property
     def student(self) -> StudentFile | None:
         """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
-        return read_student(self._checkpoint.path, self.sha256, self.device)
+        return fit_student(read_student(self._checkpoint.path, self.sha256, self.device), self._checkpoint)
 
     @cached_property
     def _student_judge(self) -> Judge | None:

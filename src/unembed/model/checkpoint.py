@@ -9,7 +9,8 @@ token prior in 4 bits; the whitening matrix stays in float32, because it blows s
 token prior's means are made at load, from the means as they were stored.
 A position prior for the strategy `prior` may lie beside them (`position_file.py`), and a corrector
 (`corrector_file.py`) and how held-out vectors look (`fit_score.py`), which config.json does not name.
-config.json is written last and names the sha256 of every other file: a directory without it is not a checkpoint.
+config.json is written last and names the sha256 of every file that the model is made of: a directory without it is not
+a checkpoint. SHA256SUMS (`sums.py`) lists every file of the directory, also those that were put beside the model later.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import torch
 from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError
-from unembed.files import atomic_path, atomic_write_bytes, read_json, sha256_file, write_json
+from unembed.files import atomic_path, atomic_write_bytes, sha256_file, write_json
 from unembed.model.autoregressive import build_denoiser
+from unembed.model.checkpoint_config import FORMAT, MOST_TOKENIZER, VERSION, read_config, read_object, read_text
 from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.corrector import Corrector
 from unembed.model.corrector_file import CORRECTOR_FILE, read_corrector
@@ -35,15 +37,12 @@ from unembed.model.fit_score import FIT_FILE, FitScore, read_fit_score, write_fi
 from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.model.position_prior import PositionPrior
 from unembed.model.prior import squares
-
-FORMAT = "unembed-checkpoint"
-VERSION = 2
-"""1 had float32, float16 and int8 rows, and is read too."""
+from unembed.model.sums import REPAIR, check_all, check_file, check_listed, list_files
+from unembed.model.tensor_file import read_tensors
 
 SHARD_BYTES = 15 * 2**20 - 4096
 _EXACT = ("whitening.matrix", "token_prior.counts")
 _CODES, _SCALE, _SQUARE = "token_prior.codes", "token_prior.scale", "token_prior.square"
-_REPAIR = "Fetch the checkpoint again, or train a new one."
 
 
 @dataclass
@@ -82,7 +81,10 @@ class Checkpoint:
             CheckpointError: it is damaged, or belongs to other weights.
         """
         path = self.path / CORRECTOR_FILE
-        return read_corrector(path, self.denoiser, self.weights) if path.is_file() else None
+        if not path.exists():
+            return None
+        check_listed(self.path, CORRECTOR_FILE)
+        return read_corrector(path, self.denoiser, self.weights)
 
     @cached_property
     def fit_score(self) -> FitScore | None:
@@ -92,7 +94,10 @@ class Checkpoint:
             CheckpointError: it is damaged, or belongs to other vectors.
         """
         path = self.path / FIT_FILE
-        return read_fit_score(path, self.denoiser.config.vector_dim) if path.is_file() else None
+        if not path.exists():
+            return None
+        check_listed(self.path, FIT_FILE)
+        return read_fit_score(path, self.denoiser.config.vector_dim)
 
 
 def weights_digest(config: dict[str, Any]) -> str:
@@ -115,7 +120,7 @@ def _joined(stored: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
         found = [pieces.get(str(i)) for i in range(len(pieces))]
         known = [piece for piece in found if piece is not None and piece.dim()]
         if len(known) < len(found) or len({(piece.dtype, piece.shape[1:]) for piece in known}) > 1:
-            raise CheckpointError(f"{where} is damaged: the parts of {base} do not belong together.", _REPAIR)
+            raise CheckpointError(f"{where} is damaged: the parts of {base} do not belong together.", REPAIR)
         whole[base] = torch.cat(known)
     return whole
 
@@ -205,20 +210,19 @@ def save_checkpoint(
         write_fit_score(path / FIT_FILE, fit_score)
     for name in names:
         files[name] = sha256_file(path / name)
-    write_json(
-        path / "config.json",
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "dtype": dtype,
-            "denoiser": denoiser.config.to_dict(),
-            "notes": notes or {},
-            "files": files,
-        },
-    )
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": dtype,
+        "denoiser": denoiser.config.to_dict(),
+        "notes": notes or {},
+        "files": files,
+    }
+    write_json(path / "config.json", config)
     for old in (*path.glob("model-*.safetensors"), *path.glob(POSITION_FILE)):
         if old.name not in files:
             old.unlink()
+    list_files(path, *files, *([] if fit_score is None else [FIT_FILE]), "config.json")
 
 
 def add_position_prior(path: str | Path, prior: PositionPrior) -> None:
@@ -231,10 +235,11 @@ def add_position_prior(path: str | Path, prior: PositionPrior) -> None:
         DataError: the prior is too large, or the directory cannot be written.
     """
     path = Path(path)
-    config = _read_config(path)
+    config = read_config(path)
     write_position_prior(path / POSITION_FILE, prior)
     config["files"][POSITION_FILE] = sha256_file(path / POSITION_FILE)
     write_json(path / "config.json", config)
+    list_files(path, POSITION_FILE, "config.json")
 
 
 def add_fit_score(path: str | Path, score: FitScore) -> None:
@@ -246,48 +251,24 @@ def add_fit_score(path: str | Path, score: FitScore) -> None:
         CheckpointError: not a whole checkpoint.
         DataError: the directory cannot be written.
     """
-    _read_config(Path(path))
+    read_config(path)
     write_fit_score(Path(path) / FIT_FILE, score)
+    list_files(path, FIT_FILE)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise CheckpointError(
-            f"There is no checkpoint at {path}.", "Check the path; `unembed models list` shows those that ship."
-        )
-    try:
-        config = read_json(path / "config.json")
-    except DataError as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error.what}", _REPAIR) from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not an unembed checkpoint.", "Give a directory that `unembed train` wrote.")
-    version = config.get("version")
-    if version not in range(1, VERSION + 1):
-        newer = isinstance(version, int) and version > VERSION
-        raise CheckpointError(
-            f"{path} has checkpoint format {version}, this program reads formats 1 to {VERSION}.",
-            "Install a newer unembed." if newer else "Install the unembed that wrote it, or train again.",
-        )
-    return config
+def verify_checkpoint(path: str | Path) -> tuple[dict[str, str], list[str]]:
+    """Compare every file of a checkpoint's directory with its digest.
 
-
-def verify_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Compare every file of a checkpoint with the digest that its config names.
+    Args:
+        path: the directory.
 
     Returns:
-        The config.
+        Name -> sha256 of every file that is listed, and the names of what else lies in the directory.
 
     Raises:
         CheckpointError: not a checkpoint, a file missing, or a digest that differs.
     """
-    path = Path(path)
-    config = _read_config(path)
-    for name, digest in config.get("files", {}).items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path} lacks {name}.", _REPAIR)
-        if sha256_file(path / name) != digest:
-            raise CheckpointError(f"{path / name} is damaged: its checksum is not the one in config.json.", _REPAIR)
-    return config
+    return check_all(path, read_config(path)["files"])
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -303,24 +284,24 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     Raises:
         CheckpointError: missing, foreign, truncated, damaged or of another version.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(path)
-    config = verify_checkpoint(path)
+    config = read_config(path)
+    shape = DenoiserConfig.from_dict(config["denoiser"])
+    for name, digest in config["files"].items():
+        check_file(path, name, digest)
     stored: dict[str, Tensor] = {}
     try:
         for name in config["files"]:
-            if name.endswith(".safetensors") and name != POSITION_FILE:
-                stored.update(load_file(str(path / name)))
-        with Unfilled():
-            denoiser = build_denoiser(DenoiserConfig.from_dict(config["denoiser"]))
-        state = decode(_joined(stored, path), path, _REPAIR)
+            if name.startswith("model-") and name.endswith(".safetensors"):
+                stored.update(read_tensors(path / name, REPAIR))
+        with Unfilled(stored, path, REPAIR):
+            denoiser = build_denoiser(shape)
+        state = decode(_joined(stored, path), path, REPAIR)
         if _SQUARE not in state and {_CODES, _SCALE} <= state.keys():
             codes, scale = state[_CODES], state[_SCALE]
             state[_SQUARE] = squares(codes, scale) if scale.shape == codes.shape[:1] else scale
-        load_into(denoiser, state, path, _REPAIR)
-        calibration = read_json(path / "calibration.json") if "calibration.json" in config["files"] else None
+        load_into(denoiser, state, path, REPAIR)
+        calibration = read_object(path / "calibration.json") if "calibration.json" in config["files"] else None
         places = None
         if POSITION_FILE in config["files"]:
             c = denoiser.config
@@ -328,15 +309,15 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         return Checkpoint(
             path=path,
             denoiser=denoiser.to(device).eval(),
-            tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
-            identity=read_json(path / "encoder.json"),
-            recipe=read_json(path / "recipe.json"),
+            tokenizer_json=read_text(path / "tokenizer.json", MOST_TOKENIZER),
+            identity=read_object(path / "encoder.json"),
+            recipe=read_object(path / "recipe.json"),
             calibration=calibration,
             notes=config.get("notes", {}),
             sha256=sha256_file(path / "config.json"),
             position_prior=places,
             weights=weights_digest(config),
         )
-    except (SafetensorError, RuntimeError, KeyError, ValueError, DataError, json.JSONDecodeError) as error:
+    except (RuntimeError, KeyError, ValueError, IndexError, TypeError, DataError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded: {first.rstrip('.')}.", _REPAIR) from error
+        raise CheckpointError(f"{path} cannot be loaded: {first.rstrip('.')}.", REPAIR) from error

@@ -24,6 +24,7 @@ bytes again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -261,14 +262,37 @@ def decode(stored: Mapping[str, Tensor], where: str | Path = "The file", repair:
     return out
 
 
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.eye)
+_SPARE = 2**20
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
 class Unfilled(TorchFunctionMode):
     """A context in which no random numbers are drawn into new weights: half of the time that it takes to load a model.
 
-    Only for a module that `load_into` fills, which leaves no tensor as it was.
+    Only for a module that `load_into` fills, which leaves no tensor as it was. So it has about as many numbers as the
+    files hold, and one that asks for more is refused before it gets them.
+
+    Args:
+        stored: the tensors of the files, encoded or not.
+        where: what holds them, for errors.
+        repair: what to do where they do not fit, for errors.
     """
+
+    def __init__(self, stored: Mapping[str, Tensor], where: str | Path, repair: str = _REPAIR) -> None:
+        super().__init__()
+        self._left = 4 * sum(value.numel() for value in stored.values()) + _SPARE
+        self._error = CheckpointError(f"{where} does not fit: its shape asks for more than its files hold.", repair)
+
+    def _spend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        size = args[0] if args else kwargs.get("size", ())
+        if func is torch.eye:
+            sizes = list(args[:2]) if len(args) > 1 else [args[0], args[0]]
+        else:
+            sizes = list(size) if isinstance(size, tuple | list) else [one for one in args if isinstance(one, int)]
+        self._left -= math.prod(sizes) + 1
+        if self._left < 0:
+            raise self._error
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -279,6 +303,8 @@ class Unfilled(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func is torch.randn:
             func = torch.empty
+        if func in _FACTORIES:
+            self._spend(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -292,7 +318,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path,
         repair: what to do where they do not fit, for errors.
 
     Raises:
-        CheckpointError: a tensor too few or too many, or one of another shape or another kind of numbers.
+        CheckpointError: a tensor too few or too many, or one of another shape or another kind of numbers, or NaN.
     """
     wanted = module.state_dict()
     for name in [*wanted, *(name for name in state if name not in wanted)]:
@@ -303,6 +329,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path,
             problem = f"{name} has no place in the network"
         elif state[name].shape != wanted[name].shape:
             problem = f"{name} has shape {tuple(state[name].shape)} and the network {tuple(wanted[name].shape)}"
+        elif state[name].is_floating_point() and not bool(torch.isfinite(state[name]).all()):
+            problem = f"{name} holds a number that is not finite"
         elif state[name].dtype != wanted[name].dtype and not (
             state[name].is_floating_point() and wanted[name].is_floating_point()
         ):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unembed.diffusion.schedule import SCHEDULES
+from unembed.encoders.identity import MOST_DIMENSIONS
 from unembed.errors import CheckpointError, InputError
+from unembed.schema import Check, SchemaError, anything, flag, mapping, number, one_of, text, whole
 
 _CHOICES = {
     "canvas": ("length", "eos"),
@@ -22,6 +25,7 @@ _BOUNDS = {
     "prefix_tokens": (0, 256),
     "dropout": (0, 0.99),
 }
+_SIZES = {"vector_dim": MOST_DIMENSIONS, "vocab_size": 1 << 21, "limit": 65_536}
 _REMOVED = {"position_prior": False, "candidates": 0}
 """Keys of older checkpoints that are gone, and the value that a network without their parts has (docs/log.md)."""
 
@@ -154,10 +158,17 @@ class DenoiserConfig(Shape):
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1; see also `Shape`."""
+        """Refuse sizes and ids out of bounds; see also `Shape`."""
         super().__post_init__()
-        if min(self.vector_dim, self.vocab_size, self.limit) < 1:
-            raise InputError("A size of the denoiser is below 1.", "Use sizes of at least 1.")
+        for name, most in _SIZES.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}.", f"Use a whole number from 1 to {most}.")
+        for name in ("mask_id", "eos_id", "bos_id", "pad_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, and the vocabulary has {self.vocab_size} tokens.",
+                    "Use an id of the vocabulary.",
+                )
 
     @property
     def canvas_length(self) -> int:
@@ -171,6 +182,10 @@ class DenoiserConfig(Shape):
         Raises:
             CheckpointError: a part that is gone, a key that this version does not know, or one that is missing.
         """
+        try:
+            _SCHEMA(values, "denoiser")
+        except SchemaError as error:
+            raise CheckpointError(f"The model config cannot be used: {error}.", _ANOTHER) from error
         for name, off in _REMOVED.items():
             if values.get(name, off) != off:
                 raise _gone(name, values[name])
@@ -180,10 +195,9 @@ class DenoiserConfig(Shape):
         try:
             return cls(**{name: value for name, value in values.items() if name not in _REMOVED})
         except TypeError as error:
-            raise CheckpointError(
-                f"The model config does not fit this version ({error}).",
-                "Use the version of unembed that wrote the checkpoint, or train again.",
-            ) from error
+            raise CheckpointError(f"The model config does not fit this version ({error}).", _ANOTHER) from error
+        except InputError as error:
+            raise CheckpointError(f"The model config cannot be used: {error.what}", _ANOTHER) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -193,5 +207,22 @@ class DenoiserConfig(Shape):
 def _gone(name: str, value: Any) -> CheckpointError:
     return CheckpointError(
         f"The model has {name} = {value!r}, which this version does not know (docs/log.md says what was removed).",
-        "Use the version of unembed that wrote the checkpoint, or train again.",
+        _ANOTHER,
     )
+
+
+_ANOTHER = "Use the version of unembed that wrote the checkpoint, or train again."
+_OF_TYPE = {"int": whole(-(2**63), 2**63), "float": number(), "bool": flag, "str": text(100)}
+
+
+def _known(value: Any, name: str) -> Any:
+    """The types of the keys; bounds are those of the dataclasses."""
+    mapping(anything, 100)(value, name)
+    for key, kind in DenoiserConfig.__annotations__.items() | Shape.__annotations__.items():
+        if key in value:
+            check: Check = one_of(sorted(SCHEDULES)) if key == "schedule" else _OF_TYPE[str(kind)]
+            check(value[key], f"{name}.{key}")
+    return value
+
+
+_SCHEMA: Check = _known

@@ -23,6 +23,8 @@ from unembed.files import atomic_path
 from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.corrector import Corrector, corrector_for
 from unembed.model.denoiser import Denoiser
+from unembed.model.tensor_file import read_header, read_tensors
+from unembed.schema import anything, mapping
 
 CORRECTOR_FILE = "corrector.safetensors"
 MOST_BYTES = 12 * 2**20
@@ -85,13 +87,7 @@ def write_corrector(
 
 
 def _header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as stream:
-            found: dict[str, str] = stream.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}.", _REPAIR) from error
+    found = read_header(path, _REPAIR)
     if found.get("format") not in _READ:
         raise CheckpointError(f"{path} holds no corrector that this program reads.", _REPAIR)
     return found
@@ -105,8 +101,9 @@ def corrector_notes(path: str | Path) -> dict[str, Any]:
     """
     header = _header(Path(path))
     try:
-        return {**json.loads(header["notes"]), "sha256": header["sha256"]}
-    except (KeyError, TypeError, ValueError) as error:
+        notes = mapping(anything, 1000)(json.loads(header["notes"]), "notes")
+        return {**notes, "sha256": str(header["sha256"])}
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its notes cannot be read.", _REPAIR) from error
 
 
@@ -124,22 +121,19 @@ def read_corrector(path: str | Path, base: Denoiser, weights: str = "") -> Corre
     Raises:
         CheckpointError: damaged, foreign, or of another denoiser.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(path)
     header = _header(path)
     known = corrector_notes(path).get("base")
     if weights and known != weights:
         raise CheckpointError(f"{path} was trained beside other weights than those of this checkpoint.", _REPAIR)
     try:
-        stored = load_file(str(path))
+        stored = read_tensors(path, _REPAIR)
         if _digest(stored) != header["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one in its header.", _REPAIR)
-        with Unfilled():
+        with Unfilled(stored, path, _REPAIR):
             corrector = corrector_for(base, json.loads(header["shape"]))
         load_into(corrector, decode(stored, path, _REPAIR), path, _REPAIR)
-    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, InputError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError, InputError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} does not fit this checkpoint: {first.rstrip('.')}.", _REPAIR) from error
     return corrector.to(base.banned.device).eval()

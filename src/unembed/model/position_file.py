@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path
+from unembed.model.codec import Unfilled
 from unembed.model.position_prior import PositionPrior
+from unembed.model.tensor_file import read_tensors
 
 POSITION_FILE = "position-prior.safetensors"
 MOST_BYTES = 6 * 2**20
@@ -61,11 +62,9 @@ def read_position_prior(path: str | Path, limit: int, dim: int, vocab_size: int)
 
     Raises:
         CheckpointError: it belongs to a checkpoint of another shape.
-        SafetensorError, KeyError, RuntimeError: not such a file; `load_checkpoint` turns them into CheckpointError.
+        KeyError, RuntimeError, IndexError: not such a file; `load_checkpoint` turns them into CheckpointError.
     """
-    from safetensors.torch import load_file
-
-    stored: dict[str, Tensor] = load_file(str(path))
+    stored = read_tensors(path, "Fetch the checkpoint again.")
     codes, basis, ids = stored["codes"], stored["basis"], stored["token_ids"].to(torch.int32)
     fits = codes.dim() == 4 and codes.shape[:2] == (2, limit) and basis.shape == (dim, codes.shape[3])
     if not fits or len(stored["log_frequency"]) != vocab_size or int(ids.max()) >= vocab_size or int(ids.min()) < 0:
@@ -73,7 +72,8 @@ def read_position_prior(path: str | Path, limit: int, dim: int, vocab_size: int)
             f"{path} does not belong to this checkpoint: its shape is another.",
             "Fetch the checkpoint again, or remove the file from it with the entry in config.json.",
         )
-    prior = PositionPrior(limit, dim, vocab_size, codes.shape[2], codes.shape[3])
+    with Unfilled(stored, path):
+        prior = PositionPrior(limit, dim, vocab_size, codes.shape[2], codes.shape[3])
     state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     scale = state["scale"]
     half_square = 0.5 * (codes.float() ** 2).sum(3) * scale**2

@@ -18,11 +18,34 @@ from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, read_json, sha256_file, write_json
 from unembed.model.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.model.student import StudentConfig, StudentEncoder
+from unembed.model.sums import check_listed, list_files
+from unembed.model.tensor_file import read_tensors
+from unembed.schema import SchemaError, anything, listing, mapping, number, one_of, table, text, whole
 
 STUDENT_FILE = "student.safetensors"
 _NOTES = "student.json"
 _VERSION = 2  # 1 had int8 rows, and is read too
 _REPAIR = "Fetch the checkpoint again, or delete student.json to go without the student."
+
+
+_MOST_BYTES = 2**20
+_SIZE = whole(1, 65_536)
+_SCHEMA = table(
+    {
+        "format": one_of(["unembed-student"]),
+        "version": whole(1, _VERSION),
+        "checkpoint": text(64),
+        "sha256": text(64),
+        "config": table(
+            {
+                **dict.fromkeys(("vector_dim", "limit", "embedding_dim", "width", "heads", "mlp"), _SIZE),
+                "layers": whole(1, 512),
+            }
+        ),
+        "surrogate": mapping(listing(number(-1e6, 1e6), 1, 64), 64),
+        "notes": mapping(anything, 1000),
+    }
+)
 
 
 @dataclass
@@ -71,6 +94,8 @@ def write_student(folder: str | Path, file: StudentFile, checkpoint: str, dtype:
             "notes": file.notes,
         },
     )
+    if (folder / "config.json").is_file():  # a checkpoint, and not what a run makes for one
+        list_files(folder, STUDENT_FILE, _NOTES)
 
 
 def read_student(folder: str | Path, checkpoint: str, device: str | torch.device = "cpu") -> StudentFile | None:
@@ -87,24 +112,25 @@ def read_student(folder: str | Path, checkpoint: str, device: str | torch.device
     Raises:
         CheckpointError: damaged, or of another version.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
-    if not (folder / _NOTES).is_file():
+    if not (folder / _NOTES).exists():
         return None
+    check_listed(folder, _NOTES, STUDENT_FILE)
+    path = folder / STUDENT_FILE
     try:
-        told = read_json(folder / _NOTES)
-        if told["format"] != "unembed-student" or told["version"] not in range(1, _VERSION + 1):
-            raise CheckpointError(f"{folder / _NOTES} has a format that this program does not read.", _REPAIR)
+        told = _SCHEMA(read_json(folder / _NOTES, _MOST_BYTES), _NOTES)
         if told["checkpoint"] != checkpoint:
             return None
-        if not (folder / STUDENT_FILE).is_file() or sha256_file(folder / STUDENT_FILE) != told["sha256"]:
-            raise CheckpointError(f"{folder / STUDENT_FILE} is missing or damaged.", _REPAIR)
-        with Unfilled():
+        if not path.exists() or sha256_file(path) != told["sha256"]:
+            raise CheckpointError(f"{path} is missing or damaged.", _REPAIR)
+        stored = read_tensors(path, _REPAIR)
+        with Unfilled(stored, path, _REPAIR):
             student = StudentEncoder(StudentConfig(**told["config"]))
-        path = folder / STUDENT_FILE
-        load_into(student, decode(load_file(str(path)), path, _REPAIR), path, _REPAIR)
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, DataError) as error:
+        load_into(student, decode(stored, path, _REPAIR), path, _REPAIR)
+    except SchemaError as error:
+        raise CheckpointError(
+            f"The student in {folder} has a format that this program does not read: {error}.", _REPAIR
+        ) from error
+    except (RuntimeError, KeyError, TypeError, ValueError, IndexError, AssertionError, DataError) as error:
         raise CheckpointError(f"The student in {folder} cannot be loaded.", _REPAIR) from error
     return StudentFile(student.to(device).eval(), told["surrogate"], told["notes"])
