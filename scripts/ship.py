@@ -35,6 +35,7 @@ from unembed.model.closed_form import fit_position_prior
 from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.model.position_prior import PositionPrior
 from unembed.model.student_file import STUDENT_FILE, read_student, write_student
+from unembed.model.sums import list_files
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MIB = 64
@@ -104,8 +105,10 @@ def set_default(folder: Path, args: argparse.Namespace) -> None:
     config["notes"] |= {"decode": inverter.defaults, "calibration_texts": args.n}
     config["files"]["calibration.json"] = sha256_file(folder / "calibration.json")
     write_json(folder / "config.json", config)
+    list_files(folder, "config.json", "calibration.json")
     if student.exists() and (told := read_json(student))["checkpoint"] == checkpoint.sha256:
         write_json(student, {**told, "checkpoint": sha256_file(folder / "config.json")})
+        list_files(folder, student.name)
 
 
 def ship(args: argparse.Namespace) -> None:
@@ -141,6 +144,7 @@ def add_corrector(folder: Path, file: str) -> None:
     checkpoint = load_checkpoint(folder)
     corrector = read_corrector(file, checkpoint.denoiser, checkpoint.weights)
     atomic_write_bytes(folder / CORRECTOR_FILE, Path(file).read_bytes())
+    list_files(folder, CORRECTOR_FILE)
     parameters = sum(p.numel() for p in corrector.parameters())
     _log.info("%s: a corrector of %d parameters", folder, parameters)
     check_size(folder)
@@ -289,6 +293,7 @@ def main() -> None:
     path = Path(args.out) / "README.md"
     if path.is_file() or not (args.corrector or args.student):  # a base that was not shipped has no card
         atomic_write_bytes(path, card(Path(args.out)).encode())
+        list_files(args.out, path.name)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def whole(low: int, high: int) -> Check:
 
     def check(value: Any, name: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _wrong(value, name, f"a whole number from {low} to {high}")
+            raise _wrong(value, name, f"a whole number from {low} to {high}" if high < 2**62 else "a whole number")
         return value
 
     return check

@@ -22,8 +22,8 @@ from unembed.model.student_file import StudentFile
 from unembed.model.sums import REPAIR
 from unembed.schema import SchemaError, mapping, number, text
 
-_MOST_DRAFTS = 4096
-_MOST_PASSES = 1024
+_MOST_DRAFTS = 1024
+_MOST_COST = 16_384  # drafts times passes; the shipped model asks for 384
 
 
 @dataclass
@@ -82,10 +82,10 @@ def _check_cost(config: DecodeConfig) -> None:
     """A checkpoint may not ask for a decode that takes hours for a text; a user may."""
     get_schedule(config.schedule)
     drafts = config.beam * config.samples * config.lengths
-    if drafts > _MOST_DRAFTS or config.passes > _MOST_PASSES:
+    if drafts > _MOST_DRAFTS or drafts * config.passes > _MOST_COST:
         raise SchemaError(
-            f"its default decode asks for {drafts} drafts and {config.passes} passes, more than {_MOST_DRAFTS} and "
-            f"{_MOST_PASSES}"
+            f"its default decode asks for {drafts} drafts of {config.passes} passes for each text; at most "
+            f"{_MOST_DRAFTS} drafts, and {_MOST_COST} passes of all, are taken from a checkpoint"
         )
 
 
