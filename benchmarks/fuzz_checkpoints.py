@@ -42,7 +42,8 @@ TEXT = "the old house by the river"
 KINDS = ("bytes", "values", "values", "values", "tokenizer", "tensors")
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3.5, 64, 1000, 20_000, 10**6, 5 * 10**7, 2**31, 2**63, 10**30, 1e308,
-    float("inf"), float("nan"), -0.5, "", "a", "9", "a" * 5000, "\x1b[2J", "\ud800", "../../x", "http://127.0.0.1:9/v1?model=m", [],
+    float("inf"), float("nan"), -0.5, "", "a", "9", "a" * 5000, "\x1b[2J", "\ud800", "../../x", "http://127.0.0.1:9/v1",
+    [],
     {}, [[]], [0] * 5000, {"a": {"b": {}}}, [None], ["a"],
 )  # fmt: skip
 GROW = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 30}
