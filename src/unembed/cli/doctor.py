@@ -12,7 +12,7 @@ import click
 
 from unembed.cli.models import printable
 from unembed.cli.options import encoder_option, model_options, output_options
-from unembed.errors import EncoderMismatchError
+from unembed.errors import EncoderError, EncoderMismatchError
 
 
 @click.command("doctor")
@@ -49,7 +49,7 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
     problem, cosine = None, None
     try:
         cosine = identity.check(load_matching(identity, encoder, **options))
-    except EncoderMismatchError as error:
+    except (EncoderError, EncoderMismatchError) as error:
         problem = error
     report = {
         **machine,
@@ -81,6 +81,6 @@ def _show(report: dict[str, Any]) -> None:
         rows += [("not listed in the model", printable(", ".join(report["unlisted"])))]
     rows += [("encoder", f"{report['encoder']} ({report['dimension']} dimensions)")]
     cosine = report["least_probe_cosine"]
-    rows += [("least probe cosine", "below the tolerance" if cosine is None else f"{cosine:.6f}")]
+    rows += [("least probe cosine", "not right, see below" if cosine is None else f"{cosine:.6f}")]
     for name, value in rows:
         click.echo(f"{name:<24}{'not known' if value is None else value}")
