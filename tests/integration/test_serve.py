@@ -221,7 +221,7 @@ def test_a_request_that_takes_too_long_ends(inverter: Inverter) -> None:
 
 
 def test_shutdown_finishes_what_runs(inverter: Inverter) -> None:
-    server = Running(inverter)
+    server = Running(inverter, Limits(rate=0, closing_seconds=60))
     connection = server.begin("/v1/invert/stream", {"vectors": some_vectors(1), "options": LONG})
     early = read_until(connection, b"event: step")
     ending = threading.Thread(target=server.stop)

@@ -82,7 +82,7 @@ def test_what_queries_made_of_the_draft_is_drawn_behind_it() -> None:
         {"confidence": 2},
         {"confidence": float("nan")},
         {"dimension": 0},
-        {"other": 1},
+        {"original": 1},
         {"recovered": "x" * 20_001},
     ],
 )

@@ -43,7 +43,7 @@ def command(
     """Serve a page that shows denoising live, and an API, on this machine.
 
     Needs the extra serve: pip install "unembed[serve]". No text and no vector is logged or kept. An address that other
-    machines can reach needs a token. Ctrl-C ends the server once running requests are finished.
+    machines can reach needs a token that cannot be guessed. Ctrl-C ends the server; running requests have 5 seconds.
 
     \b
     Examples:

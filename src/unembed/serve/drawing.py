@@ -20,7 +20,9 @@ Text = Annotated[str, Field(max_length=20_000)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    """What else an event holds may be sent too: to refuse it, pydantic would describe each of many fields."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class PostedCell(_Part):
