@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import io
 import json
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import fuzzing
 import numpy as np
+import zstandard
 from fuzzing import Case, Fuzzer, mutate
 
 from unembed.stores.files import STREAMS, read_vectors
@@ -70,6 +72,19 @@ def samples(seed: int = 0) -> dict[str, bytes]:
     found["fixed.feather"] = arrow(fixed, False, compression="lz4")
     found["stream.ipc"] = arrow(fixed, True, compression="zstd")
     found["list.ipc"] = arrow(lists, True)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * ROWS), pa.array(vectors[:1].tolist()))
+    view = pa.array(vectors.tolist(), pa.list_view(pa.float32()))
+    nested = pa.StructArray.from_arrays([lists["v"].combine_chunks(), pa.array(ids)], ["dense", "t"])
+    counted = {f"e{i}": vectors[:, i] for i in (0, 1, *range(DIMENSION - 1, 1, -1))}
+    found["view.arrow"] = arrow(pa.table({"id": ids, "v": view}), False, compression="zstd")
+    found["shared.arrow"] = arrow(pa.table({"id": pa.array(ids).dictionary_encode(), "v": shared}), False)
+    found["struct.parquet"] = parquet(pa.table({"point": nested, "raw": [i.encode() for i in ids]}), version="1.0")
+    found["wide.parquet"] = parquet(pa.table({"id": ids, **counted}), data_page_version="2.0", compression="gzip")
+    found["text.parquet"] = parquet(pa.table({"v": [str(v) for v in vectors.tolist()]}), compression="none")
+    found["one.npz"] = numpy(np.savez, v=np.asfortranarray(vectors)[:, None], ids=np.array(ids, "S"))
+    lengths = np.full((ROWS, 1), DIMENSION, np.int32)
+    found["a.fvecs"] = np.hstack([lengths.view(np.float32), vectors]).tobytes()
+    found["a.bvecs"] = np.hstack([lengths.view(np.uint8).reshape(ROWS, 4), small.view(np.uint8)]).tobytes()
     rows = [{"id": i, "v": v} for i, v in zip(ids, vectors.tolist(), strict=True)]
     found["a.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
     found["list.jsonl"] = "\n".join(map(json.dumps, vectors.tolist())).encode()
@@ -92,6 +107,9 @@ def samples(seed: int = 0) -> dict[str, bytes]:
     found["chroma.json"] = json.dumps({"ids": ids, "embeddings": vectors.tolist(), "documents": texts}).encode()
     coded = [base64.b64encode(v.astype("<f8").tobytes()).decode() for v in vectors]
     found["coded.jsonl"] = "\n".join(json.dumps([i, v]) for i, v in zip(ids, coded, strict=True)).encode()
+    found["packed.jsonl"] = gzip.compress(found["a.jsonl"])
+    found["packed.csv"] = zstandard.ZstdCompressor().compress(found["cell.csv"])
+    found["packed.fvecs"] = gzip.compress(found["a.fvecs"])
     return found
 
 
@@ -133,7 +151,7 @@ def attempt(path: Path, skip: bool, stream: bool = False) -> str:
 class Readers(Fuzzer):
     """Files of vectors, through the readers."""
 
-    benchmark, script, memory = "fuzz_readers", __file__, 512
+    benchmark, script, memory = "fuzz_readers", __file__, 2048
 
     def case(self, index: int, seed: int) -> Case:
         """Return damaged file number `index`; the formats come in turn."""

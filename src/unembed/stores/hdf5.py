@@ -87,7 +87,7 @@ def _datasets(file: Any) -> dict[str, Any]:
     import h5py
 
     found: dict[str, Any] = {}
-    seen: set[int] = set()
+    seen = {h5py.h5o.get_info(file.id).addr}
     groups = [("", file)]
     while groups:
         prefix, group = groups.pop()
