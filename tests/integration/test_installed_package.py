@@ -85,8 +85,9 @@ def test_the_wheel_holds_the_package_its_types_and_its_models(wheel: Path) -> No
     roots = {name.split("/")[0].split("-")[0] for name in names}
     assert roots == {"unembed"}, "nothing but the package is installed"
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    assert any(name.endswith("/licenses/LICENSE") for name in names)
-    assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
+    for licence in ("LICENSE", "LICENSE-WEIGHTS"):
+        assert any(name.endswith(f"/licenses/{licence}") for name in names)
+    assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0 AND CC-BY-SA-4.0" in metadata
 
 
 def test_the_wheels_commands_run_where_the_sources_are_not(installed: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ variable when a request is made; it is in no attribute, file, log line or messag
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -27,7 +26,16 @@ from urllib.parse import urlsplit
 from unembed.encoders.endpoint import Endpoint, parse_endpoint
 from unembed.encoders.identity import EncoderIdentity, make_identity
 from unembed.encoders.pacing import Pace, Usage
-from unembed.encoders.replies import Reply, holds_part, read_reply, refusal, wait_asked_for
+from unembed.encoders.replies import (
+    Reply,
+    holds_part,
+    most_bytes,
+    parse_reply,
+    read_reply,
+    refusal,
+    too_much,
+    wait_asked_for,
+)
 from unembed.errors import EncoderError, InputError
 
 if TYPE_CHECKING:
@@ -35,10 +43,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 _log = logging.getLogger(__name__)
+_PLAIN = {"Accept-Encoding": "identity"}
 _PASSING = {408, 409, 425, 429}
 _LONGEST_WAIT = 60.0
 _PATIENCE = 600.0  # a server that asks for a longer pause is not waited for
-_MOST_BYTES = 1 << 28
+_MOST_WORDS = 1 << 16  # bytes of a refusal that are read
 _CHARACTERS = 4  # of a token, about, in English
 
 
@@ -146,13 +155,13 @@ class HttpEncoder:
         name = self.endpoint.key_env
         key = os.environ.get(name, "").strip()
         if not key:
-            return {}, ""
+            return dict(_PLAIN), ""
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise EncoderError(f"The environment variable {name} holds no API key.", "Put the key alone into it.")
         parts = urlsplit(self.endpoint.url)
         if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             _log.warning("The key in %s goes to %s without encryption.", name, parts.hostname)
-        return {"Authorization": f"Bearer {key}"}, key
+        return {**_PLAIN, "Authorization": f"Bearer {key}"}, key
 
     def _ask(self, client: httpx2.Client, inputs: list[str], key: str, stop: threading.Event) -> Reply:
         """Embed one batch, repeating what may pass."""
@@ -205,13 +214,22 @@ class HttpEncoder:
         size = 0
         try:
             with client.stream("POST", f"{endpoint.url}/embeddings", json=body) as response:
-                for part in response.iter_bytes():
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise EncoderError(  # a few compressed bytes may become gigabytes
+                        f"The endpoint {where} compresses its reply, which was not asked for.",
+                        "Let the server obey Accept-Encoding: identity.",
+                    )
+                good = response.status_code == 200
+                most = most_bytes(len(inputs), self._dimension) if good else _MOST_WORDS
+                for part in response.iter_raw():
+                    parts.append(part)
                     size += len(part)
-                    if size > _MOST_BYTES:
-                        raise EncoderError(f"The endpoint {where} sends without end.", "Lower its batch_size.")
+                    if size > most and good:
+                        raise too_much(where)
+                    if size > most:
+                        break
                     if time.monotonic() > end:
                         raise httpx2.ReadTimeout("the reply is slow")
-                    parts.append(part)
         except httpx2.TimeoutException as error:
             raise _PassingError(f"The endpoint {where} did not answer within {endpoint.timeout:g} s") from error
         except (httpx2.InvalidURL, UnicodeError) as error:
@@ -224,8 +242,8 @@ class HttpEncoder:
         if response.status_code != 200:
             self._refuse(response.status_code, dict(response.headers), content, key, where)
         try:
-            value = json.loads(content)
-        except (ValueError, RecursionError) as error:
+            value = parse_reply(content, len(inputs), where, self._dimension)
+        except ValueError as error:
             raise _PassingError(f"The endpoint {where} answered with something that is not JSON") from error
         return read_reply(value, len(inputs), where, self._dimension)
 
@@ -286,7 +304,7 @@ def _tokenizer(name: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     """The words of a transport error on one line, or its kind."""
-    words = " ".join(str(error).split()).rstrip(".")
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()).rstrip(".")
     return words[:200] or type(error).__name__
 
 

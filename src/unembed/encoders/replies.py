@@ -1,9 +1,9 @@
 """What an embedding endpoint answered: vectors out of a reply, or what its refusal says.
 
-Contents: `Reply`, `read_reply`, `holds_part`, `refusal`, `wait_asked_for`.
+Contents: `Reply`, `most_bytes`, `parse_reply`, `too_much`, `read_reply`, `holds_part`, `refusal`, `wait_asked_for`.
 
-Nothing of a server's words is trusted: counts, indices, dimensions and numbers are checked, and what is quoted from it
-is cut short and freed of control characters and of the API key.
+Nothing of a server's words is trusted: size, counts, indices, dimensions and numbers are checked, and what is quoted
+from it is cut short and freed of control characters and of the API key.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _QUOTED = 200
+_UNKNOWN = 8192  # dimensions, where none are known
+_AROUND = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,44 @@ class Reply:
     vectors: np.ndarray
     tokens: int | None
     model: str
+
+
+def most_bytes(count: int, dimension: int) -> int:
+    """Bytes that an honest reply has at most: 40 a component (JSON, indented), and some around each vector."""
+    return count * (40 * (dimension or _UNKNOWN) + 1024) + _AROUND
+
+
+def parse_reply(content: bytes, count: int, where: str, dimension: int = 0) -> Any:
+    """Parse JSON whose brackets and commas are no more than those of the vectors that were asked for.
+
+    Parsing makes an object of 64 bytes out of "{}"; so what would make too many is refused before.
+
+    Args:
+        content: as it came.
+        count: number of inputs.
+        where: the endpoint, for messages.
+        dimension: what vectors must have; 0: any up to 8,192.
+
+    Raises:
+        EncoderError: far more than was asked for.
+        ValueError: no JSON.
+    """
+    most = {b"{": 4 * count + 64, b"[": 2 * count + 64, b",": count * ((dimension or _UNKNOWN) + 16) + 256}
+    if any(content.count(mark) > allowed for mark, allowed in most.items()):
+        raise too_much(where)
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("lists within lists") from error
+
+
+def too_much(where: str) -> EncoderError:
+    """The error of a reply that is larger than what was asked for."""
+    return EncoderError(
+        f"The endpoint {where} answers with more than the vectors that were asked for.",
+        "See whether it speaks OpenAI's embeddings protocol, and name the dimensions if the model has more than "
+        f"{_UNKNOWN}.",
+    )
 
 
 def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
