@@ -202,6 +202,7 @@ def change_tensors(name: str, data: bytes, generator: np.random.Generator) -> by
             )
         elif tensor.is_floating_point() and tensor.numel():
             bad = float(generator.choice([np.nan, np.inf, -np.inf, 1e38, -1e38, 0.0]))
+            bad = torch.tensor(bad).to(tensor.dtype).item()  # infinite where the type is small
             flat = tensor.clone().reshape(-1)
             flat[int(generator.integers(len(flat)))] = bad
             stored[at] = (flat if kind < 8 else torch.full_like(flat, bad)).reshape(tensor.shape)
