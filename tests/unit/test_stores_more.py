@@ -254,8 +254,8 @@ def test_errors_of_standard_input(stdin: Any) -> None:
     says("-", "truncated", kind="npy")
     array = io.BytesIO()
     np.save(array, np.asfortranarray(np.ones((6, 3))))
-    stdin(iter([array.getvalue()]))
-    says("-", "column by column", kind="npy")
+    stdin(iter([array.getvalue()[:-30]]))
+    says("-", "truncated", kind="npy")
 
 
 def test_named_pipes_are_streams(tmp_path: Path) -> None:
