@@ -108,3 +108,10 @@ def test_a_long_word_after_a_full_line_is_cut() -> None:
 
 def test_a_word_of_20_000_letters_is_drawn_fast() -> None:
     assert picture(PostedTrace.model_validate(posted(recovered="x" * 20_000))).count("<text") > 200
+
+
+def test_a_trace_without_any_figure_is_drawn() -> None:
+    """Found by schemathesis: no confidence, no likelihood, no cosine."""
+    bare = {**posted(), "confidence": None, "cosine": None}
+    bare.pop("likelihood", None)
+    ET.fromstring(picture(PostedTrace.model_validate(bare)))

@@ -193,7 +193,7 @@ def draw(
     end.append(_text("   ".join(facts), _MARGIN + 84, y, _SMALL + 3, "s"))
     body.append(names.seen(starts[-2], starts[-1], "".join(end)))
     height = y + 22
-    said = escape(_clean(f"{recovered} ({facts[0]})"))
+    said = escape(_clean(f"{recovered} ({facts[0]})" if facts else recovered))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" '
