@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -179,6 +180,25 @@ def test_compressed_bombs(tmp_path: Path, packer: str, monkeypatch: pytest.Monke
             path.write_bytes(PACKERS[packer](data))
             with pytest.raises(InputError, match=r"as a bomb does|longer than|has no rows"):
                 vectors_of(path)
+
+
+def test_compressed_files_leave_nothing_behind(tmp_path: Path) -> None:
+    """Found by the fuzz script: what unpacked a file was never let go."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(text_of("jsonl")))
+
+    def held() -> int:
+        gc.collect()
+        return sum(type(part).__name__ in ("Unpacked", "_Counted") for part in gc.get_objects())
+
+    before = held()
+    for _ in range(3):
+        vectors_of(path)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(InputError):
+            vectors_of(path)
+        path.write_bytes(gzip.compress(text_of("jsonl")))
+    assert held() == before
 
 
 # .fvecs and .bvecs

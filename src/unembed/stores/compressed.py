@@ -17,6 +17,25 @@ def codec(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
+class _Counted:
+    """A stream that counts what is read of it. The library holds it, so it holds nothing that holds the library."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.taken = 0
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        data = self._stream.read(size)
+        self.taken += len(data)
+        return data
+
+    def close(self) -> None:
+        """Do nothing: the stream is closed by its owner."""
+
+
 class Unpacked(io.RawIOBase):
     """The bytes that compressed bytes hold.
 
@@ -34,20 +53,16 @@ class Unpacked(io.RawIOBase):
 
         super().__init__()
         self._packed, self._codec, self._source = packed, codec, source
-        self._taken = self._given = 0
-        self._stream = pa.CompressedInputStream(pa.PythonFile(self, mode="r"), codec)
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Give compressed bytes to the library that unpacks them."""
-        data = self._packed.read(size if size is not None else -1)
-        self._taken += len(data)
-        return data
+        self._given = 0
+        self._counted = _Counted(packed)
+        self._stream = pa.CompressedInputStream(pa.PythonFile(self._counted, mode="r"), codec)
 
     def readable(self) -> bool:  # noqa: D102
         return True
 
     def close(self) -> None:  # noqa: D102
         if not self.closed:
+            self._stream.close()
             self._packed.close()
         super().close()
 
@@ -58,9 +73,9 @@ class Unpacked(io.RawIOBase):
             what = f"{self._source} is cut or damaged: {self._codec} cannot unpack it ({first_line(error)})."
             raise InputError(what, RESTORE) from error
         self._given += len(data)
-        if self._given > READ_BYTES and self._given > RATIO * self._taken:
+        if self._given > READ_BYTES and self._given > RATIO * self._counted.taken:
             raise InputError(
-                f"{self._source} unfolds {self._taken} bytes to {self._given}, as a bomb does.",
+                f"{self._source} unfolds {self._counted.taken} bytes to {self._given}, as a bomb does.",
                 f"Give real vectors; a file that packs {RATIO}-fold holds none.",
             )
         buffer[: len(data)] = data
