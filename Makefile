@@ -2,7 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Every package is checked against its sha256 where the locks were made for the machine: Python 3.11 on Linux, x86_64.
+LOCKED := $(shell $(PYTHON) -c 'import platform as p, sys; print(*(["yes"] if (*sys.version_info[:2], p.system(), p.machine()) == (3, 11, "Linux", "x86_64") else []))')
+ifeq ($(LOCKED),yes)
+install = $(PIP) --require-hashes -r $(1).lock && $(PIP) --no-deps --no-build-isolation -e .
+else
+install = $(PIP) -c constraints.txt -e "$(2)"
+endif
+
+comma := ,
 
 .PHONY: demo test slow dev lint format hooks docs package matrix smoke browser results clean
 
@@ -28,7 +37,7 @@ format: $(VENV)/.dev ## let ruff format everything
 hooks: $(VENV)/.dev ## what pre-commit runs, on all files
 	$(BIN)/pre-commit run --all-files
 
-docs: $(VENV)/.docs ## build the documentation site into site/
+docs: $(VENV)/.dev ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 package: $(VENV)/.dev ## build wheel and sdist, install and use each outside the source tree
@@ -55,14 +64,10 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("unembed needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e .
+$(VENV)/.base: pyproject.toml constraints.txt requirements.lock | $(BIN)/python
+	$(call install,requirements,.)
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e ".[dev]"
+$(VENV)/.dev: pyproject.toml constraints.txt requirements-dev.lock | $(BIN)/python
+	$(call install,requirements-dev,.[dev$(comma)docs])
 	touch $@ $(VENV)/.base
-
-$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.dev
-	$(PIP_INSTALL) -e ".[dev,docs]"
-	touch $@

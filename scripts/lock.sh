@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Write requirements.lock: every package of every extra at the version in constraints.txt, with the sha256 of its files.
+# Write requirements.lock (what the program needs) and requirements-dev.lock (every extra too): each package at the version
+# in constraints.txt, with the sha256 of its files.
 #
 #   scripts/lock.sh                from the root of the source tree, after a change of pyproject.toml or constraints.txt
 #
@@ -15,10 +16,14 @@ for place in $(python3 -m pip config get global.extra-index-url 2>/dev/null || t
   options+=(--extra-index-url "$place")
 done
 for place in $(python3 -m pip config get global.find-links 2>/dev/null || true); do options+=(--find-links "$place"); done
-"$work/venv/bin/uv" pip compile pyproject.toml --all-extras --quiet -c constraints.txt --generate-hashes \
-  --python-version 3.11.7 --no-header --no-annotate "${options[@]}" -o "$work/lock"
-{
-  echo "# Written by scripts/lock.sh from pyproject.toml and constraints.txt. Install with:"
-  echo "#   pip install --require-hashes -r requirements.lock && pip install --no-deps --no-build-isolation -e ."
-  sed -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' "$work/lock"
-} >requirements.lock
+printf 'hatchling\neditables\n' >"$work/build.in" # what builds the package, since a build in isolation would fetch it unchecked
+lock() { # FILE, then options
+  "$work/venv/bin/uv" pip compile pyproject.toml "$work/build.in" --quiet -c constraints.txt --generate-hashes \
+    --python-version 3.11.7 --no-header --no-annotate "${options[@]}" "${@:2}" -o "$work/lock"
+  {
+    echo "# Written by scripts/lock.sh from pyproject.toml and constraints.txt; the Makefile installs it with --require-hashes."
+    sed -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' "$work/lock"
+  } >"$1"
+}
+lock requirements.lock
+lock requirements-dev.lock --all-extras
