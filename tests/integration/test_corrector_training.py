@@ -182,7 +182,7 @@ def test_one_of_an_older_base_is_a_better_start_than_none(home: Home, tmp_path: 
         train(replace(one, corrector=replace(one.corrector, layers=2)), tmp_path / "x", init_from=old.checkpoint)
     with pytest.raises(CheckpointError, match="holds no corrector"):
         train(one, tmp_path / "x", init_from=home.base)
-    big = home.recipe("corrector", corrector={"mlp": 200_000}, run={"store_dtype": "fp32"})
+    big = home.recipe("corrector", corrector={"mlp": 60_000, "layers": 4}, run={"store_dtype": "fp32"})
     with pytest.raises(RecipeError, match=r"more than 12"):
         train(big, tmp_path / "x")
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -376,15 +377,32 @@ def test_skip_bad_holds_for_every_store_and_is_resumed(
         assert [part["row"] for part in last["skipped"]] == [5, 63, 100, 149]
         assert [row["id"] for row in rows] == [i for i in range(150) if i not in (5, 63, 100, 149)]
 
-    out, source = tmp_path / "o.jsonl", tmp_path / "v.jsonl"
-    vectors[[5, 100, 149]] = 1
-    lines = [json.dumps(row).encode() for row in vectors.tolist()]
-    source.write_bytes(b"\n".join([*lines[:120], b"\xff", *lines[121:]]))
-    args = ["invert", source, "-m", place.model, "--skip-bad", "--out", out]
-    fails(capsys, [*args, "-q"], "v.jsonl", "UTF-8")
+    vectors[[5, 100, 149]] = np.arange(32) - 16
+    np.save(tmp_path / "v.npy", vectors)
+    out, ends = tmp_path / "o.jsonl", True
+
+    class Ends:
+        """A store that ends in the middle."""
+
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def batches(self, size: int) -> Any:
+            for batch in self.store.batches(size):
+                if ends and batch.start + len(batch) > 120:
+                    raise DataError("The store went away.", "Try again.")
+                yield batch
+
+    register_store("test+ends", lambda address, column, id_column: Ends(open_file(tmp_path / "v.npy")))
+    args = ["invert", "test+ends://x", "-m", place.model, "--skip-bad", "--out", out]
+    fails(capsys, [*args, "-q"], "went away")
     assert list(partial_folder(out).glob("chunk-*"))
-    lines[63] = lines[64]
-    source.write_bytes(b"\n".join(lines))
+    ends = False
+    vectors[63] = vectors[64]
+    np.save(tmp_path / "v.npy", vectors)
     assert run(capsys, *args, "--resume").code == 0
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(150))
 

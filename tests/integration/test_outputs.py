@@ -61,7 +61,7 @@ def test_a_kept_text_stands_beside_the_recovered_one(
         ("u", "5", "x"),
         ("w", "6", "y"),
     ]
-    assert all(0 <= float(row["confidence"]) <= 1 for row in rows)
+    assert all(0 <= float(row["likelihood"]) <= 1 for row in rows)
     shown = [json.loads(line) for line in run(capsys, *args, "--json").out.splitlines()]
     assert [row["kept_text"] for row in shown] == ["the truth", "another"]
     fails(capsys, [*base, "--keep", "text", "--keep", "kept_text"], "kept_text", "Rename")

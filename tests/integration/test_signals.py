@@ -130,7 +130,7 @@ def piped(command: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("way", ["--json | head -1", "| head -1", "--compare text | true"])
 def test_a_pipe_that_closes(place: Place, tmp_path: Path, way: str) -> None:
     """Silent; 141 as for any program whose reader went away, 0 where everything was written before it did."""
-    rows = "\n".join(json.dumps({"text": "a cat saw a dog", "v": [i + 1.5] * 32}) for i in range(600))
+    rows = "\n".join(json.dumps({"text": "a cat saw a dog", "v": [i + 1.5, -1.5] * 16}) for i in range(600))
     (tmp_path / "v.jsonl").write_text(rows)
     code, out, err = piped(f"invert {tmp_path}/v.jsonl -m {place.model} {' '.join(DECODING)} {way}")
     assert err == ""

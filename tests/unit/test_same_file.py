@@ -119,7 +119,7 @@ def test_a_terminal_obeys_no_text(text: str, capsys: pytest.CaptureFixture[str])
     assert visible(text) == HOSTILE[text]
 
     class Found:
-        confidence, queries, cosine = 0.5, 0, None
+        confidence, queries, cosine, fit, misfit = 0.5, 0, None, 0.5, None
 
     found = Found()
     found.text = text  # type: ignore[attr-defined]
@@ -143,6 +143,7 @@ def test_terminals_of_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPa
 
     class Found:
         text, confidence, queries, cosine = "caf\u00e9 \u65e5\u672c " * 20, 0.5, 0, None
+        fit, misfit = 0.5, None
 
     RecoveryTable(stdout_console(), True).add(["\u65e5" * 30], [Found()], ["\u00fc"])
     show_json({"a": "\u65e5"}, indent=None)

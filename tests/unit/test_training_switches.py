@@ -17,9 +17,18 @@ from unembed.training.step import StepLoss
 
 V, D = 40, 12
 CONFIG = DenoiserConfig(
-    vector_dim=D, vocab_size=V, width=16, layers=2, heads=2, limit=6, prefix_tokens=2, causal=True, eos_id=2, bos_id=1
+    vector_dim=D,
+    vocab_size=V,
+    width=16,
+    layers=2,
+    heads=2,
+    limit=6,
+    prefix_tokens=2,
+    causal=True,
+    eos_id=2,
+    bos_id=1,
+    mask_id=3,
 )
-CONFIG = replace(CONFIG, mask_id=3)
 
 
 def build(**changes: object) -> Denoiser:

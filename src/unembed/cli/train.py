@@ -80,7 +80,8 @@ def command(
             raise InputError(f"--cooldown and {name} are both given.", f"Leave out {name}.")
     begin = init_from if init_from is None or Path(init_from).is_file() else find_checkpoint(init_from)
     home = Path(out) / COOLDOWN if cooldown is not None else Path(out)  # a cool-down may be made beside the run
-    _refuse_overwriting(resolved, recipe, home, begin)
+    waits = (home / "state.safetensors").exists()  # then nothing is written over: training says so itself
+    _refuse_overwriting(resolved, recipe, home, None if waits else begin)
     with unless_refused(home), Lock(make_folder(home) / LOCK, home):
         result = train(
             resolved,
