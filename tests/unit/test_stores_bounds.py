@@ -194,6 +194,20 @@ def test_headers_that_are_damaged(data: bytes) -> None:
         _struct(data, 0, 0)
 
 
+def test_metadata_on_which_the_library_ends_the_process(tmp_path: Path) -> None:
+    """Found by the fuzz script: a histogram of another length in the footer is an exception that nobody catches."""
+    path = parquet(tmp_path / "a.parquet")(id=["a", "b"], v=pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32())))
+    data = path.read_bytes()
+    end = len(data) - 8
+    length = int.from_bytes(data[end : end + 4], "little")
+    at = data.rindex(b"\x19\x46", end - length, end) + 1  # the last list of four whole numbers gets a fifth
+    longer = data[:at] + b"\x56\x00" + data[at + 1 : end] + (length + 1).to_bytes(4, "little") + b"PAR1"
+    path.write_bytes(longer)
+    code = "import sys; from unembed.stores.files import read_vectors; next(read_vectors(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "InputError" in done.stderr and "histogram" in done.stderr, done.stderr
+
+
 REAL = """
 import resource, sys
 import numpy, pyarrow.parquet

@@ -1,8 +1,9 @@
 """How much a parquet file unfolds to, from the headers of its pages, before any page is unpacked.
 
 A footer may say what it likes, and a dictionary or a run of equal values writes gigabytes in a few bytes. What a reader
-will allocate stands in the header of each page (a struct in Thrift's compact protocol, parquet.thrift in
-apache/parquet-format). In it: `Page`, `pages`, `leaves` and `rows_that_fit`.
+will allocate stands in the header of each page. Footer and headers are structs in Thrift's compact protocol
+(parquet.thrift in apache/parquet-format); they are read here, as pyarrow's own view of a column's metadata ends the
+process where that is damaged. In it: `footer`, `leaves`, `pages` and `rows_that_fit`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from unembed.stores.reading import RATIO, READ_BYTES
 _DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
 _DELTA = 7  # DELTA_BYTE_ARRAY: a value may repeat all that stands before it
 _SIZES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
-_SHARED = frozenset(("PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE", "BIT_PACKED"))
+_SHARED = frozenset((0, 2, 3, 4, 8))  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY
+_FOOTER = 1 << 28  # bytes
 _HEADER = 1 << 24  # bytes of a page's header, as the library has it
 
 
@@ -29,6 +31,23 @@ class Page(NamedTuple):
     stored: int
     values: int
     encoding: int
+
+
+class Chunk(NamedTuple):
+    """What the footer says of a column in a row group."""
+
+    encodings: tuple[int, ...]
+    num_values: int
+    total_compressed_size: int
+    data_page_offset: int
+    dictionary_page_offset: int
+
+
+class Group(NamedTuple):
+    """What the footer says of a row group."""
+
+    num_rows: int
+    columns: list[Chunk]
 
 
 @dataclass(frozen=True)
@@ -54,11 +73,39 @@ class Leaf:
     repeated: bool
 
 
-def leaves(metadata: Any, names: Sequence[str]) -> list[Leaf]:
-    """Return the leaves of some columns of a table, from the metadata of a parquet file."""
+def footer(stream: BinaryIO) -> list[Group]:
+    """Read the row groups out of the footer of a parquet file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    stream.seek(-8, 2)
+    length = int.from_bytes(stream.read(4), "little")
+    if length > _FOOTER:
+        raise ValueError(f"its footer has {length} bytes")
+    stream.seek(-8 - length, 2)
+    try:
+        fields, _ = _struct(stream.read(length), 0, 0)
+        return [_group(part) for part in fields.get(4, ())]
+    except (IndexError, TypeError, AttributeError, KeyError):
+        raise ValueError("its footer is damaged") from None
+
+
+def _group(fields: dict[int, Any]) -> Group:
+    chunks = []
+    for column in fields[1]:
+        part = column[3]
+        numbers = (part[5], part[7], part[9], part.get(11, 0))
+        if not all(isinstance(number, int) and number >= 0 for number in (*numbers, fields[3], *part[2])):
+            raise ValueError("its footer holds a number below 0")
+        chunks.append(Chunk(tuple(part[2]), *numbers))
+    return Group(fields[3], chunks)
+
+
+def leaves(schema: Any, groups: Sequence[Group], names: Sequence[str]) -> list[Leaf]:
+    """Return the leaves of some columns of a table, from the schema of a parquet file."""
     found = []
     wanted = set(names)
-    schema = metadata.schema
     for index in range(len(schema)):
         part = schema.column(index)
         path = part.path.split(".")
@@ -69,18 +116,17 @@ def leaves(metadata: Any, names: Sequence[str]) -> list[Leaf]:
             size = _SIZES.get(part.physical_type) or max(1, part.length or 1)
             shared = text and part.path == name and part.logical_type.type in ("NONE", "STRING", "ENUM", "JSON")
             if shared:
-                chunks = (metadata.row_group(group).column(index) for group in range(metadata.num_row_groups))
-                shared = all(_SHARED.issuperset(chunk.encodings) for chunk in chunks)
+                shared = all(_SHARED.issuperset(group.columns[index].encodings) for group in groups)
             found.append(Leaf(index, name, part.path, size, text, shared, part.max_repetition_level > 0))
     return found
 
 
-def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: str) -> int:
+def rows_that_fit(stream: BinaryIO, group: Group, used: Sequence[Leaf], source: str) -> int:
     """Return how many rows of a row group unfold to at most a quarter of `READ_BYTES`.
 
     Args:
         stream: the file.
-        group: the metadata of the row group.
+        group: the row group.
         used: the leaves that are read.
         source: what messages call the store.
 
@@ -95,7 +141,7 @@ def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: st
                 f"{source} holds cells of {leaf.size} bytes in column {leaf.name!r}, more than are read.",
                 "Write that column as bytes of any length, or leave it out.",
             )
-        chunk = group.column(leaf.index)
+        chunk = group.columns[leaf.index]
         size = values = stored = 0
         widest = 0.0
         for page in pages(stream, chunk):
@@ -120,7 +166,7 @@ def rows_that_fit(stream: BinaryIO, group: Any, used: Sequence[Leaf], source: st
     return max(1, int(READ_BYTES / 4 / row_bytes))
 
 
-def pages(stream: BinaryIO, chunk: Any) -> Iterator[Page]:
+def pages(stream: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """Yield the headers of the pages of a column chunk.
 
     Raises:
@@ -162,9 +208,13 @@ def _header(stream: BinaryIO, at: int) -> tuple[Page, int]:
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """Read a struct in Thrift's compact protocol: {field number: whole number, nested struct or None}, and its end."""
-    if depth > 8:
-        raise ValueError("the header of a page is nested too deeply")
+    """Read a struct in Thrift's compact protocol, and its end.
+
+    Returns:
+        {field number: whole number, nested struct, list of these, or None for anything else}, and where it ends.
+    """
+    if depth > 12:
+        raise ValueError("a header is nested too deeply")
     fields: dict[int, Any] = {}
     number = 0
     while data[at]:
@@ -193,9 +243,26 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         length, at = _raw(data, at)
         data[at + length - 1 if length else at]  # IndexError where it is cut
         return None, at + length
+    if kind in (9, 10):
+        return _list(data, at, depth)
     if kind == 12:
         return _struct(data, at, depth + 1)
-    raise ValueError(f"the header of a page holds a value of kind {kind}")  # lists and maps have no place in it
+    raise ValueError(f"a header holds a value of kind {kind}")
+
+
+def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    """Read a list or a set."""
+    count, kind = data[at] >> 4, data[at] & 15
+    at += 1
+    if count == 15:
+        count, at = _raw(data, at)
+    if count > len(data) or depth > 12:
+        raise ValueError("a header holds a list that is too long or too deep")
+    items = []
+    for _ in range(count):
+        item, at = (None, at + 1) if kind in (1, 2) else _value(data, at, kind, depth + 1)
+        items.append(item)
+    return items, at
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

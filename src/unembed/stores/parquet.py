@@ -14,7 +14,7 @@ from typing import Any
 from unembed.errors import InputError
 from unembed.stores.columns import Columns, choose_columns
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.pages import leaves, rows_that_fit
+from unembed.stores.pages import footer, leaves, rows_that_fit
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, guarded, translated
 from unembed.stores.slices import checked, sliced
@@ -97,26 +97,24 @@ def _open(source: Input, columns: int = 32, dictionaries: list[str] | None = Non
 
 def _tables(source: Input, names: list[str], size: int) -> Generator[Any]:
     """Yield record batches of some columns, each checked inside, of so many rows as fit."""
-    with translated(source.name, _KIND), _open(source) as file:
-        metadata = file.metadata
-        used = leaves(metadata, names)
+    with translated(source.name, _KIND), _open(source) as file, source.open() as stream:
+        groups = footer(stream)
+        used = leaves(file.schema, groups, names)
     shared = [leaf.path for leaf in used if leaf.shared]
     with contextlib.ExitStack() as stack:
         with translated(source.name, _KIND):
             file = stack.enter_context(_open(source, len(used), shared))
             stream = stack.enter_context(source.open())
-        groups = range(metadata.num_row_groups)
         at = 0
         while at < len(groups):
             rows = held = 0
             begin = at
             with translated(source.name, _KIND):
                 while at < len(groups) and held < size and at - begin < _TOGETHER:
-                    group = metadata.row_group(at)
-                    fits = rows_that_fit(stream, group, used, source.name)
+                    fits = rows_that_fit(stream, groups[at], used, source.name)
                     rows = min(rows or fits, fits)
-                    held, at = held + group.num_rows, at + 1
-            part = file.iter_batches(min(size, rows), list(groups[begin:at]), names)
+                    held, at = held + groups[at].num_rows, at + 1
+            part = file.iter_batches(min(size, rows), list(range(begin, at)), names)
             for batch in guarded(part, source.name, _KIND):
                 with translated(source.name, _KIND):
                     batch = checked(batch)
