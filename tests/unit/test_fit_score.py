@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,25 @@ def test_a_file_is_warned_of_once_and_only_where_chance_does_not_explain_it(scor
     mild = usual(300, 5) + np.eye(DIM, dtype=np.float32)[0] * 2  # few rows alone are below the limit
     assert "fit of the whole file" in said(mild)
     assert said() == ""
+
+
+def test_the_shipped_list_of_files_guards_what_warns(tmp_path: Path) -> None:
+    """An empty list, a file that is not listed, one that is gone: each is named, and the model is not used without."""
+    from unembed.model.checkpoint import load_checkpoint, verify_checkpoint
+    from unembed.model.fit_score import FIT_FILE
+    from unembed.model.shipped import find_checkpoint
+
+    model = tmp_path / "m"
+    shutil.copytree(find_checkpoint("default"), model)
+    sums, fit = (model / "SHA256SUMS").read_text(), (model / FIT_FILE).read_bytes()
+    assert verify_checkpoint(model)[1] == []
+    without = "".join(line for line in sums.splitlines(True) if FIT_FILE not in line)
+    for listed, there in (("", fit), (without, fit), (sums, None), (sums, fit[:-1] + b"x")):
+        (model / "SHA256SUMS").write_text(listed)
+        (model / FIT_FILE).unlink(missing_ok=True)
+        if there is not None:
+            (model / FIT_FILE).write_bytes(there)
+        with pytest.raises(CheckpointError, match=r"SHA256SUMS|fit-score"):
+            verify_checkpoint(model)
+        with pytest.raises(CheckpointError, match=r"SHA256SUMS|fit-score"):
+            _ = load_checkpoint(model).fit_score

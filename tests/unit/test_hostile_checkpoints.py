@@ -123,6 +123,7 @@ HOSTILE: dict[str, Callable[[Files], tuple[str, bytes]]] = {
     "many drafts": decode(strategy="left-to-right", beam=1000, lengths=1000),
     "passes that are a number of another kind": decode(strategy="adaptive", passes=1e9),
     "a strategy that is none": decode(strategy="all"),
+    "an option of another version": decode(strategy="prior", top_k=3),
     "a decode that is a text": changed("config.json", lambda v: v["notes"].update(decode="x")),
     "a token id of 50 million": token_id(50_000_000),
     "a token id of many digits": token_id(10**30),

@@ -42,7 +42,7 @@ class Fitting:
             kinds = "; ".join(f"{number:,} look {WORDS[name]}" for name, number in self._misfits.most_common())
             said.append(
                 f"{count:,} of {rows:,} rows do not fit the model ({LIMIT:.0%} is usual): {kinds}. "
-                "Their texts are guesses; their confidence is lowered, the column misfit names them."
+                "Their texts are guesses, whatever their likelihood; the column misfit names them."
             )
         median = sorted(self._fits)[rows // 2] if rows >= _FEWEST else 1.0
         if median < _LOW:

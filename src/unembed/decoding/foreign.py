@@ -13,7 +13,7 @@ from typing import Any
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import read_calibrations
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.options import resolve_options
+from unembed.decoding.options import DECODE_OPTIONS, resolve_options
 from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError, UnembedError
@@ -49,6 +49,9 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
         only = {} if config.fills_masks else {"strategy": "left-to-right"}
         defaults = checkpoint.notes.get("decode") or only
         mapping(_option, 50)(defaults, "its default decode")
+        unknown = sorted({*defaults} - {*DECODE_OPTIONS})
+        if unknown:
+            raise SchemaError(f"its default decode has an option that this version does not know ({unknown[0]})")
         _check_cost(resolve_options({}, defaults))
         if tokenizer.size != config.vocab_size:
             raise SchemaError(f"its tokenizer has {tokenizer.size} tokens and its network {config.vocab_size}")

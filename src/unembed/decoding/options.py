@@ -1,6 +1,6 @@
 """What a caller's keyword arguments mean: options of the decode, constraints, and a checkpoint's own defaults.
 
-Contents: `split_options`, `resolve_options`, `CONSTRAINT_NAMES`.
+Contents: `split_options`, `resolve_options`, `DECODE_OPTIONS`, `CONSTRAINT_NAMES`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints import Constraints
 from unembed.errors import InputError
 
-_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
+DECODE_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
 CONSTRAINT_NAMES = tuple(field.name for field in dataclasses.fields(Constraints))
 
 
@@ -43,9 +43,9 @@ def resolve_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     elif options.get("temperature") or options.get("samples", 1) > 1:
         defaults = {k: v for k, v in defaults.items() if k != "beam"}  # what is sampled has no beam
     for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, (*_OPTIONS, *CONSTRAINT_NAMES), 1)
-            listed = ", ".join((*_OPTIONS, *CONSTRAINT_NAMES))
+        if name not in DECODE_OPTIONS:
+            near = difflib.get_close_matches(name, (*DECODE_OPTIONS, *CONSTRAINT_NAMES), 1)
+            listed = ", ".join((*DECODE_OPTIONS, *CONSTRAINT_NAMES))
             hint = f"Did you mean {near[0]}?" if near else f"Options: {listed}."
             raise InputError(f"There is no decoding option {name!r}.", hint)
     return DecodeConfig(**{**defaults, **options})

@@ -81,9 +81,9 @@ class Checkpoint:
             CheckpointError: it is damaged, or belongs to other weights.
         """
         path = self.path / CORRECTOR_FILE
+        check_listed(self.path, CORRECTOR_FILE)
         if not path.exists():
             return None
-        check_listed(self.path, CORRECTOR_FILE)
         return read_corrector(path, self.denoiser, self.weights)
 
     @cached_property
@@ -94,9 +94,9 @@ class Checkpoint:
             CheckpointError: it is damaged, or belongs to other vectors.
         """
         path = self.path / FIT_FILE
+        check_listed(self.path, FIT_FILE)  # also where it is gone: without it nothing is warned of
         if not path.exists():
             return None
-        check_listed(self.path, FIT_FILE)
         return read_fit_score(path, self.denoiser.config.vector_dim)
 
 

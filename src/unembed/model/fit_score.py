@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from unembed.errors import CheckpointError, DataError
-from unembed.files import atomic_path
+from unembed.files import atomic_path, open_regular
 
 FIT_FILE = "fit-score.safetensors"
 LIMIT = 0.01
@@ -32,6 +32,7 @@ LIMIT = 0.01
 REASONS = ("vector", "long", "language")
 KNOTS = 64
 _CLIP = 6.0  # coordinates beyond it tell of the energy, which has its own statistic
+_MOST_BYTES = 2**24
 _REPAIR = "Fetch the checkpoint again, or remove the file from it."
 
 
@@ -192,12 +193,13 @@ def read_fit_score(path: str | Path, dim: int) -> FitScore:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path, _MOST_BYTES).close()
         with safe_open(str(path), framework="numpy") as file:
             told: Mapping[str, str] = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}
         reasons, n = tuple(told["reasons"].split()), int(told["n"])
         score = FitScore(reasons, n=n, **state)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (DataError, OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}).", _REPAIR) from error
     k = len(reasons)
     shapes = (
@@ -208,7 +210,7 @@ def read_fit_score(path: str | Path, dim: int) -> FitScore:
         and score.trust_x.shape == score.trust_y.shape == (k, score.trust_x.shape[-1])
         and 1 <= score.trust_x.shape[-1] <= KNOTS
     )
-    whole = shapes and all(np.issubdtype(v.dtype, np.floating) and np.isfinite(v).all() for v in state.values())
+    whole = shapes and all(np.issubdtype(v.dtype, np.floating) and (np.abs(v) < 1e9).all() for v in state.values())
     if not (
         whole
         and reasons[:1] == REASONS[:1]

@@ -1,7 +1,6 @@
 """The list of a checkpoint's files: SHA256SUMS, as `sha256sum --check` reads it.
 
-Contents: `SUMS`, `read_sums`, `list_files`, `sums_text`, `check_file`, `check_listed`,
-`check_all`.
+Contents: `SUMS`, `read_sums`, `has_sums`, `list_files`, `sums_text`, `check_file`, `check_listed`, `check_all`.
 
 Whoever writes a file into a checkpoint's folder lists it here, the model card too; only the list itself is not in it.
 config.json names the files that the model is made of, and so the digest of config.json is the model's. This list says
@@ -31,7 +30,7 @@ def read_sums(folder: str | Path) -> dict[str, str]:
         CheckpointError: the list cannot be read.
     """
     path = Path(folder) / SUMS
-    if not path.exists() and not path.is_symlink():
+    if not has_sums(folder):
         return {}
     try:
         with open_regular(path, _MOST_BYTES) as stream:
@@ -45,6 +44,12 @@ def read_sums(folder: str | Path) -> dict[str, str]:
             raise CheckpointError(f"Line {number} of {path} names no file with its sha256.", REPAIR)
         found[match[2]] = match[1]
     return found
+
+
+def has_sums(folder: str | Path) -> bool:
+    """Whether a folder has a list, be it empty or broken."""
+    path = Path(folder) / SUMS
+    return path.exists() or path.is_symlink()
 
 
 def sums_text(sums: Mapping[str, str]) -> bytes:
@@ -84,15 +89,17 @@ def check_file(folder: str | Path, name: str, digest: str) -> None:
 
 
 def check_listed(folder: str | Path, *names: str) -> None:
-    """Compare files that lie beside a model with the list, as far as they are in it.
+    """Compare files that lie beside a model with the list, where there is one.
 
     Raises:
-        CheckpointError: one of them is another than was listed.
+        CheckpointError: one of them is missing from the list, from the folder, or is another than was listed.
     """
     sums = read_sums(folder)
     for name in names:
         if name in sums:
             check_file(folder, name, sums[name])
+        elif has_sums(folder) and (Path(folder) / name).exists():
+            raise CheckpointError(f"{SUMS} of {folder} does not list {name}.", REPAIR)
 
 
 def check_all(folder: str | Path, known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -110,9 +117,12 @@ def check_all(folder: str | Path, known: Mapping[str, str]) -> tuple[dict[str, s
     """
     folder = Path(folder)
     sums = read_sums(folder)
-    wrong = next((name for name in known if sums and sums.get(name) != known[name]), None)
-    if wrong is not None:
-        raise CheckpointError(f"{folder} is damaged: {SUMS} and config.json do not agree on {wrong}.", REPAIR)
+    if has_sums(folder):
+        wrong = next((name for name in known if sums.get(name) != known[name]), None)
+        if wrong is not None:
+            raise CheckpointError(f"{folder} is damaged: {SUMS} and config.json do not agree on {wrong}.", REPAIR)
+        parts = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+        check_listed(folder, *parts)
     listed = {**known, **sums}
     for name, digest in listed.items():
         check_file(folder, name, digest)

@@ -98,12 +98,11 @@ class Guard:
         """Refuse who has not the token."""
         if self.token is None:
             return None
+        if bears(sent, self.token):
+            return None
         wait = self.wrong_tokens.wait(client)
         if wait:
-            return _later("Several wrong tokens came from this address.", "Wait, then send the right one.", wait)
-        if bears(sent, self.token):
-            self.wrong_tokens.right(client)
-            return None
+            return _later("Several wrong tokens came from this address.", "Wait, or send the right one.", wait)
         if sent:
             self.wrong_tokens.wrong(client)
         return failure(

@@ -72,7 +72,8 @@ def bears(header: bytes, token: str) -> bool:
 class WrongTokens:
     """Clients that sent wrong tokens wait: after `free` of them 1 second, then 2, 4, ... up to `longest`.
 
-    While a client waits its tokens are not looked at, so guesses in the meantime tell it nothing.
+    The right token is taken at any time: behind a proxy all clients have one address, and who guesses may not lock the
+    others out. What keeps guesses hopeless is the length of the token (`weakness`).
     """
 
     def __init__(self, free: int = 5, longest: float = 60.0, most: int = 4096) -> None:
@@ -90,7 +91,3 @@ class WrongTokens:
         self._found[client] = (count, time.monotonic() + pause)
         while len(self._found) > self.most:
             self._found.popitem(last=False)
-
-    def right(self, client: str) -> None:
-        """Forget a client's wrong tokens."""
-        self._found.pop(client, None)
