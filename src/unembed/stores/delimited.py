@@ -151,14 +151,14 @@ def _opens(line: str, delimiter: str) -> bool:
 
 def _joined(fields: list[str], delimiter: str, width: int | None) -> list[str]:
     """Put together a vector in brackets that was not quoted, and so was cut at its own commas."""
-    if len(fields) == width or len(fields) < 3:
+    if len(fields) < 3 or (width is not None and len(fields) <= width):
         return fields
-    for begin, field in enumerate(fields):
-        if field.lstrip()[:1] in ("[", "{") and field.rstrip()[-1:] not in ("]", "}"):
-            for end in range(begin + 1, len(fields)):
-                if fields[end].rstrip()[-1:] in ("]", "}"):
-                    whole = delimiter.join(fields[begin : end + 1])
-                    if as_vector(whole) is not None:
-                        return [*fields[:begin], whole, *fields[end + 1 :]]
-                    break
+    begin = None
+    for place, field in enumerate(fields):
+        if field.rstrip()[-1:] in ("]", "}"):
+            if begin is not None and as_vector(whole := delimiter.join(fields[begin : place + 1])) is not None:
+                return [*fields[:begin], whole, *fields[place + 1 :]]
+            begin = None
+        elif field.lstrip()[:1] in ("[", "{"):
+            begin = place
     return fields

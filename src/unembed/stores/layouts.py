@@ -16,7 +16,7 @@ from unembed.stores.counted import counted
 from unembed.stores.doubts import ENOUGH
 from unembed.stores.inputs import MAX_LINE
 from unembed.stores.lists import Lists, plain_type, stored, stored_type
-from unembed.stores.written import from_bytes, oddity, parse_vector
+from unembed.stores.written import from_bytes, oddity, parse_vector, to_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,7 +185,7 @@ def _from_parts(numbers: Any, rows: Any, width: int, faults: list[Fault]) -> tup
     vectors, places = [], []
     for index, place in enumerate(rows.tolist()):
         try:
-            vectors.append(_array([float(text) for text in cells(numbers.slice(index * width, width))]))
+            vectors.append(_array(to_numbers(cells(numbers.slice(index * width, width)))))
             places.append(place)
         except (TypeError, ValueError):
             faults.append((place, "has a vector with text that is no number, or with a missing value", _REPAIR))

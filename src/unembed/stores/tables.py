@@ -17,7 +17,7 @@ from unembed.stores.lines import REPAIR, LineStore, Record, legible
 from unembed.stores.protocol import choose_ids, choose_others
 from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
 from unembed.stores.sampled import Columns, Layout, Sample, decimal_mark, find_columns
-from unembed.stores.written import is_missing, is_number, parse_vector
+from unembed.stores.written import as_vector, is_missing, is_number, parse_vector, to_numbers
 
 _DELIMITERS = (",", ";", "\t", "|", BLANKS)
 _LINES, _CHARACTERS = 32, 1 << 20  # looked at first; four times as much while no vector is seen
@@ -42,13 +42,11 @@ class _Form:
         if group.cell:
             return parse_vector(fields[group.places[0]])
         cells = [fields[place] for place in group.places]
+        plain = [cell.replace(",", ".") for cell in cells] if self.decimal == "," else cells
         try:
-            if self.decimal == ",":
-                return [float(cell.replace(",", ".")) for cell in cells]
-            return [float(cell) for cell in cells]
+            return to_numbers(plain)
         except ValueError:
-            good = [is_number(cell.replace(",", ".") if self.decimal == "," else cell) for cell in cells]
-            wrong = good.index(False)
+            wrong = [is_number(cell) for cell in plain].index(False)
             name, shown = self.columns.names[group.places[wrong]], cells[wrong].strip()[:40]
             raise ValueError(f"a value that is not a number in column {name!r} ({shown!r})") from None
 
@@ -201,12 +199,11 @@ def _sample(
     rows = list(split_rows(head, delimiter, width, source, ended))
     begin = next((i for i, (_, fields) in enumerate(rows) if not fields[0].startswith("#")), len(rows))
     titles = None
-    if begin and begin < len(rows):
-        before = [fields for _, fields in rows[:begin]]
+    if begin < len(rows):
         count = len(rows[begin][1])
-        if any(len(fields) == count and sum(map(is_number, fields)) * 2 > count for fields in before):
-            return rows, None  # the mark begins ids
-        last = before[-1]
+        begin = next((i for i in range(begin) if _is_row(rows[i][1], count)), begin)  # the mark may begin an id
+    if 0 < begin < len(rows):
+        last = rows[begin - 1][1]
         if delimiter == BLANKS and last[0] == "#":
             last = last[1:]
         titles = [last[0].lstrip("# "), *last[1:]] if len(last) == count else None
@@ -216,9 +213,15 @@ def _sample(
     return rows, titles
 
 
+def _is_row(fields: list[str], count: int) -> bool:
+    """Say whether a line that begins with a mark of comments is a row: it holds a vector, or mostly numbers."""
+    numbers = sum(map(is_number, fields))
+    return len(fields) == count and (2 * numbers > count or any(as_vector(field) is not None for field in fields))
+
+
 def _counts(first: list[str], second: list[str]) -> bool:
     """Say whether a line is what word2vec and node2vec begin with: the numbers of rows and of dimensions."""
-    return len(first) == 2 and all(cell.isdigit() for cell in first) and len(second) == int(first[1]) + 1
+    return len(first) == 2 and all(cell.isdecimal() for cell in first) and len(second) == int(first[1]) + 1
 
 
 def _rows(source: Input, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:

@@ -3,7 +3,7 @@
     [0.1, 0.2]  [0.1 0.2]  {0.1,0.2}  (0.1, 0.2)  array([...], dtype=float32)  tensor([...])  [np.float32(0.1), ...]
     0.1 0.2 ...  0,1;0,2;...  base64 or hexadecimal digits of float32 or float64
 
-Contents: `parse_vector`, `as_vector`, `from_bytes`, `is_missing`, `oddity`.
+Contents: `parse_vector`, `as_vector`, `is_number`, `to_numbers`, `from_bytes`, `is_missing`, `oddity`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
@@ -110,7 +111,7 @@ def _numbers(inner: str) -> list[float]:
     if len(parts) > 1 and not parts[-1].strip():
         parts.pop()
     try:
-        return [float(part) for part in parts]
+        return to_numbers(parts)
     except ValueError:
         wrong = next(part for part in parts if not is_number(part))
         shown = " ".join(wrong.split())
@@ -119,12 +120,25 @@ def _numbers(inner: str) -> list[float]:
 
 
 def is_number(cell: str) -> bool:
-    """Say whether a cell is a number."""
+    """Say whether a cell is a number, in the digits 0 to 9."""
     try:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell
+    return "_" not in cell and (cell.isascii() or cell.strip().isascii())
+
+
+def to_numbers(cells: Sequence[str]) -> list[float]:
+    """Return the numbers that cells hold.
+
+    Raises:
+        ValueError: one of them is none (see `is_number`).
+    """
+    numbers = [float(cell) for cell in cells]
+    whole = "".join(cells)
+    if ("_" in whole or not whole.isascii()) and not all(map(is_number, cells)):
+        raise ValueError("a cell that is no number")
+    return numbers
 
 
 def _bytes(cell: str) -> bytes | None:

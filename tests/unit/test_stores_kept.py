@@ -1,0 +1,90 @@
+"""Nothing is lost or misread in silence: rows that look like comments, ids, the order of answers, odd numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unembed.errors import InputError
+from unembed.stores.delimited import split_rows
+from unembed.stores.files import open_file
+from unembed.stores.reading import Reading
+
+WIDTH = 24
+VECTORS = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
+A, B, C = VECTORS.tolist()
+ARABIC = str.maketrans("0123456789", "".join(chr(0x660 + digit) for digit in range(10)))
+
+
+def save(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(path: Path, **options: Any) -> tuple[np.ndarray, list[Any]]:
+    """Return the vectors and the ids of a file."""
+    parts = list(open_file(path, reading=Reading(**options)).batches())
+    return np.concatenate([part.vectors for part in parts]), [i for part in parts for i in part.ids]
+
+
+@pytest.mark.parametrize("before", ["", "# made by a program\n", "#text,embedding\n", "# made\n# text,embedding\n"])
+@pytest.mark.parametrize("other", ["plain", "#tag two"])
+def test_a_row_may_begin_with_the_mark_of_comments(tmp_path: Path, before: str, other: str) -> None:
+    text = f'{before}#tag one,"{A}"\n{other},"{B}"\nlast,"{C}"\n'
+    vectors, _ = read(save(tmp_path / "a.csv", text))
+    np.testing.assert_allclose(vectors, VECTORS, rtol=2e-7)
+
+
+def test_comments_before_the_rows_are_no_rows(tmp_path: Path) -> None:
+    for comment in ("# a, b", "# [1, 2]", "#"):
+        text = f'{comment}\nplain,"{A}"\nlast,"{B}"\n'
+        np.testing.assert_allclose(read(save(tmp_path / "a.csv", text))[0], VECTORS[:2], rtol=2e-7)
+
+
+class Counted(str):
+    """A field that counts how often the blanks behind it are looked for."""
+
+    looked = 0
+
+    def rstrip(self, chars: str | None = None) -> str:
+        Counted.looked += 1
+        return super().rstrip(chars)
+
+
+@pytest.mark.parametrize("line", ["[," * 4000, "[," * 4000 + "]", "[,]," * 4000])
+def test_brackets_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr("unembed.stores.delimited._plain", lambda line, d: [Counted(part) for part in line.split(d)])
+    Counted.looked = 0
+    ((_, fields),) = split_rows([line], ",", 3, "a.csv")
+    assert ",".join(fields) == line and Counted.looked == len(fields)
+
+
+def test_a_vector_that_was_cut_at_its_commas(tmp_path: Path) -> None:
+    vectors, ids = read(save(tmp_path / "a.csv", f"id,v\n[x,{A}\nb,{B}\n"))
+    np.testing.assert_allclose(vectors, VECTORS[:2], rtol=2e-7)
+    assert ids == ["[x", "b"]
+
+
+@pytest.mark.parametrize("odd", ["1_0", "1_0.5", "12".translate(ARABIC), "\uff11.5"])
+def test_numbers_have_the_digits_0_to_9(tmp_path: Path, odd: str) -> None:
+    wide = "\n".join(",".join(["r", *map(str, row)]) for row in (A, B, C))
+    wide = ",".join(["id", *(f"e{i}" for i in range(WIDTH))]) + f"\n{wide}\nx,{odd},{','.join(map(str, A[1:]))}\n"
+    cell = f'id,v\na,"{A}"\nx,"[{odd}, {str(A[1:])[1:]}"\n'
+    for text in (wide, cell):
+        with pytest.raises(InputError, match=f"{odd}"):
+            read(save(tmp_path / "a.csv", text))
+        assert "x" not in read(save(tmp_path / "a.csv", text), on_bad=lambda row: None)[1]
+    parts = [list(map(repr, A)), [odd, *map(repr, A[1:])]]
+    pq.write_table(pa.table({"id": ["a", "x"], "v": parts}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"Row 1 .*no number"):
+        read(tmp_path / "a.parquet")
+
+
+def test_blanks_around_numbers_are_of_any_kind(tmp_path: Path) -> None:
+    text = "id,e0,e1\na,\u00a0.5,.25\nb,1,\u2003-2\n"
+    assert read(save(tmp_path / "a.csv", text))[0].tolist() == [[0.5, 0.25], [1, -2]]
