@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import json
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,9 @@ def running(inverter: Inverter, limits: Limits | None = None, **more: Any) -> It
         yield server
     finally:
         server.stop()
+        with warnings.catch_warnings():  # a connection that is accepted while the loop closes has no owner in asyncio
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -42,12 +42,12 @@ def test_readme_has_the_two_commands_and_a_five_line_example() -> None:
 
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_make_targets_say_what_the_readme_says(target: str) -> None:
-    found = subprocess.run(
-        ["make", "--dry-run", "--always-make", target], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
     expected = "unembed invert examples/vectors.parquet" if target == "demo" else "-m pytest -q"
-    assert expected in found.stdout and "-c constraints.txt" in found.stdout
+    for locked, how in (("yes", "--require-hashes -r requirements"), ("no", "-c constraints.txt")):
+        command = ["make", "--dry-run", "--always-make", f"LOCKED={locked}", target]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        assert expected in found.stdout and how in found.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
