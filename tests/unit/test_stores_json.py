@@ -113,7 +113,7 @@ SHAPES: dict[str, tuple[str, list[Any], str | None]] = {
     "LangChain, indented": (json.dumps(DOCUMENTS, indent=2), R, "text"),
     "LlamaIndex": (json.dumps(LLAMA), R, None),
     "pandas by columns": (json.dumps(COLUMNS), R, None),
-    "pandas by index": (json.dumps({str(i): {"id": R[i], "v": LISTS[i]} for i in N}), ["0", "1", "2"], None),
+    "pandas by index": (json.dumps({str(i): {"id": R[i], "v": LISTS[i]} for i in N}), R, None),
     "pandas split": (json.dumps(SPLIT), R, None),
 }
 

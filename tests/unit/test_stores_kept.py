@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from unembed.errors import InputError
 from unembed.stores.delimited import split_rows
 from unembed.stores.files import open_file
-from unembed.stores.reading import Reading
+from unembed.stores.reading import BadRow, Reading
 
 WIDTH = 24
 VECTORS = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
@@ -88,3 +89,46 @@ def test_numbers_have_the_digits_0_to_9(tmp_path: Path, odd: str) -> None:
 def test_blanks_around_numbers_are_of_any_kind(tmp_path: Path) -> None:
     text = "id,e0,e1\na,\u00a0.5,.25\nb,1,\u2003-2\n"
     assert read(save(tmp_path / "a.csv", text))[0].tolist() == [[0.5, 0.25], [1, -2]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_answers_stand_in_the_order_of_their_index(tmp_path: Path, order: list[int]) -> None:
+    body = {"data": [{"index": i, "embedding": VECTORS[i].tolist()} for i in order]}
+    for value, names in ((body, [0, 1, 2]), ({"custom_id": "r", "body": body}, ["r[0]", "r[1]", "r[2]"])):
+        vectors, ids = read(save(tmp_path / "a.jsonl", json.dumps(value) + "\n"))
+        np.testing.assert_allclose(vectors, VECTORS, rtol=2e-7)
+        assert ids == names
+
+
+def test_ids_of_another_number_are_refused(tmp_path: Path) -> None:
+    for value in ({"ids": ["a", "b", "c"], "embeddings": [A, B]}, {"r": {"ids": ["a"], "embeddings": [A, B]}}):
+        path = save(tmp_path / "a.json", json.dumps(value))
+        with pytest.raises(InputError, match=r"Line 1 of .* has [13] 'ids' and 2 vectors\. Give as many"):
+            read(path)
+    good = {"ids": ["x", "y"], "embeddings": [B, C]}
+    pages = save(tmp_path / "a.jsonl", f"{json.dumps(good)}\n{json.dumps({'ids': ['a'], 'embeddings': [A, B]})}\n")
+    bad: list[BadRow] = []
+    assert read(pages, on_bad=bad.append)[1] == ["x", "y"] and [part.row for part in bad] == [2, 3]
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["embeddings"], file["ids"] = VECTORS, np.arange(2)
+    notes: list[str] = []
+    assert read(tmp_path / "a.h5", on_note=notes.append)[1] == [0, 1, 2]
+    assert "'ids'" in notes[0] and "Rows are numbered" in notes[0]
+
+
+def test_ids_in_records_say_more_than_their_keys(tmp_path: Path) -> None:
+    records = {str(i): {"id": name, "embedding": row} for i, (name, row) in enumerate(zip("ab", (A, B), strict=True))}
+    assert read(save(tmp_path / "a.json", json.dumps(records)))[1] == ["a", "b"]
+    for record in records.values():
+        record["id"] = "same"
+    assert read(save(tmp_path / "a.json", json.dumps(records)))[1] == ["0", "1"]
+
+
+def test_an_empty_page_has_no_rows(tmp_path: Path) -> None:
+    page = json.dumps({"data": [{"id": "a", "embedding": A}]})
+    path = save(tmp_path / "a.jsonl", '{"data": []}\n' + page + '\n{"data": []}\n')
+    assert read(path)[1] == ["a"]
+    failed = json.dumps({"custom_id": "q", "data": []})
+    with pytest.raises(InputError, match=r"Row 1 .*no vector"):
+        read(save(tmp_path / "a.jsonl", json.dumps({"custom_id": "p", "data": [{"embedding": A}]}) + f"\n{failed}\n"))

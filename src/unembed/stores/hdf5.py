@@ -14,6 +14,7 @@ from unembed.errors import InputError
 from unembed.stores.arrays import ArrayStore, Read
 from unembed.stores.beside import choose_array, choose_beside, squeezed
 from unembed.stores.inputs import AS_FILE, Input
+from unembed.stores.protocol import ID_NAMES
 from unembed.stores.quantised import choose_scales
 from unembed.stores.reading import NO_ROWS, READ_BYTES, Reading, check_width, translated
 
@@ -58,7 +59,12 @@ def open_hdf5(
     scales = [name for name in sides if shapes[name][1].kind in "fiu"]
     scale_name = choose_scales(scales, dtype.name, reading.quantisation)
     reading.quantisation.check(width, dtype.name, path)
-    id_name, others = choose_beside(sides, {}, id_column, reading, path)
+    unread = {
+        name: f"it has the shape {shape}, not one value for each of {count} rows"
+        for name, (shape, _) in shapes.items()
+        if name not in (vector_name, *sides) and (name.lower() in ID_NAMES or name == id_column)
+    }
+    id_name, others = choose_beside(sides, unread, id_column, reading, path)
     used = list(dict.fromkeys(name for name in (vector_name, id_name, scale_name, *others) if name is not None))
     for name in used:
         if name in large:

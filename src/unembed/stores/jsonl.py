@@ -17,12 +17,13 @@ from unembed.stores.inputs import Input
 from unembed.stores.lines import LineStore, Record, legible
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
 from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
-from unembed.stores.shapes import Found, Path, below, find, numbers, rows, written
+from unembed.stores.shapes import VALUES, Found, Path, below, find, miscounted, numbers, rows, written
 from unembed.stores.written import is_missing, oddity
 
 _VALUES = 16  # looked at first; up to PEEK while something is not seen
 _CHARACTERS = 1 << 24  # looked at
 _SKIP = "Repair or remove that row, or add --skip-bad to leave such rows out."
+_COUNTS = "Give as many ids as vectors, or name another column with --id-column."
 _KEYS = re.compile(r"[.\[\]{}]+")
 
 
@@ -56,8 +57,13 @@ def open_jsonl(
                 row += 1
                 reading.reject(row, f"Line {line} of {source.name} {value.what}.", value.do)
                 continue
+            odd = miscounted(value, path, id_name)
             for node, columns in rows(value, path, id_name, wanted):
                 row += 1
+                if odd is not None:
+                    what = f"Line {line} of {source.name} has {odd[1]} {odd[0]!r} and {odd[2]} vectors."
+                    reading.reject(row, what, _COUNTS)
+                    continue
                 vector = numbers(node)
                 if vector is None:
                     reading.reject(row, _missing(node, row, line, written(path), source.name), _SKIP)
@@ -137,6 +143,11 @@ def _columns(sample: list[Any], path: Path, id_column: str | None, source: str) 
     if id_column in deep:
         names.append(str(id_column))
     id_name = choose_ids(names, id_column, source)
+    if id_column is None and id_name == "key" and VALUES in path:  # ids of the rows' own say more than their keys
+        own = choose_ids([name for name in names if name != "key"], None, source)
+        values = [columns.get(own) for columns in shown] if own is not None else [None]
+        if all(isinstance(part, int | str) for part in values) and len(set(values)) == len(values):
+            id_name = own
     if id_name is None:
         dotted = [name for name in names if name.rpartition(".")[2].lower() in ID_NAMES]
         id_name = dotted[0] if len(dotted) == 1 else None

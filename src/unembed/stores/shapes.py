@@ -2,14 +2,15 @@
 
 A path leads from the value to a vector: keys, places in a row that is an array, and steps to each element of a list
 or each value of a dictionary, which make several rows of one value. As text: `body.data[].embedding`, `{}.vector`.
-Contents: `EACH`, `VALUES`, `Found`, `find`, `written`, `rows`, `below`, `numbers`.
+Contents: `EACH`, `VALUES`, `Found`, `find`, `written`, `rows`, `miscounted`, `below`,
+`numbers`.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from unembed.stores.protocol import ID_NAMES
@@ -165,10 +166,14 @@ def _walk(
         yield from _walk(node[step], rest, {**columns, **named}, f"{prefix}{step}.", id_name, wanted)
         return
     parts = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
-    if (step is VALUES) != isinstance(node, dict) or not parts:
-        yield None, {**columns, **beside}
-        return
     around = {**columns, **beside}
+    if isinstance(node, list) and not parts and step is EACH and rest and id_name not in around:
+        return  # an empty page
+    if (step is VALUES) != isinstance(node, dict) or not parts:
+        yield None, around
+        return
+    if step is EACH and _are_numbered([part for _, part in parts]):
+        parts = list(enumerate(sorted((part for _, part in parts), key=lambda part: part["index"])))
     shared = {name: part for name, part in around.items() if type(part) is type(node) and len(part) == len(node)}
     outside = {name: part for name, part in around.items() if name in columns or not isinstance(part, list | dict)}
     for index, (key, part) in enumerate(parts):
@@ -180,6 +185,29 @@ def _walk(
         if step is VALUES and (wanted is None or "key" in wanted):
             own["key"] = key
         yield from _walk(part, rest, own, "", id_name, wanted)
+
+
+def _are_numbered(parts: list[Any]) -> bool:
+    """Say whether parts hold their places among each other, as the answers of endpoints of OpenAI's kind do."""
+    places: list[Any] = [part.get("index") if isinstance(part, dict) else None for part in parts]
+    if any(type(place) is not int for place in places):
+        return False
+    return sorted(places) == list(range(min(places), min(places) + len(places)))
+
+
+def miscounted(node: Any, path: Path, id_name: str | None) -> tuple[str, int, int] | None:
+    """Return (key, ids, vectors) where a list of ids beside a list of vectors has another length; else None."""
+    for step, following in pairwise(path):
+        if not isinstance(step, str) or not isinstance(node, dict):
+            return None
+        below = node.get(step)
+        if following is EACH and isinstance(below, list):
+            for key, ids in node.items():
+                known = key.lower() in ID_NAMES and (id_name is None or id_name.rpartition(".")[2] == key)
+                if known and isinstance(ids, list) and len(ids) != len(below):
+                    return key, len(ids), len(below)
+        node = below
+    return None
 
 
 def _named(node: Any, prefix: str, step: str, id_name: str | None, wanted: frozenset[str] | None) -> dict[str, Any]:
