@@ -132,3 +132,28 @@ def test_an_empty_page_has_no_rows(tmp_path: Path) -> None:
     failed = json.dumps({"custom_id": "q", "data": []})
     with pytest.raises(InputError, match=r"Row 1 .*no vector"):
         read(save(tmp_path / "a.jsonl", json.dumps({"custom_id": "p", "data": [{"embedding": A}]}) + f"\n{failed}\n"))
+
+
+def test_counted_columns_beside_a_column_of_vectors(tmp_path: Path) -> None:
+    path, cells = tmp_path / "a.parquet", [str(A), str(B)]
+    years = {"year_1": [1, 2], "year_2": [3, 4]}
+    for name in ("embedding", "words"):
+        pq.write_table(pa.table({**years, name: cells}), path)
+        np.testing.assert_allclose(read(path)[0], VECTORS[:2], rtol=2e-7)
+    wide = {f"e{i}": [A[i], B[i]] for i in range(WIDTH)}
+    pq.write_table(pa.table({**wide, "words": cells}), path)
+    with pytest.raises(InputError, match="several columns that hold vectors"):
+        read(path)
+    pq.write_table(pa.table({**wide, "box": ["[1, 2, 3, 4]", "[5, 6, 7, 8]"], "text": ["a", "b"]}), path)
+    np.testing.assert_allclose(read(path)[0], VECTORS[:2], rtol=2e-7)
+
+
+def test_the_first_of_counted_columns_may_hold_ids(tmp_path: Path) -> None:
+    path, wide = tmp_path / "a.parquet", {str(i + 1): [A[i], B[i]] for i in range(WIDTH)}
+    pq.write_table(pa.table({"0": [17, 4], **wide}), path)
+    vectors, ids = read(path)
+    np.testing.assert_allclose(vectors, VECTORS[:2], rtol=2e-7)
+    assert ids == [17, 4]
+    for first in ([0, 0], [0.5, 0.25]):
+        pq.write_table(pa.table({"0": first, **wide}), path)
+        assert read(path)[0].shape == (2, WIDTH + 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.cells import cells
 from unembed.stores.counted import gaps
+from unembed.stores.groups import GENERIC, SEPARATORS, clear
 from unembed.stores.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
 from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
 from unembed.stores.quantised import choose_scales
@@ -105,8 +106,11 @@ def choose_columns(
         names = list(schema.names)
         offered = layouts(schema)
     vectors = _choose(offered, names, peek, source, column)
+    first = _first_is_id(vectors, schema, peek, id_column)
+    if first is not None:
+        vectors = replace(vectors, columns=vectors.columns[1:])
     others = [name for name in names if name not in set(vectors.columns) or vectors.fields]
-    id_name = choose_ids(others, id_column, source)
+    id_name = choose_ids(others, id_column, source) or first
     read = choose_others([name for name in others if name != id_name], reading, source)
     width = _width(vectors, peek, source)
     numeric = [name for name in others if name != id_name and _is_number(schema, name)]
@@ -130,6 +134,8 @@ def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, co
     if not any(tiers) and doubtful:
         tiers.append(_shown(doubtful, peek))
     found = next((tier for tier in tiers if tier), [])
+    if column is None and found and found[0].form == WIDE and doubtful:
+        found = _meant([*found, *_shown(doubtful, peek)], peek)
     shown: dict[str, Any] = {}
     if not found:
         lacking = gaps(names)
@@ -143,6 +149,41 @@ def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, co
                 break
     chosen = choose_vectors({part.name: part.shown for part in found}, column, source, shown)
     return next(part for part in found if part.name == chosen)
+
+
+def _meant(found: list[Layout], peek: Peek) -> list[Layout]:
+    """Return the one of counted columns and columns of text that is meant, if that is clear; else all."""
+    options = {}
+    for part in found:
+        for table in _first(peek(list(part.columns))):
+            if width := part.width(table):
+                values = part.numbers(table, width)[0]
+                options[part.name] = (width, bool((values % 1 == 0).all()))
+                break
+    name = clear(options)
+    return [part for part in found if part.name == name] or found
+
+
+def _first_is_id(vectors: Layout, schema: Any, peek: Peek, id_column: str | None) -> str | None:
+    """Return the first of counted columns where it holds whole numbers that differ before fractions: ids."""
+    import pyarrow as pa
+
+    if vectors.form != WIDE or len(vectors.columns) < 3:
+        return None
+    first, *others = vectors.columns
+    if first == id_column:
+        return first
+    kinds = [schema.field(name).type for name in others]
+    if (
+        vectors.name.strip(SEPARATORS).lower() not in GENERIC
+        or not pa.types.is_integer(schema.field(first).type)
+        or not all(map(pa.types.is_floating, kinds))
+    ):
+        return None
+    ids: list[Any] = []
+    for table in _first(peek([first])):
+        ids += _cells(table.column(first))
+    return first if len(set(ids)) == len(ids) > 1 and None not in ids else None
 
 
 def _width(vectors: Layout, peek: Peek, source: str) -> int:
