@@ -295,7 +295,7 @@ def test_a_list_is_refused_where_it_does_not_say_what_config_says(whole: Path) -
 
 
 def test_changed_checkpoints_work_or_are_refused(fuzz: ModuleType, tmp_path: Path) -> None:
-    """60 in this process; benchmarks/fuzz_checkpoints.py did the same with 100,000."""
+    """60 in this process; benchmarks/fuzz_checkpoints.py does as many as one wants."""
     harness = importlib.import_module("fuzzing")
     fuzz.CHECKPOINTS.rehearse(tmp_path, 3)
     found = [one for one in harness.try_cases(fuzz.CHECKPOINTS, 0, 60, 3, tmp_path) if "outcome" in one]

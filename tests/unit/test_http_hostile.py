@@ -92,7 +92,7 @@ def test_no_compression_is_asked_for(server: EmbeddingServer) -> None:
 
 @pytest.mark.parametrize("name", ["fuzz_replies", "fuzz_recipes"])
 def test_mutated_inputs_are_read_or_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """300 in this process; the scripts did the same with 100,000 (docs/results/fuzz-replies.json, -recipes.json)."""
+    """300 in this process; 100,000 recipes in docs/results/fuzz-recipes.json."""
     monkeypatch.syspath_prepend(str(FOLDER))
     script: ModuleType = importlib.import_module(name)
     outcomes = {"read": 0, "refused": 0}
