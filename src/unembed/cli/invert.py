@@ -239,10 +239,10 @@ def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:
 def _digests(inverter: Inverter, model: str) -> list[str]:
     """Digests of the checkpoint and of what lies beside it and takes part in decoding."""
     from unembed.files import sha256_file
-    from unembed.model.corrector_file import CORRECTOR_FILE
+    from unembed.model.fit_score import FIT_FILE
     from unembed.model.shipped import find_checkpoint
 
-    beside = (find_checkpoint(model) / name for name in ("student.json", CORRECTOR_FILE))
+    beside = (find_checkpoint(model) / name for name in ("student.json", "corrector.safetensors", FIT_FILE))
     return [inverter.sha256, *(sha256_file(path) for path in beside if path.is_file())]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from unembed.diffusion.schedule import SCHEDULES
 from unembed.encoders.identity import MOST_DIMENSIONS
 from unembed.errors import CheckpointError, InputError
 from unembed.schema import Check, SchemaError, anything, flag, mapping, number, one_of, text, whole
@@ -217,6 +216,8 @@ _OF_TYPE = {"int": whole(-(2**63), 2**63), "float": number(), "bool": flag, "str
 
 def _known(value: Any, name: str) -> Any:
     """The types of the keys; bounds are those of the dataclasses."""
+    from unembed.diffusion.schedule import SCHEDULES  # imports torch, which recipes do without
+
     mapping(anything, 100)(value, name)
     for key, kind in DenoiserConfig.__annotations__.items() | Shape.__annotations__.items():
         if key in value:
