@@ -21,22 +21,22 @@ _FEWEST = 5  # rows that have a median
 
 
 class Fitting:
-    """Gathers the fit of the rows of a file."""
+    """Gathers the fit of the rows of a file, in memory that does not grow with them."""
 
     def __init__(self) -> None:
-        self._fits: list[float] = []
+        self._thousandths: Counter[int] = Counter()
         self._misfits: Counter[str] = Counter()
 
     def add(self, found: Sequence[Recovery]) -> None:
         """Look at some rows."""
-        self._fits += [one.fit for one in found if one.fit is not None]
+        self._thousandths.update(int(1000 * one.fit) for one in found if one.fit is not None)
         self._misfits.update(one.misfit for one in found if one.misfit is not None)
 
     def warning(self) -> str:
         """What is to be said of the file; empty where its rows look as they should."""
         from unembed.model.fit_score import LIMIT
 
-        rows, count = len(self._fits), self._misfits.total()
+        rows, count = self._thousandths.total(), self._misfits.total()
         said = []
         if count and _poisson_tail(count, LIMIT * rows) < _CHANCE:
             kinds = "; ".join(f"{number:,} look {WORDS[name]}" for name, number in self._misfits.most_common())
@@ -44,13 +44,21 @@ class Fitting:
                 f"{count:,} of {rows:,} rows do not fit the model ({LIMIT:.0%} is usual): {kinds}. "
                 "Their texts are guesses, whatever their likelihood; the column misfit names them."
             )
-        median = sorted(self._fits)[rows // 2] if rows >= _FEWEST else 1.0
+        median = self._median(rows) if rows >= _FEWEST else 1.0
         if median < _LOW:
             said.append(
                 f"The fit of the whole file is {median:.2g} (median, 0.5 is usual): expect less of it than the "
                 "confidence says, and check the encoder, its pooling and the length of the texts."
             )
         return " ".join(said)
+
+    def _median(self, rows: int) -> float:
+        below = 0
+        for place in sorted(self._thousandths):
+            below += self._thousandths[place]
+            if 2 * below > rows:
+                break
+        return place / 1000
 
     def show(self, quiet: bool) -> None:
         """Print the warning, if there is one."""
