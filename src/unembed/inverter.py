@@ -148,7 +148,7 @@ class Inverter(Decoder):
         if config.choose == "student":  # the encoder itself is asked
             config = dataclasses.replace(config, choose="likelihood")
         rows = self._rows(vectors)
-        judged = self.judge_vectors(rows)
+        judged = self._judged(rows)
         rounding = rounding or rounding_of(vectors)
         if tolerance is not None:
             rounding = dataclasses.replace(rounding, tolerance=tolerance)

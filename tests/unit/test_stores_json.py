@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from store_helpers import read, write
 
 from unembed.errors import InputError
 from unembed.stores.files import open_file
-from unembed.stores.reading import BadRow, Reading
+from unembed.stores.reading import BadRow
 
 ROWS, WIDTH = 3, 24
 VECTORS = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
@@ -116,23 +117,6 @@ SHAPES: dict[str, tuple[str, list[Any], str | None]] = {
     "pandas by index": (json.dumps({str(i): {"id": R[i], "v": LISTS[i]} for i in N}), R, None),
     "pandas split": (json.dumps(SPLIT), R, None),
 }
-
-
-def read(
-    path: Path, column: str | None = None, id_column: str | None = None, **options: Any
-) -> tuple[Any, list[Any], Any]:
-    """Read a file twice; return vectors, ids and metadata."""
-    store = open_file(path, column, id_column, reading=Reading(**options))
-    assert len(list(store.batches(1))) == len(list(store.batches(1)))
-    parts = list(store.batches(2))
-    metadata = {name: [v for part in parts for v in part.metadata[name]] for name in parts[0].metadata}
-    return np.concatenate([part.vectors for part in parts]), [i for part in parts for i in part.ids], metadata
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    """Write text as it is."""
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unembed.inverter import Inverter, Recovery
 
+_FEW = 20  # fewer texts get a line, not a table whose intervals say nothing
+
 
 @dataclass
 class _Group:
@@ -83,7 +85,9 @@ class Scores:
             show_json({name: report for name, (report, n, _) in reports.items() if n}, indent=None)
             return
         for report, n, words in reports.values():
-            if n:
+            if 0 < n < min(_FEW, count):
+                note(f"{n:,} {words}: token_f1 {report['metrics']['token_f1']['value']:.3f}.", quiet)
+            elif n:
                 note(f"{n:,} {words}:", quiet or n == count)
                 show_scores(stdout_console(), report)
         made = f"{self._spent / count:.1f} queries a text were" if self._queries else "no query was"

@@ -83,7 +83,8 @@ def command(
     quiet: bool,
     **decoding: Any,
 ) -> None:
-    """Recover texts from VECTORS: a .npy, .npz, .parquet, .arrow, .jsonl, .csv or .safetensors file, or - for stdin.
+    """Recover texts from VECTORS: a .npy, .npz, .parquet, .arrow, .json, .jsonl, .csv, .tsv, .safetensors, .fvecs or
+    .h5 file, each text format also as .gz or .zst, or - for stdin.
 
     The confidence is the share of tokens (token_f1) that is expected to be right. Where nothing is calibrated (other
     strategies, and texts that the encoder was asked about) it is empty; the likelihood, what the model thinks of its

@@ -307,15 +307,18 @@ class Decoder:
             InputError: as `invert`.
             CheckpointError: the statistics are damaged.
         """
+        return self._judged(self._rows(vectors))
+
+    def _judged(self, rows: np.ndarray) -> Judged | None:
         import torch
 
         score = self._checkpoint.fit_score
         if score is None:
             return None
         with torch.inference_mode():
-            z = self.denoiser.whitening(torch.from_numpy(self._rows(vectors)).to(self.device))
+            z = self.denoiser.whitening(torch.from_numpy(rows).to(self.device))
         return score(z.cpu().numpy())
 
     def _recoveries(self, drafts: list[Draft], config: DecodeConfig, rows: np.ndarray) -> list[Recovery]:
-        judged = self.judge_vectors(rows)
+        judged = self._judged(rows)
         return recoveries(drafts, self.tokenizer, self.calibration(config.strategy), judged)

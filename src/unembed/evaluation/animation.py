@@ -156,8 +156,7 @@ def draw(
     Args:
         shown: as `frames` makes them.
         recovered: the text for display.
-        confidence: expected token_f1, 0 to 1; None where it is not calibrated.
-        likelihood: mean probability of the tokens, which is shown where there is no confidence.
+        confidence, likelihood: expected token_f1, and where it is None the mean probability of the tokens, 0 to 1.
         original: the true text, where it is known.
         cosine: of the recovered text's vector to the given one, where it was asked for.
         title: the first line.
@@ -181,11 +180,10 @@ def draw(
     for first, last in _runs([frame.caption for frame in shown]):
         text = _text(shown[first].caption, WIDTH - _MARGIN, 34, _SMALL + 2, "d", "end")
         body.append(names.seen(starts[first], starts[last], text))
-    told = {"confidence": confidence} if confidence is not None else {"likelihood": likelihood}
-    facts = [f"{name} {value:.2f}" for name, value in {**told, "cosine": cosine}.items() if value is not None]
-    lines = [("recovered", recovered)] + ([("original", original)] if original is not None else [])
+    trust = ("confidence", confidence) if confidence is not None else ("likelihood", likelihood)
+    facts = [f"{name} {value:.2f}" for name, value in (trust, ("cosine", cosine)) if value is not None]
     y, end = bottom + 26, []
-    for label, value in lines:
+    for label, value in [("recovered", recovered)] + ([("original", original)] if original is not None else []):
         end.append(_text(label, _MARGIN, y, _SMALL + 2, "d"))
         for line in _wrap(value):
             end.append(_text(line, _MARGIN + 84, y, _SMALL + 3))
