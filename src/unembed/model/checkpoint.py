@@ -37,7 +37,7 @@ from unembed.model.fit_score import FIT_FILE, FitScore, read_fit_score, write_fi
 from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.model.position_prior import PositionPrior
 from unembed.model.prior import squares
-from unembed.model.sums import REPAIR, check_all, check_file, check_listed, list_files
+from unembed.model.sums import LISTED, REPAIR, check_all, check_file, check_listed, list_files
 from unembed.model.tensor_file import read_tensors
 
 SHARD_BYTES = 15 * 2**20 - 4096
@@ -94,7 +94,7 @@ class Checkpoint:
             CheckpointError: it is damaged, or belongs to other vectors.
         """
         path = self.path / FIT_FILE
-        check_listed(self.path, FIT_FILE)  # also where it is gone: without it nothing is warned of
+        check_listed(self.path, *LISTED, must=True)  # also where it is gone: without it nothing is warned of
         if not path.exists():
             return None
         return read_fit_score(path, self.denoiser.config.vector_dim)

@@ -1,6 +1,7 @@
 """The list of a checkpoint's files: SHA256SUMS, as `sha256sum --check` reads it.
 
-Contents: `SUMS`, `read_sums`, `has_sums`, `list_files`, `sums_text`, `check_file`, `check_listed`, `check_all`.
+Contents: `SUMS`, `LISTED`, `read_sums`, `has_sums`, `list_files`, `sums_text`, `check_file`, `check_listed`,
+`check_all`.
 
 Whoever writes a file into a checkpoint's folder lists it here, the model card too; only the list itself is not in it.
 config.json names the files that the model is made of, and so the digest of config.json is the model's. This list says
@@ -15,8 +16,12 @@ from pathlib import Path
 
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_write_bytes, open_regular, sha256_file
+from unembed.model.fit_score import FIT_FILE
 
 SUMS = "SHA256SUMS"
+LISTED = (FIT_FILE,)
+"""Files beside a model that say nothing of the weights they belong to, and that only the program itself writes."""
+
 REPAIR = "Fetch the checkpoint again, or train a new one."
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]{0,199})")
 _MOST_BYTES = 2**18
@@ -88,17 +93,23 @@ def check_file(folder: str | Path, name: str, digest: str) -> None:
         raise CheckpointError(f"{path} is damaged: its checksum is not the one that is listed.", REPAIR)
 
 
-def check_listed(folder: str | Path, *names: str) -> None:
-    """Compare files that lie beside a model with the list, where there is one.
+def check_listed(folder: str | Path, *names: str, must: bool = False) -> None:
+    """Compare files that lie beside a model with the list, as far as they are in it.
+
+    Args:
+        folder: of a checkpoint.
+        names: the files.
+        must: whether a list, where there is one, has to name those that are there. A corrector or a student may be put
+            beside a model by hand, and says itself which weights it belongs to.
 
     Raises:
-        CheckpointError: one of them is missing from the list, from the folder, or is another than was listed.
+        CheckpointError: one of them is another than was listed, is listed and gone, or is not listed and must be.
     """
     sums = read_sums(folder)
     for name in names:
         if name in sums:
             check_file(folder, name, sums[name])
-        elif has_sums(folder) and (Path(folder) / name).exists():
+        elif must and has_sums(folder) and (Path(folder) / name).exists():
             raise CheckpointError(f"{SUMS} of {folder} does not list {name}.", REPAIR)
 
 
@@ -121,8 +132,7 @@ def check_all(folder: str | Path, known: Mapping[str, str]) -> tuple[dict[str, s
         wrong = next((name for name in known if sums.get(name) != known[name]), None)
         if wrong is not None:
             raise CheckpointError(f"{folder} is damaged: {SUMS} and config.json do not agree on {wrong}.", REPAIR)
-        parts = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-        check_listed(folder, *parts)
+        check_listed(folder, "config.json", *LISTED, must=True)
     listed = {**known, **sums}
     for name, digest in listed.items():
         check_file(folder, name, digest)
