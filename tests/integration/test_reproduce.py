@@ -177,7 +177,7 @@ def test_other_languages_with_a_local_encoder_that_was_trained_for(place: Path, 
     settings += ["objective.causal_share=0.0", "objective.shortlist_frequent=0", "model.token_prior=false"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     assert main(["train", str(recipe), "--out", str(tmp_path / "run"), "--quiet", *arguments]) == 0
-    spoken = ["--multilingual", f"stand-in={tmp_path / 'run' / 'checkpoint'}"]
+    spoken = ["--multilingual", f"stand-in={tmp_path / 'run' / 'checkpoint'}", "--encoder", f"stand-in={name}"]
     assert reproduce(place, *spoken, "--languages", str(tmp_path / "spoken.tsv"), "--per-language", "3") == 0
     values = read_json(place / "out" / "paper.json")
     scores = {
