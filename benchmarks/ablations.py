@@ -56,7 +56,7 @@ CHILD = """
 import json, sys, torch
 torch.set_num_threads(1)
 from unembed.training.loop import train
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 recipe, out, minutes, *overrides = sys.argv[1:]
 result = train(Recipe.load(recipe, overrides), out, max_time=minutes + "m")
 print(json.dumps(result.__dict__))

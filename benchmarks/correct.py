@@ -4,7 +4,7 @@
 
 k corrections cost k + 1 queries: the draft is asked too. Best-of asks the same draft and samples of the same network.
 The nearest draft so far counts, for both. A third arm begins with the true texts, some positions of which the denoiser
-filled anew (`training/draft_pairs.py`): what a search sees that is near its end. Texts are scored on token ids, with
+filled anew (`training/pairs/draft_pairs.py`): what a search sees near its end. Texts are scored on token ids, with
 95% bootstrap intervals.
 """
 
@@ -21,21 +21,21 @@ import numpy as np
 import torch
 from common import machine
 
+from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
+from unembed.checkpoint.shipped import find_checkpoint
 from unembed.data.shards import ShardDataset
 from unembed.evaluation.sets import EvaluationSet, seeded_subset
 from unembed.files import sha256_file, write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import id_statistics
-from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
-from unembed.model.shipped import find_checkpoint
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
 from unembed.refinement.refined import Refined
 from unembed.refinement.search import SearchConfig, refine
-from unembed.training.draft_pairs import PairMaker
-from unembed.training.pairs import Texts
+from unembed.training.pairs.draft_pairs import PairMaker
+from unembed.training.pairs.files import Texts
 
 SHOWN = ("exact_match", "token_f1", "token_accuracy", "edit_similarity")
 BINS = ((1, 8), (9, 16), (17, 31), (32, 32))

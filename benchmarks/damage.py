@@ -32,7 +32,7 @@ from unembed.evaluation.tables import cell, table
 from unembed.files import atomic_write_bytes
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
-from unembed.model.closed_form import ClosedForm, fit_closed_form
+from unembed.priors.fit import ClosedForm, fit_closed_form
 from unembed.serve.transforms import apply
 
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)

@@ -27,14 +27,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unembed.files import write_json
 from unembed.training.device import head
-from unembed.training.device.batches import Batches
-from unembed.training.device_task import DeviceTask
-from unembed.training.ema import Ema
-from unembed.training.optimizer import make_optimizer
-from unembed.training.recipe import Recipe
+from unembed.training.device.loader import BatchLoader
+from unembed.training.optimizers.combined import make_optimizer
+from unembed.training.optimizers.ema import Ema
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.stepper import Stepper
-from unembed.training.task import Task
-from unembed.training.tasks import make_task
+from unembed.training.tasks.device_task import DeviceTask
+from unembed.training.tasks.table import make_task
+from unembed.training.tasks.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 BUCKETS = "data.buckets=[8, 16, 24, 32]"
@@ -145,7 +145,7 @@ def _count(recipe: Recipe, texts: int) -> dict[str, int]:
         inside["encoder_layers"] += 1
         return out
 
-    batches = Batches(task.resident.corpus, task.resident.buckets, texts, recipe.data.crop, 0, apart=False)
+    batches = BatchLoader(task.resident.corpus, task.resident.buckets, texts, recipe.data.crop, 0, apart=False)
     batch = batches.examples()[-1]
     _ = task.loss.evidence  # made once a run
     kernels.chunk, kernels.layer = chunk, layer

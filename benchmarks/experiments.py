@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.data.shards import ShardDataset
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import DecodeConfig
@@ -36,11 +37,10 @@ from unembed.decoding.loop import decode
 from unembed.machine import describe
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import text_statistics
-from unembed.model.checkpoint import load_checkpoint
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.training.loop import train
-from unembed.training.objective import full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.recipe import Recipe, ValidationPart
+from unembed.training.losses.rows import full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.recipes.recipe import Recipe, ValidationPart
 from unembed.training.validation import Validation
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from common import machine
 
+from unembed.checkpoint.checkpoint import add_fit_score
 from unembed.data.sources import read_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.recovery import recoveries
@@ -33,8 +34,7 @@ from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import token_f1
-from unembed.model.checkpoint import add_fit_score
-from unembed.model.fit_score import LIMIT, FitScore
+from unembed.priors.fit_score import LIMIT, FitScore
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = {

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.checkpoint.shipped import find_checkpoint
+from unembed.checkpoint.student_file import StudentFile, read_student, write_student
 from unembed.data.shards import ShardDataset
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
-from unembed.model.difference import DifferencePrior
-from unembed.model.precision import autocast
-from unembed.model.shipped import find_checkpoint
-from unembed.model.student_file import StudentFile, read_student, write_student
+from unembed.network.difference import DifferencePrior
+from unembed.network.precision import autocast
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.forecast import Forecaster

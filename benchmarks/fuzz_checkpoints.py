@@ -23,19 +23,19 @@ import torch
 from fuzzing import Case, Fuzzer, main, mutate
 from safetensors.torch import load, save
 
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from unembed.checkpoint.corrector_file import CORRECTOR_FILE, _digest, write_corrector
+from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, write_student
+from unembed.checkpoint.sums import SUMS, list_files, sums_text
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import FEATURES, Calibration
 from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import UnembedError
 from unembed.inverter import Inverter
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.corrector import Corrector, CorrectorConfig
-from unembed.model.corrector_file import CORRECTOR_FILE, _digest, write_corrector
-from unembed.model.denoiser import Denoiser, DenoiserConfig
-from unembed.model.position_prior import PositionPrior
-from unembed.model.student import StudentConfig, StudentEncoder
-from unembed.model.student_file import STUDENT_FILE, StudentFile, write_student
-from unembed.model.sums import SUMS, list_files, sums_text
+from unembed.network.corrector import Corrector, CorrectorConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.student import StudentConfig, StudentEncoder
+from unembed.priors.position_prior import PositionPrior
 
 DIMENSION, LIMIT = 8, 5
 TEXT = "the old house by the river"
@@ -66,7 +66,7 @@ def _network() -> Denoiser:
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("mask", "eos", "bos", "pad")}
     shape = {"width": 8, "layers": 1, "heads": 2, "mlp": 16, "prefix_tokens": 1, "token_prior": True, "causal": True}
-    denoiser = Denoiser(DenoiserConfig(vector_dim=DIMENSION, vocab_size=tokenizer.size, limit=LIMIT, **shape, **ids))
+    denoiser = Denoiser(ModelConfig(vector_dim=DIMENSION, vocab_size=tokenizer.size, limit=LIMIT, **shape, **ids))
     denoiser.banned[torch.from_numpy(tokenizer.banned)] = True
     denoiser.banned[tokenizer.eos_id] = False
     prior = denoiser.token_prior
@@ -293,7 +293,7 @@ def mend(files: dict[str, bytes], name: str) -> dict[str, bytes]:
 
 def refused(folder: Path, name: str) -> None:
     """A file that is not the one that is listed must be noticed by what verifies."""
-    from unembed.model.checkpoint import verify_checkpoint
+    from unembed.checkpoint.checkpoint import verify_checkpoint
 
     try:
         verify_checkpoint(folder)

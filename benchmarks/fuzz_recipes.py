@@ -17,7 +17,7 @@ import fuzzing
 import numpy as np
 from fuzzing import Case, Fuzzer, mutate
 
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 VALUES = (

@@ -28,7 +28,7 @@ from race_contestants import CONTESTANTS, Contestant
 
 from unembed.files import write_json
 from unembed.machine import describe
-from unembed.training.recipe_values import parse_duration
+from unembed.training.recipes.recipe_values import parse_duration
 
 METRICS = ("token_f1", "token_accuracy", "exact_match", "bleu", "rouge_l", "length_error")
 
@@ -152,7 +152,7 @@ def _start(job: Job, arguments: argparse.Namespace, core: int) -> subprocess.Pop
 def child_train(task: dict[str, Any]) -> dict[str, Any]:
     """Train one contestant for the box that its overrides name."""
     from unembed.training.loop import train
-    from unembed.training.recipe import Recipe
+    from unembed.training.recipes.recipe import Recipe
 
     load = os.getloadavg()[0]
     recipe = Recipe.load(task["settings"]["recipe"], task["settings"]["overrides"])
@@ -173,10 +173,10 @@ def child_cost(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from common import MatrixProducts
 
-    from unembed.training.prepare import prepare
-    from unembed.training.recipe import Recipe
-    from unembed.training.shortlist import Shortlist
-    from unembed.training.step import StepLoss
+    from unembed.training.losses.shortlist import Shortlist
+    from unembed.training.losses.step import StepLoss
+    from unembed.training.recipes.recipe import Recipe
+    from unembed.training.tasks.prepare import prepare
 
     torch.set_num_threads(1)
     recipe = Recipe.load(task["settings"]["recipe"], [*task["settings"]["overrides"], "data.max_texts=5000"])

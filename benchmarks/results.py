@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.checkpoint.shipped import find_checkpoint
 from unembed.data.shards import ShardDataset
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES
 from unembed.errors import DataError
@@ -25,8 +26,7 @@ from unembed.evaluation import baselines, figures, harness, tables
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.files import read_json
 from unembed.inverter import Inverter
-from unembed.model.closed_form import ClosedForm, fit_closed_form
-from unembed.model.shipped import find_checkpoint
+from unembed.priors.fit import ClosedForm, fit_closed_form
 
 PARTS = ("default", "strategies", "baselines", "left-out", "page")
 RATES = (0.15, 0.5, 1.0)

@@ -24,6 +24,11 @@ import torch
 from common import emit, machine
 from torch import Tensor
 
+from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unembed.checkpoint.codec import coarse, decode, encode, plan_for
+from unembed.checkpoint.corrector_file import read_corrector, write_corrector
+from unembed.checkpoint.shipped import find_checkpoint
+from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
 from unembed.data.feed import Feed
 from unembed.data.shards import ShardDataset
 from unembed.decoding.config import DecodeConfig
@@ -33,16 +38,12 @@ from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import id_statistics
-from unembed.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unembed.model.codec import coarse, decode, encode, plan_for, quantise_rows
-from unembed.model.corrector import Corrector
-from unembed.model.corrector_file import read_corrector, write_corrector
-from unembed.model.denoiser import Denoiser
-from unembed.model.prior import squares
-from unembed.model.shipped import find_checkpoint
-from unembed.model.student_file import STUDENT_FILE, StudentFile, read_student, write_student
+from unembed.network.corrector import Corrector
+from unembed.network.denoiser import Denoiser
+from unembed.priors.rows import quantise_rows
+from unembed.priors.token_prior import squares
 from unembed.refinement.forecast import Forecaster
-from unembed.training.objective import full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.losses.rows import full_columns, prepare_causal, prepare_masked, rows_loss
 
 State = dict[str, Tensor]
 DRAFTED = ("int6", "matrices in 4 bits, groups of 32")

@@ -15,8 +15,8 @@ import torch
 from common import emit, machine, matmul_rates
 
 from unembed.training.estimate import measure_pace
-from unembed.training.recipe import Recipe
-from unembed.training.tasks import make_task
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.tasks.table import make_task
 
 
 def main() -> None:

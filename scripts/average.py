@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unembed.checkpoint.shipped import find_checkpoint
 from unembed.data.shards import ShardDataset
 from unembed.errors import CheckpointError, DataError, UnembedError
-from unembed.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unembed.model.shipped import find_checkpoint
-from unembed.training.recipe import ValidationPart
+from unembed.training.recipes.recipe import ValidationPart
 from unembed.training.validation import Validation
 
 

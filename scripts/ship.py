@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.checkpoint.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
+from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
+from unembed.checkpoint.student_file import STUDENT_FILE, read_student, write_student
+from unembed.checkpoint.sums import list_files
 from unembed.data.shards import ShardDataset
 from unembed.evaluation.harness import fit_calibration
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
 from unembed.files import atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.inverter import Inverter
-from unembed.model.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
-from unembed.model.closed_form import fit_position_prior
-from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
-from unembed.model.position_prior import PositionPrior
-from unembed.model.student_file import STUDENT_FILE, read_student, write_student
-from unembed.model.sums import list_files
+from unembed.priors.fit import fit_position_prior
+from unembed.priors.position_prior import PositionPrior
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MIB = 64

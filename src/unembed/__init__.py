@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
+    from unembed.checkpoint.checkpoint import load_checkpoint
     from unembed.encoders.registry import load_encoder
     from unembed.evaluation.harness import evaluate
     from unembed.inverter import Inverter, Recovery
-    from unembed.model.checkpoint import load_checkpoint
-    from unembed.model.denoiser import Denoiser
+    from unembed.network.denoiser import Denoiser
     from unembed.stores.files import read_vectors
     from unembed.training.loop import train
-    from unembed.training.recipe import Recipe
+    from unembed.training.recipes.recipe import Recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Denoiser": "unembed.model.denoiser",
+    "Denoiser": "unembed.network.denoiser",
     "Inverter": "unembed.inverter",
-    "Recipe": "unembed.training.recipe",
+    "Recipe": "unembed.training.recipes.recipe",
     "Recovery": "unembed.inverter",
     "evaluate": "unembed.evaluation.harness",
-    "load_checkpoint": "unembed.model.checkpoint",
+    "load_checkpoint": "unembed.checkpoint.checkpoint",
     "load_encoder": "unembed.encoders.registry",
     "read_vectors": "unembed.stores.files",
     "train": "unembed.training.loop",

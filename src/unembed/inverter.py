@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from unembed.data.tokenization import cut_texts
 from unembed.decoding.decoder import Decoder
 from unembed.decoding.recovery import Recovery, asked, recoveries
-from unembed.model.corrector import Corrector
-from unembed.model.fit_score import Judged
+from unembed.network.corrector import Corrector
+from unembed.priors.fit_score import Judged
 from unembed.refinement.aids import Aids
 from unembed.refinement.batches import refine_batches, resolve_budget
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import DEFAULT, check_method
 from unembed.refinement.refiner import Refinement, Refiner
-from unembed.refinement.rounding import Rounding, rounding_of
+from unembed.refinement.vector_precision import Rounding, rounding_of
 
 __all__ = ["Inverter", "Recovery"]
 
@@ -122,11 +122,11 @@ class Inverter(Decoder):
             refinement: how, a key of `refinement.methods.REFINEMENTS`.
             budget: limits of queries, passes and seconds, instead of `queries`.
             tolerance: 1 - cosine within which a vector counts as met; the vectors' own precision where None.
-            rounding: precision of the vectors (`refinement.rounding`); found in their numbers where None.
+            rounding: precision of the vectors (`refinement.vector_precision`); found in their numbers where None.
             report: called after each round of queries: the most queries of a text, the mean cosine, vectors met.
             salvage: called with the best drafts so far where an exception ends a refinement.
             options: any field of `DecodeConfig` (strategy, passes, lengths, samples, temperature, beam, seed, ...) and
-                any field of `decoding.constraints.Constraints`, for all rows or a list with one entry a row: prefix,
+                any field of `decoding.constraints.known.Constraints`, for all rows or a list, one entry each: prefix,
                 known, required, banned, length, and given, (n, up to limit) token ids, -1 where unknown.
 
         Returns:

@@ -200,9 +200,9 @@ class Standins:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith("checkpoint"):
-            import unembed.model.shipped
+            import unembed.checkpoint.shipped
 
-            shutil.copytree(unembed.model.shipped.WEIGHTS / "minilm", path)
+            shutil.copytree(unembed.checkpoint.shipped.WEIGHTS / "minilm", path)
         else:
             known[name](path)
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from unembed import Inverter, load_encoder
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.data.tokenization import Tokenizer
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 from unembed.serve.app import create_app
 from unembed.serve.limits import Limits
 from unembed.serve.server import listen, make_server
@@ -38,7 +38,7 @@ def tiny_checkpoint(folder: Path, **more: Any) -> Path:
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("mask", "eos", "bos", "pad")}
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    denoiser = Denoiser(DenoiserConfig(vector_dim=24, vocab_size=tokenizer.size, **ids, **values), banned)
+    denoiser = Denoiser(ModelConfig(vector_dim=24, vocab_size=tokenizer.size, **ids, **values), banned)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in denoiser.parameters():

@@ -16,7 +16,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.errors import RecipeError
 from unembed.training.loop import train
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 
 Result = TypeVar("Result")
 TASKS = ("denoiser", "student", "corrector")

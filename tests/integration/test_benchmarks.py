@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.data.shards import ShardDataset, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 LIMIT = 8
@@ -59,7 +59,7 @@ def home(tmp_path_factory):
     torch.manual_seed(0)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=LIMIT, causal=True,
         prefix_tokens=1, mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
@@ -94,7 +94,7 @@ def test_counter_counts_what_the_design_says(home, monkeypatch):
     """2 A n a pass plus 2 x rows x columns x width for the head; padding is not work."""
     monkeypatch.syspath_prepend(str(FOLDER))
     common = importlib.import_module("common")
-    from unembed.model.checkpoint import load_checkpoint
+    from unembed.checkpoint.checkpoint import load_checkpoint
 
     denoiser = load_checkpoint(home / "model").denoiser
     counter = common.Counter(denoiser)

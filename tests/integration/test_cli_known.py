@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.cli.app import main
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 ROWS = 70  # more than one batch
 
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
     special = {"mask_id": tokenizer.mask_id, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=8, causal=True, prefix_tokens=2,
         pad_id=tokenizer.pad_id, **special,
     )  # fmt: skip

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import unembed
+from unembed.checkpoint.shipped import find_checkpoint
 from unembed.cli import main
 from unembed.cli.app import COMMANDS
 from unembed.cli.completion import SHELLS
-from unembed.model.shipped import find_checkpoint
 
 SOURCES = Path(unembed.__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}

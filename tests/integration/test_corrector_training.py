@@ -16,27 +16,27 @@ import torch
 from task_helpers import Home, make_home
 from test_golden_overfit import SENTENCES
 
+from unembed.checkpoint.checkpoint import load_checkpoint
+from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.data.shard_writer import write_shards
 from unembed.data.shards import ShardDataset
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, RecipeError
 from unembed.inverter import Inverter
-from unembed.model.checkpoint import load_checkpoint
-from unembed.model.corrector import Corrector
-from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
+from unembed.network.corrector import Corrector
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
-from unembed.refinement.corrector import corrections
-from unembed.training import pair_plan
-from unembed.training.corrector import CorrectorLoss
-from unembed.training.draft_pairs import PairMaker
+from unembed.refinement.correction import corrections
 from unembed.training.loop import train
-from unembed.training.pair_feed import PairFeed, PairFolder, batch_of
-from unembed.training.pair_plan import plan
-from unembed.training.pairs import KINDS, Pairs
-from unembed.training.recipe import Recipe
+from unembed.training.losses.corrector_loss import CorrectorLoss
+from unembed.training.pairs import pair_plan
+from unembed.training.pairs.draft_pairs import PairMaker
+from unembed.training.pairs.files import KINDS, Pairs
+from unembed.training.pairs.pair_feed import PairFeed, PairFolder, batch_of
+from unembed.training.pairs.pair_plan import plan
+from unembed.training.recipes.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 

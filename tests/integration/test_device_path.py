@@ -22,17 +22,17 @@ from unembed.data.pack import read_pack, write_pack
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError, RecipeError
-from unembed.model.closed_form import fit_closed_form
+from unembed.priors.fit import fit_closed_form
 from unembed.training.device import head
 from unembed.training.device import resident as resident_file
-from unembed.training.device.batches import Batches
 from unembed.training.device.corpus import Corpus, sizes_of
-from unembed.training.device_task import DeviceTask, refuse
+from unembed.training.device.loader import BatchLoader
 from unembed.training.loop import train
-from unembed.training.optimizer import make_optimizer
-from unembed.training.recipe import Recipe
+from unembed.training.optimizers.combined import make_optimizer
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log
-from unembed.training.tasks import make_task
+from unembed.training.tasks.device_task import DeviceTask, refuse
+from unembed.training.tasks.table import make_task
 
 WORDS = "red green blue small large house tree river stone bird walks sings under unbelievably a".split()
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_batches_of_a_bucket_have_one_size_and_every_text_comes_once(packs: Path
     pack = read_pack(packs / "a")
     corpus = Corpus(pack, np.arange(len(pack)), CPU)
     for apart in (False, True):
-        batches = Batches(corpus, [4, 8, 12], 16, 0.3, 5, apart)
+        batches = BatchLoader(corpus, [4, 8, 12], 16, 0.3, 5, apart)
         assert batches.sizes == sizes_of(16, [4, 8, 12]) == [32, 16, 8]
         seen: list[int] = []
         for _ in range(batches.per_epoch):
@@ -246,7 +246,7 @@ def test_a_step_that_is_not_finite_is_left_out(
 
 def test_the_device_leaves_out_a_step_by_itself(packs: Path) -> None:
     """As on a GPU, where the host does not look: AdamW stands still, Muon gets no gradient."""
-    from unembed.training.ema import Ema
+    from unembed.training.optimizers.ema import Ema
     from unembed.training.stepper import Stepper
 
     made = recipe(packs)

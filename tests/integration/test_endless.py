@@ -25,10 +25,10 @@ from unembed.data.tokenization import Tokenizer
 from unembed.errors import CheckpointError, RecipeError
 from unembed.training import loop
 from unembed.training.loop import train
-from unembed.training.prepare import prepare
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import Reporter, read_log
 from unembed.training.state import read_facts
+from unembed.training.tasks.prepare import prepare
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from small_bert import small_bert

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import fails, run
 
-from unembed.model.checkpoint import load_checkpoint
+from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.training.report import read_log
 from unembed.training.state import read_facts
 

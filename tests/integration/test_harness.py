@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.encoders.hashing import HashingEncoder
 from unembed.evaluation import baselines, harness, tables
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.inverter import Inverter
 from unembed.metrics.text import token_accuracy
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import GIVEN, MASK, Denoiser, DenoiserConfig
+from unembed.network.denoiser import GIVEN, MASK, Denoiser, ModelConfig
 
 LENGTH, CHAINS = 6, 12
 
@@ -31,7 +31,7 @@ def inverter(encoder, tmp_path_factory):
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=32, vocab_size=tokenizer.size, width=64, layers=2, heads=2, limit=8, prefix_tokens=1,
         mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip
@@ -143,7 +143,7 @@ def test_baselines_see_no_reference(inverter, chains, sample):
 
 
 def test_closed_form_baseline_beats_random_tokens(inverter, encoder):
-    from unembed.model.closed_form import fit_closed_form
+    from unembed.priors.fit import fit_closed_form
 
     free = np.setdiff1d(np.arange(inverter.tokenizer.size), inverter.tokenizer.banned)[30:60]
     generator = np.random.default_rng(5)

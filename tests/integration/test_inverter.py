@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from unembed import Inverter, Recovery, UnembedError, load_encoder
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from unembed.checkpoint.shipped import find_checkpoint, shipped_names
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import FEATURES, Calibration, draft_features
 from unembed.decoding.config import DecodeConfig
 from unembed.errors import CheckpointError, EncoderMismatchError, InputError
 from unembed.files import write_json
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
-from unembed.model.shipped import find_checkpoint, shipped_names
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 TEXTS = ["the old man and the sea", "she don't know", "where is the station ?", "a"]
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = load_encoder("hashing:24")
     text = encoder.tokenizer_json() or ""
     tokenizer = Tokenizer.from_json(text)
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=24,
         vocab_size=tokenizer.size,
         width=16,
@@ -236,7 +236,7 @@ def test_a_damaged_calibration_is_named(checkpoint: Path) -> None:
 
 
 def test_names_of_checkpoints(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.model.shipped.WEIGHTS", tmp_path)
+    monkeypatch.setattr("unembed.checkpoint.shipped.WEIGHTS", tmp_path)
     assert shipped_names() == []
     with pytest.raises(CheckpointError, match="ships"):
         find_checkpoint("default")

@@ -12,7 +12,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.inverter import Inverter
 from unembed.training.loop import train
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 
 ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 RECIPES = [path for path in ALL if Recipe.load(path).task == "denoiser"]

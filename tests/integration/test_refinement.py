@@ -11,7 +11,7 @@ from counting import Counting
 
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
-from unembed.model.difference import DifferencePrior
+from unembed.network.difference import DifferencePrior
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.moves import Mover, MoverConfig

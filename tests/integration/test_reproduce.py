@@ -11,14 +11,14 @@ import pytest
 import tokenizers
 import torch
 
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.cli import main
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder
 from unembed.evaluation import paper_facts, paper_page
 from unembed.files import read_json, write_json
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 TEXTS = [f"the {a} {b} near the {c}" for a in ("old", "red") for b in ("house", "boat", "cat") for c in ("tree", "sea")]
 SPOKEN = {
@@ -37,7 +37,7 @@ def untrained(folder: Path, encoder: object, tokenizer_json: str, seed: int = 0)
     tokenizer = Tokenizer.from_json(tokenizer_json)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=encoder.dimension, vocab_size=tokenizer.size, width=32, layers=1, heads=2, limit=8, prefix_tokens=1,
         mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed import Inverter, Recovery
+from unembed.checkpoint.checkpoint import verify_checkpoint
+from unembed.checkpoint.shipped import WEIGHTS
 from unembed.metrics.text import token_accuracy, token_f1
-from unembed.model.checkpoint import verify_checkpoint
-from unembed.model.shipped import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 

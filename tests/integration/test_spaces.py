@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.data.shards import ShardDataset, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import PROBES
 from unembed.encoders.lsa import fit_lsa
 from unembed.encoders.registry import load_encoder
-from unembed.model.checkpoint import save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 LIMIT = 8
@@ -61,7 +61,7 @@ def leave_run(folder: Path, dimension: int, name: str) -> None:
     torch.manual_seed(0)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=dimension, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=LIMIT, causal=True,
         prefix_tokens=1, mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,

@@ -13,10 +13,10 @@ from cli_helpers import run
 from task_helpers import Home, make_home
 from test_corrector_training import golden
 
+from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
 from unembed.errors import CheckpointError
 from unembed.files import read_json
 from unembed.inverter import Inverter
-from unembed.model.student_file import STUDENT_FILE, StudentFile, read_student, write_student
 from unembed.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,8 +23,8 @@ from unembed.cli import main
 from unembed.errors import CheckpointError, RecipeError
 from unembed.training.estimate import estimate
 from unembed.training.loop import TrainingResult, train
-from unembed.training.pairs import Pairs
-from unembed.training.recipe import Recipe
+from unembed.training.pairs.files import Pairs
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log
 
 
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_from_its_last_save(home: Home, tmp_path: Path, tas
     code = (
         "import json, sys\n"
         "from unembed.training.loop import train\n"
-        "from unembed.training.recipe import Recipe\n"
+        "from unembed.training.recipes.recipe import Recipe\n"
         "r = Recipe.from_dict(json.loads(sys.argv[1]))\n"
         "train(r, sys.argv[2], on_step=lambda s, l: print(s, flush=True) or (s < 6 or sys.stdin.read()))\n"
     )

@@ -17,8 +17,8 @@ from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError
 from unembed.training.loop import train
-from unembed.training.pairs import Pairs
-from unembed.training.recipe import Recipe
+from unembed.training.pairs.files import Pairs
+from unembed.training.recipes.recipe import Recipe
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from small_bert import small_bert

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 from task_helpers import boxed
 
+from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.data.shard_writer import write_shards
 from unembed.data.shards import ShardDataset
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, DataError, RecipeError
-from unembed.model.checkpoint import load_checkpoint
 from unembed.training import validation as validation_module
 from unembed.training.loop import TrainingResult, train
-from unembed.training.recipe import Recipe, ValidationPart
+from unembed.training.recipes.recipe import Recipe, ValidationPart
 from unembed.training.report import read_log
 from unembed.training.validation import Validation
 
@@ -156,7 +156,7 @@ def test_sigterm_saves_a_state_that_can_be_resumed(shards: Path, tmp_path: Path)
     code = (
         "import sys, torch\n"
         "from unembed.training.loop import train\n"
-        "from unembed.training.recipe import Recipe\n"
+        "from unembed.training.recipes.recipe import Recipe\n"
         "r = Recipe.from_dict(__import__('json').loads(sys.argv[1]))\n"
         "train(r, sys.argv[2], on_step=lambda s, l: print(s, flush=True))\n"
     )

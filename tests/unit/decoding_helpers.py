@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unembed.model.conditioning import Condition
-from unembed.model.denoiser import CausalState, Denoiser, DenoiserConfig, Reading
+from unembed.network.conditioning import Condition
+from unembed.network.denoiser import CausalState, Denoiser, ModelConfig, Reading
 
 DIM = 6
 
@@ -36,7 +36,7 @@ def tiny_denoiser(
     canvas: str = "length", limit: int = 33, vocab: int = 24, seed: int = 0, **more: object
 ) -> CountingDenoiser:
     values = {"width": 8, "layers": 1, "heads": 2, "prefix_tokens": 1, "causal": True, **more}
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=DIM, vocab_size=vocab, limit=limit, canvas=canvas, mask_id=4, eos_id=3, bos_id=2, pad_id=0, **values
     )
     denoiser = CountingDenoiser(config)

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.errors import InputError, RecipeError
-from unembed.model.autoregressive import Autoregressive, build_denoiser
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.config import Shape
-from unembed.model.denoiser import PREFIX, Denoiser, DenoiserConfig
-from unembed.training.objective import full_columns, prepare_causal, rows_loss
-from unembed.training.prepare import _build
-from unembed.training.recipe import Recipe
+from unembed.network.config import Shape
+from unembed.network.denoiser import PREFIX, Denoiser, ModelConfig
+from unembed.network.variants.autoregressive import Autoregressive, build_denoiser
+from unembed.training.losses.rows import full_columns, prepare_causal, rows_loss
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.tasks.prepare import _build
 
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     backbone="autoregressive",
     width=16,
     layers=2,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unembed.checkpoint.codec import DTYPES, coarse, decode, encode, load_into, plan_for
 from unembed.errors import CheckpointError, InputError
-from unembed.model.codec import DTYPES, coarse, decode, encode, load_into, plan_for, quantise_rows
+from unembed.priors.rows import quantise_rows
 
 
 def numbers(*shape: int) -> Tensor:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import CAUSAL_STRATEGIES, DecodeConfig
 from unembed.decoding.config import STRATEGIES as EVERY
-from unembed.decoding.constraints import Constraints
-from unembed.decoding.lexicon import Lexicon, fits
+from unembed.decoding.constraints.known import Constraints
+from unembed.decoding.constraints.lexicon import Lexicon, fits
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode, stream
-from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft
 from unembed.errors import InputError
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from decoding_helpers import some_vectors, tiny_denoiser
 
+from unembed.checkpoint import corrector_file
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector
 from unembed.errors import CheckpointError, DataError, InputError
-from unembed.model import corrector_file
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.corrector import Corrector, CorrectorConfig
-from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector
-from unembed.model.denoiser import MASK, Denoiser
-from unembed.refinement.corrector import corrections
-from unembed.training.corruption import Corruption, similar_tokens
+from unembed.network.corrector import Corrector, CorrectorConfig
+from unembed.network.denoiser import MASK, Denoiser
+from unembed.refinement.correction import corrections
+from unembed.training.pairs.corruption import Corruption, similar_tokens
 
 SMALL = CorrectorConfig(layers=1, heads=2, mlp=16, read_heads=1, read_width=8, rank=4, vector_rows=1)
 LIMIT = 8

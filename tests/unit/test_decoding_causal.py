@@ -12,7 +12,7 @@ from decoding_helpers import some_vectors, tiny_denoiser
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.proposals import sample_tokens
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 
 
 def next_log_probs(denoiser: Denoiser, vector: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:

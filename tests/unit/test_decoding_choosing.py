@@ -13,8 +13,8 @@ from unembed.decoding.judge import Judge
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
 from unembed.metrics.text import token_f1
-from unembed.model.denoiser import GIVEN, MASK
-from unembed.model.student import StudentConfig, StudentEncoder
+from unembed.network.denoiser import GIVEN, MASK
+from unembed.network.student import StudentConfig, StudentEncoder
 
 
 def all_of(draft: Draft) -> list[Draft]:

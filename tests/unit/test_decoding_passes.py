@@ -11,7 +11,7 @@ from decoding_helpers import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode, passes
 from unembed.decoding.trace import Draft, Step
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 
 NETWORK = [name for name in STRATEGIES if name not in ("prior", "corrector")]
 

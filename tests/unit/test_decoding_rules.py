@@ -13,9 +13,9 @@ from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.proposals import choose_tokens
-from unembed.decoding.remasking import at_random_or_unsure, least_sure, remdm_cap, remdm_sigma, to_rate
-from unembed.decoding.selection import View, by_schedule, entropy_bounded, leftmost, surest
-from unembed.decoding.strategies import get_strategy
+from unembed.decoding.strategies.remasking import at_random_or_unsure, least_sure, remdm_cap, remdm_sigma, to_rate
+from unembed.decoding.strategies.selection import View, by_schedule, entropy_bounded, leftmost, surest
+from unembed.decoding.strategies.table import get_strategy
 from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unembed.checkpoint.shipped import WEIGHTS
 from unembed.errors import CheckpointError, InputError
-from unembed.model import row_parts
-from unembed.model.block import Block
-from unembed.model.denoiser import GIVEN, MASK, PREFIX, Denoiser, DenoiserConfig
-from unembed.model.shipped import WEIGHTS
+from unembed.network import row_parts
+from unembed.network.block import Block
+from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser, ModelConfig
 
 V, D, LIMIT = 60, 16, 8
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     vector_dim=D,
     vocab_size=V,
     width=32,
@@ -223,9 +223,9 @@ OLD = {**CONFIG.to_dict(), "position_prior": False, "candidates": 0}
 
 def test_a_config_with_removed_parts_switched_off_is_read() -> None:
     """Also the shipped one, which has no time and no schedule yet."""
-    assert DenoiserConfig.from_dict(OLD) == CONFIG
+    assert ModelConfig.from_dict(OLD) == CONFIG
     shipped = json.loads((WEIGHTS / "minilm" / "config.json").read_text())["denoiser"]
-    assert DenoiserConfig.from_dict(shipped).width == shipped["width"]
+    assert ModelConfig.from_dict(shipped).width == shipped["width"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_config_with_removed_parts_switched_off_is_read() -> None:
 def test_a_config_with_a_part_that_is_gone_is_refused(key: str, value: object) -> None:
     """The key stands in the first sentence, and the second says what to do."""
     with pytest.raises(CheckpointError, match=key) as caught:
-        DenoiserConfig.from_dict({**OLD, key: value})
+        ModelConfig.from_dict({**OLD, key: value})
     assert "version of unembed" in caught.value.do
 
 

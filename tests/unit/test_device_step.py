@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unembed.model.config import DenoiserConfig
-from unembed.model.denoiser import GIVEN, MASK, PREFIX, Denoiser
-from unembed.model.prior import TokenPrior
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser
+from unembed.priors.token_prior import TokenPrior
 from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
+from unembed.training.device.device_step import DeviceLoss
 from unembed.training.device.head import chunk_of, head_loss
 from unembed.training.device.kernels import Kernels
 from unembed.training.device.rows import DeviceRows, draw_rows, most_scored
-from unembed.training.device.step import DeviceLoss
-from unembed.training.objective import Columns, Rows, rows_loss
-from unembed.training.recipe_parts import ObjectivePart
+from unembed.training.losses.rows import Columns, Rows, rows_loss
+from unembed.training.recipes.recipe_parts import ObjectivePart
 
 V, D, BOS, EOS = 90, 12, 2, 3
 
@@ -29,7 +29,7 @@ def network(**changes: Any) -> Denoiser:
     """A small network whose every part matters, and a prior with counts of 1 to 30."""
     torch.manual_seed(0)
     shape = {"width": 16, "layers": 2, "heads": 2, "embedding_dim": 10, "prefix_tokens": 3, "limit": 8} | changes
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=D, vocab_size=V, causal=True, token_prior=True, bos_id=BOS, eos_id=EOS, mask_id=4, pad_id=0, **shape
     )
     denoiser = Denoiser(config)

@@ -11,7 +11,7 @@ import pytest
 from unembed.cli.fitting import Fitting
 from unembed.decoding.recovery import Recovery
 from unembed.errors import CheckpointError, DataError
-from unembed.model.fit_score import LIMIT, FitScore, Judged, read_fit_score, write_fit_score
+from unembed.priors.fit_score import LIMIT, FitScore, Judged, read_fit_score, write_fit_score
 
 DIM = 48
 
@@ -141,9 +141,9 @@ def test_a_file_is_warned_of_once_and_only_where_chance_does_not_explain_it(scor
 
 def test_the_shipped_list_of_files_guards_what_warns(tmp_path: Path) -> None:
     """An empty list, a file that is not listed, one that is gone: each is named, and the model is not used without."""
-    from unembed.model.checkpoint import load_checkpoint, verify_checkpoint
-    from unembed.model.fit_score import FIT_FILE
-    from unembed.model.shipped import find_checkpoint
+    from unembed.checkpoint.checkpoint import load_checkpoint, verify_checkpoint
+    from unembed.checkpoint.shipped import find_checkpoint
+    from unembed.priors.fit_score import FIT_FILE
 
     model = tmp_path / "m"
     shutil.copytree(find_checkpoint("default"), model)

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from unembed.training.horizon import Horizon, learning_rate
-from unembed.training.recipe import OptimizerPart, RunPart
+from unembed.training.optimizers.horizon import Horizon, learning_rate
+from unembed.training.recipes.recipe import OptimizerPart, RunPart
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

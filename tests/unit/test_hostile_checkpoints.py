@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unembed.checkpoint.checkpoint import verify_checkpoint
+from unembed.checkpoint.sums import list_files, read_sums
 from unembed.cli.app import main
 from unembed.errors import CheckpointError
 from unembed.inverter import Inverter
-from unembed.model.checkpoint import verify_checkpoint
-from unembed.model.sums import list_files, read_sums
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 MEMORY = 300  # MiB that a refusal may add to the largest size of this process

@@ -28,7 +28,7 @@ from unembed.encoders.replies import read_reply, refusal, wait_asked_for
 from unembed.errors import EncoderError, EncoderMismatchError, InputError
 from unembed.inverter import Inverter
 from unembed.training.loop import train
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 
 WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
 TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, 2 + i % 7)) for i in range(50)]

@@ -9,8 +9,8 @@ import torch
 from planted import LIMIT, VOCABULARY, planted
 from safetensors.torch import load, save
 
-from unembed.model.closed_form import fit_closed_form
-from unembed.model.length import LengthHead
+from unembed.priors.fit import fit_closed_form
+from unembed.priors.length_prior import LengthHead
 
 
 def test_planted_lengths_come_back_with_sane_probabilities() -> None:

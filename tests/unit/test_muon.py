@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from unembed.model.block import Attention
-from unembed.model.denoiser import Denoiser, DenoiserConfig
-from unembed.training.muon import Muon, orthogonalised
-from unembed.training.optimizer import Together, make_optimizer
-from unembed.training.recipe import OptimizerPart
+from unembed.network.block import Attention
+from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.training.optimizers.combined import CombinedOptimizer, make_optimizer
+from unembed.training.optimizers.muon import Muon, orthogonalised
+from unembed.training.recipes.recipe import OptimizerPart
 
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     vector_dim=6, vocab_size=40, width=16, layers=2, heads=2, limit=5, causal=True, mask_id=3, eos_id=2, bos_id=1
 )
 SHAPES = [(96, 96), (256, 64), (64, 256), (144, 48)]
@@ -82,9 +82,9 @@ def test_weight_decay_is_decoupled_and_a_matrix_without_gradient_stays() -> None
 
 @pytest.mark.parametrize("changes", [{}, {"backbone": "paper", "prefix_tokens": 0}], ids=str)
 def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(changes: dict[str, object]) -> None:
-    denoiser = Denoiser(DenoiserConfig(**{**CONFIG.to_dict(), **changes}))
+    denoiser = Denoiser(ModelConfig(**{**CONFIG.to_dict(), **changes}))
     optimizer = make_optimizer(denoiser, OptimizerPart(matrices="muon"))
-    assert isinstance(optimizer, Together) and isinstance(optimizer.parts[1], Muon)
+    assert isinstance(optimizer, CombinedOptimizer) and isinstance(optimizer.parts[1], Muon)
     muon = {id(p): group["pieces"] for group in optimizer.parts[1].param_groups for p in group["params"]}
     linear = {id(m.weight) for m in denoiser.blocks.modules() if isinstance(m, nn.Linear)}
     assert set(muon) == linear and len(linear) == 2 * 4
@@ -92,7 +92,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(changes: dict[st
     assert {key for key, pieces in muon.items() if pieces == 3} == stacked and len(stacked) == 2
     everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(everything) == sorted(id(p) for p in denoiser.parameters())
-    assert not isinstance(make_optimizer(denoiser, OptimizerPart()), Together)
+    assert not isinstance(make_optimizer(denoiser, OptimizerPart()), CombinedOptimizer)
 
 
 def test_both_rates_follow_one_schedule_and_a_state_gives_the_same_next_step() -> None:

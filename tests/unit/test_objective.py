@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from unembed.diffusion.bound import bound, count_weights, per_token, subset_weights, sum_by_text
 from unembed.diffusion.masking import draw_counts, mask_exactly
-from unembed.diffusion.objective import bound, count_weights, per_token, subset_weights, sum_by_text
 from unembed.diffusion.schedule import SCHEDULES, get_schedule
 
 V, N = 3, 4

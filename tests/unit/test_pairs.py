@@ -10,13 +10,13 @@ import torch
 from decoding_helpers import DIM, some_vectors, tiny_denoiser
 
 from unembed.errors import CheckpointError, DataError, InputError
-from unembed.training import pair_plan
-from unembed.training.corruption import Corruption
-from unembed.training.draft_pairs import PairMaker
-from unembed.training.pair_feed import PairFeed, PairFolder
-from unembed.training.pair_plan import make_pairs, plan
-from unembed.training.pairs import KINDS, Origin, Pairs, Texts
-from unembed.training.recipe_parts import PairsPart
+from unembed.training.pairs import pair_plan
+from unembed.training.pairs.corruption import Corruption
+from unembed.training.pairs.draft_pairs import PairMaker
+from unembed.training.pairs.files import KINDS, Origin, Pairs, Texts
+from unembed.training.pairs.pair_feed import PairFeed, PairFolder
+from unembed.training.pairs.pair_plan import make_pairs, plan
+from unembed.training.recipes.recipe_parts import PairsPart
 
 LIMIT = 8
 ORIGIN = Origin("hashing:6", "abc", LIMIT, "weights")

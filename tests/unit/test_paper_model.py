@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.diffusion.masking import draw_times, mask_by_schedule
 from unembed.diffusion.schedule import SCHEDULES, get_schedule
 from unembed.errors import InputError, RecipeError
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.denoiser import GIVEN, MASK, Denoiser, DenoiserConfig
-from unembed.model.paper import PaperBlock, PaperConditioner
-from unembed.model.time import TimeModulation, time_of
-from unembed.training.objective import prepare_masked
-from unembed.training.recipe import Recipe
-from unembed.training.recipe_parts import SCHEDULE_NAMES
+from unembed.network.denoiser import GIVEN, MASK, Denoiser, ModelConfig
+from unembed.network.time_modulation import TimeModulation, time_of
+from unembed.network.variants.paper import PaperBlock, PaperConditioner
+from unembed.training.losses.rows import prepare_masked
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_parts import SCHEDULE_NAMES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper.toml"
 V, D, LIMIT = 60, 16, 8
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     vector_dim=D,
     vocab_size=V,
     width=32,
@@ -45,7 +45,7 @@ CONFIG = DenoiserConfig(
 )
 
 
-def build(config: DenoiserConfig = CONFIG) -> Denoiser:
+def build(config: ModelConfig = CONFIG) -> Denoiser:
     """A network in which time matters."""
     torch.manual_seed(0)
     denoiser = Denoiser(config).eval()
@@ -93,7 +93,7 @@ def test_the_papers_network_has_78_million_parameters_without_its_vocabulary(dim
     recipe = Recipe.load(RECIPE)
     shape = {k: v for k, v in vars(recipe.model).items() if not k.startswith("init_")}
     with torch.device("meta"):
-        denoiser = Denoiser(DenoiserConfig(vector_dim=dim, vocab_size=50261, limit=recipe.data.limit, **shape))
+        denoiser = Denoiser(ModelConfig(vector_dim=dim, vocab_size=50261, limit=recipe.data.limit, **shape))
     counts = denoiser.parameter_counts()
     layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768
     maps = 4 * 768 * (768 + 1) + 4 * 768 * 2  # of the vector, of the time
@@ -213,7 +213,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 def test_time_conditioning_decodes_in_bfloat16() -> None:
     """The map of the time keeps its own arithmetic where the other matrices were lowered."""
-    from unembed.model.time import TimeModulation
+    from unembed.network.time_modulation import TimeModulation
 
     time = TimeModulation(2, 4, 8)
     torch.nn.init.normal_(time.map.weight)

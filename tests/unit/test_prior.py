@@ -9,9 +9,9 @@ from safetensors.torch import load, save
 
 from unembed.decoding.prior import PriorReader
 from unembed.errors import DataError
-from unembed.model.class_sums import ClassSums, distinct_tokens
-from unembed.model.closed_form import ClosedForm, fit_closed_form
-from unembed.model.prior import PositionPrior, TokenPrior
+from unembed.priors.class_sums import ClassSums, distinct_tokens
+from unembed.priors.fit import ClosedForm, fit_closed_form
+from unembed.priors.token_prior import PositionPrior, TokenPrior
 
 
 def prior_decode(parts: ClosedForm, vectors: torch.Tensor, lengths: torch.Tensor | None = None) -> list[list[int]]:

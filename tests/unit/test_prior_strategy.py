@@ -11,18 +11,18 @@ import pytest
 import torch
 from planted import DIM, LIMIT, VOCABULARY, planted
 
+from unembed.checkpoint.checkpoint import add_position_prior, load_checkpoint, save_checkpoint, verify_checkpoint
+from unembed.checkpoint.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.decoding.confidence import draft_features, features_of
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader, prior_drafts
-from unembed.decoding.rules import Rules
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.metrics.text import token_f1
-from unembed.model.checkpoint import add_position_prior, load_checkpoint, save_checkpoint, verify_checkpoint
-from unembed.model.closed_form import ClosedForm, fit_closed_form, fit_position_prior
-from unembed.model.denoiser import Denoiser, DenoiserConfig
-from unembed.model.position_file import POSITION_FILE, read_position_prior, write_position_prior
-from unembed.model.position_prior import PositionPrior
+from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.priors.fit import ClosedForm, fit_closed_form, fit_position_prior
+from unembed.priors.position_prior import PositionPrior
 
 PRIOR = DecodeConfig(strategy="prior")
 
@@ -39,7 +39,7 @@ def bare(parts: ClosedForm) -> PriorReader:
 
 @pytest.fixture(scope="module")
 def denoiser(parts: ClosedForm) -> Denoiser:
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=DIM,
         vocab_size=VOCABULARY,
         limit=LIMIT,

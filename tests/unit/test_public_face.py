@@ -20,9 +20,9 @@ import torch
 
 import unembed
 from unembed import Inverter, UnembedError, errors, load_encoder
+from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.data.tokenization import Tokenizer
-from unembed.model.checkpoint import load_checkpoint, save_checkpoint
-from unembed.model.denoiser import Denoiser, DenoiserConfig
+from unembed.network.denoiser import Denoiser, ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(unembed.__file__).parent
@@ -123,7 +123,7 @@ def inverter(tmp_path_factory: pytest.TempPathFactory) -> Inverter:
     encoder = load_encoder("hashing:24")
     text = encoder.tokenizer_json() or ""
     tokenizer = Tokenizer.from_json(text)
-    config = DenoiserConfig(
+    config = ModelConfig(
         vector_dim=24,
         vocab_size=tokenizer.size,
         width=16,

@@ -8,7 +8,7 @@ import torch
 
 from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import InputError
-from unembed.refinement.rounding import KINDS, NOISE, RoundingEncoder, rounding_of, rounding_tolerance
+from unembed.refinement.vector_precision import KINDS, NOISE, RoundingEncoder, rounding_of, rounding_tolerance
 from unembed.stores.quantised import Quantisation
 
 

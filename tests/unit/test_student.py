@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
 from unembed.errors import CheckpointError
 from unembed.files import sha256_file
-from unembed.model.student import StudentConfig, StudentEncoder
-from unembed.model.student_file import STUDENT_FILE, StudentFile, read_student, write_student
+from unembed.network.student import StudentConfig, StudentEncoder
 from unembed.refinement.forecast import Forecaster
 
 CONFIG = StudentConfig(vector_dim=24, limit=8, embedding_dim=16, width=128, layers=2, heads=2, mlp=256)

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from unembed.data.feed import Feed
-from unembed.model.denoiser import GIVEN, MASK, PREFIX, Denoiser, DenoiserConfig
-from unembed.training.cross_entropy import linear_cross_entropy
-from unembed.training.ema import Ema
-from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.optimizer import make_optimizer
-from unembed.training.recipe import ObjectivePart, OptimizerPart
-from unembed.training.shortlist import Shortlist
-from unembed.training.step import StepLoss
+from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser, ModelConfig
+from unembed.training.losses.cross_entropy import linear_cross_entropy
+from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.losses.shortlist import Shortlist
+from unembed.training.losses.step import StepLoss
+from unembed.training.optimizers.combined import make_optimizer
+from unembed.training.optimizers.ema import Ema
+from unembed.training.recipes.recipe import ObjectivePart, OptimizerPart
 
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     vector_dim=6, vocab_size=40, width=16, layers=1, heads=2, limit=5, causal=True, mask_id=3, eos_id=2, bos_id=1
 )
 
@@ -105,7 +105,7 @@ def test_shortlist_never_lets_banned_tokens_win() -> None:
 @pytest.mark.parametrize("gated", [False, True])
 def test_linear_cross_entropy_equals_the_plain_one(gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same loss and same gradients as linear, bias, gate and F.cross_entropy, over several blocks of rows."""
-    monkeypatch.setattr("unembed.training.cross_entropy._BLOCK_VALUES", 50)
+    monkeypatch.setattr("unembed.training.losses.cross_entropy._BLOCK_VALUES", 50)
     g = torch.Generator().manual_seed(0)
     tensors = [torch.randn(7, 4, generator=g), torch.randn(11, 4, generator=g), torch.randn(11, generator=g)]
     gate, scores = torch.randn(7, generator=g), torch.randn(3, 11, generator=g)
@@ -217,7 +217,7 @@ def test_padding_leaks_no_length() -> None:
     assert widths == {4, 5, 6}
 
 
-def _eos() -> DenoiserConfig:
+def _eos() -> ModelConfig:
     return replace(CONFIG, canvas="eos")
 
 
@@ -245,7 +245,7 @@ def test_causal_rows_see_the_tokens_before_and_learn_the_end() -> None:
 
 @pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, _eos()], ids=["length", "eos"])
-def test_a_step_lowers_the_loss_of_its_batch(config: DenoiserConfig, shortlist: bool) -> None:
+def test_a_step_lowers_the_loss_of_its_batch(config: ModelConfig, shortlist: bool) -> None:
     """Gradients point the right way, with and without the shortlist."""
     torch.manual_seed(0)
     denoiser = Denoiser(config)

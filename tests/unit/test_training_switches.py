@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.errors import RecipeError
-from unembed.model.denoiser import MASK, Denoiser, DenoiserConfig
-from unembed.training.recipe import ObjectivePart
-from unembed.training.step import StepLoss
+from unembed.network.denoiser import MASK, Denoiser, ModelConfig
+from unembed.training.losses.step import StepLoss
+from unembed.training.recipes.recipe import ObjectivePart
 
 V, D = 40, 12
-CONFIG = DenoiserConfig(
+CONFIG = ModelConfig(
     vector_dim=D,
     vocab_size=V,
     width=16,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from unembed.errors import DataError, InputError
-from unembed.model.whitening import Moments, Whitening
+from unembed.priors.whitening import Moments, Whitening
 
 
 def skewed(rows: int, dim: int = 6, seed: int = 0) -> torch.Tensor:

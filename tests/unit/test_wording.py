@@ -7,7 +7,7 @@ import torch
 
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.wording import UNLIKE, Wording
-from unembed.model.prior import TokenPrior
+from unembed.priors.token_prior import TokenPrior
 
 TEXTS = ["the old man and the sea", "the man saw the dog", "a small red house and a tree"] * 50
 

@@ -31,12 +31,12 @@ def command(model: str, device: str | None, encoder: str | None, as_json: bool, 
       unembed doctor
       unembed doctor --json
     """
+    from unembed.checkpoint.checkpoint import verify_checkpoint
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.cli.console import show_json
     from unembed.encoders.registry import load_matching
     from unembed.inverter import Inverter
     from unembed.machine import describe, matmul_rate
-    from unembed.model.checkpoint import verify_checkpoint
-    from unembed.model.shipped import find_checkpoint
 
     machine = describe()
     rates = {name: round(matmul_rate(name)) for name in ("fp32", "bf16")}

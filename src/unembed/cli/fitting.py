@@ -34,7 +34,7 @@ class Fitting:
 
     def warning(self) -> str:
         """What is to be said of the file; empty where its rows look as they should."""
-        from unembed.model.fit_score import LIMIT
+        from unembed.priors.fit_score import LIMIT
 
         rows, count = self._thousandths.total(), self._misfits.total()
         said = []

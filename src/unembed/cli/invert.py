@@ -117,6 +117,7 @@ def command(
       unembed invert examples/vectors.parquet --limit-rows 2 --queries 16 --compare text
       unembed invert - --format npy --skip-bad < vectors.npy
     """
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
@@ -124,7 +125,6 @@ def command(
     from unembed.cli.output import check_output, draw_row, open_lines
     from unembed.cli.recovered import columns, kept_names, open_sink, trace_row
     from unembed.cli.same_file import files_of, refuse_same
-    from unembed.model.shipped import find_checkpoint
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:
@@ -239,9 +239,9 @@ def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:
 
 def _digests(inverter: Inverter, model: str) -> list[str]:
     """Digests of the checkpoint and of what lies beside it and takes part in decoding."""
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.files import sha256_file
-    from unembed.model.fit_score import FIT_FILE
-    from unembed.model.shipped import find_checkpoint
+    from unembed.priors.fit_score import FIT_FILE
 
     beside = (find_checkpoint(model) / name for name in ("student.json", "corrector.safetensors", FIT_FILE))
     return [inverter.sha256, *(sha256_file(path) for path in beside if path.is_file())]

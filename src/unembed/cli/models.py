@@ -26,9 +26,9 @@ def command() -> None:
 @output_options
 def list_models(as_json: bool, quiet: bool) -> None:
     """List the models that ship with this installation."""
+    from unembed.checkpoint.shipped import DEFAULT, WEIGHTS, shipped_names
     from unembed.cli.console import note, show_json
     from unembed.files import read_json
-    from unembed.model.shipped import DEFAULT, WEIGHTS, shipped_names
 
     found = []
     for name in shipped_names():
@@ -62,9 +62,9 @@ def list_models(as_json: bool, quiet: bool) -> None:
 @output_options
 def show_model(model: str, as_json: bool, quiet: bool) -> None:
     """Show the card of MODEL, a shipped name or a checkpoint folder, or the facts of a student or corrector."""
+    from unembed.checkpoint.config_file import read_config, read_object, read_text
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.cli.console import note, show_json
-    from unembed.model.checkpoint_config import read_config, read_object, read_text
-    from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
     if not (folder / "config.json").exists() and (beside := _beside(folder)) is not None:
@@ -100,10 +100,10 @@ def verify_model(model: str, as_json: bool, quiet: bool) -> None:
 
     A file that no list names is named; it is no part of the model.
     """
+    from unembed.checkpoint.checkpoint import verify_checkpoint
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.cli.console import show_json
     from unembed.inverter import Inverter
-    from unembed.model.checkpoint import verify_checkpoint
-    from unembed.model.shipped import find_checkpoint
 
     folder = find_checkpoint(model)
     files, unlisted = verify_checkpoint(folder)
@@ -121,9 +121,9 @@ def _beside(folder: Path) -> dict[str, Any] | None:
     """What is known of a student or corrector that a run has left in a folder, None where there is none."""
     from dataclasses import asdict
 
-    from unembed.model.checkpoint_config import read_object
-    from unembed.model.corrector_file import CORRECTOR_FILE, corrector_notes
-    from unembed.model.student_file import read_student
+    from unembed.checkpoint.config_file import read_object
+    from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes
+    from unembed.checkpoint.student_file import read_student
 
     if (folder / "student.json").exists():
         told = read_object(folder / "student.json")

@@ -129,7 +129,7 @@ class Refining:
         if not self:
             return {}
         from unembed.refinement.budget import Budget
-        from unembed.refinement.rounding import rounding_of
+        from unembed.refinement.vector_precision import rounding_of
 
         count = len(vectors)
 

@@ -89,7 +89,7 @@ def command(
     from unembed.cli.same_file import files_of, refuse_same
     from unembed.evaluation import paper_page, reproduction
     from unembed.files import LOCK, Lock, make_folder, short_name
-    from unembed.training.recipe import Recipe
+    from unembed.training.recipes.recipe import Recipe
 
     if (multilingual and languages is None) or (languages is not None and not multilingual):
         raise InputError("--multilingual and --languages go together.", "Give both: the models, and their texts.")

@@ -14,7 +14,7 @@ from unembed.errors import InputError
 
 if TYPE_CHECKING:
     from unembed.training.loop import TrainingResult
-    from unembed.training.recipe import Recipe
+    from unembed.training.recipes.recipe import Recipe
 
 
 @click.command("train")
@@ -61,12 +61,12 @@ def command(
       unembed train recipes/long.toml --out runs/long --cooldown 20m
       unembed train recipes/default.toml --out runs/small --set model.width=192 --set optimizer.lr=3e-4
     """
+    from unembed.checkpoint.shipped import find_checkpoint
     from unembed.cli.console import show_json, start_logging
     from unembed.cli.signals import Stopped
     from unembed.files import LOCK, Lock, make_folder, unless_refused
-    from unembed.model.shipped import find_checkpoint
     from unembed.training.loop import COOLDOWN, train
-    from unembed.training.recipe import Recipe
+    from unembed.training.recipes.recipe import Recipe
 
     start_logging(quiet)
     resolved = Recipe.load(recipe, overrides)

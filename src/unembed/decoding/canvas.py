@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.rules import Rules, Word
+from unembed.decoding.constraints.rules import Rules, Word
 from unembed.decoding.trace import Step, alternatives
 from unembed.errors import InputError
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 
 
 @dataclass

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from unembed.decoding.canvas import check_given
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.rules import Rules
+from unembed.decoding.constraints.rules import Rules
 from unembed.errors import InputError
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 
 
 def check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:

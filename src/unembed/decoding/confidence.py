@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from unembed.checks import anything, listing, mapping, number, table, text, whole
 from unembed.decoding.choosing import agreement
 from unembed.decoding.trace import Draft
 from unembed.errors import CheckpointError, DataError
-from unembed.schema import anything, listing, mapping, number, table, text, whole
 
 FEATURES = ("mean_log_prob", "least_log_prob", "log_prior_length", "log_length", "agreement", "likelihood_gap")
 KNOTS = 64

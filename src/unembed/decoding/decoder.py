@@ -14,30 +14,30 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from unembed.checkpoint.shipped import find_checkpoint
+from unembed.checkpoint.student_file import StudentFile, read_student
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.batches import batch_starts
 from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.constraints import Constraints
+from unembed.decoding.constraints.known import Constraints
+from unembed.decoding.constraints.lexicon import Lexicon
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.foreign import fit_student, read_beside
 from unembed.decoding.inputs import vector_rows
 from unembed.decoding.judge import Judge
-from unembed.decoding.lexicon import Lexicon
 from unembed.decoding.loop import decode, passes, stream
 from unembed.decoding.options import resolve_options, split_options
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.recovery import Recovery, recoveries
-from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft, Step
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
 from unembed.machine import choose_device
-from unembed.model.checkpoint import Checkpoint, load_checkpoint
-from unembed.model.denoiser import Denoiser
-from unembed.model.fit_score import Judged
-from unembed.model.precision import lower_precision
-from unembed.model.shipped import find_checkpoint
-from unembed.model.student_file import StudentFile, read_student
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import lower_precision
+from unembed.priors.fit_score import Judged
 
 if TYPE_CHECKING:
     import torch

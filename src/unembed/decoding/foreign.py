@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from unembed.checkpoint.checkpoint import Checkpoint
+from unembed.checkpoint.student_file import StudentFile
+from unembed.checkpoint.sums import REPAIR
+from unembed.checks import SchemaError, mapping, number, text
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import read_calibrations
 from unembed.decoding.config import DecodeConfig
@@ -17,10 +21,6 @@ from unembed.decoding.options import DECODE_OPTIONS, resolve_options
 from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError, UnembedError
-from unembed.model.checkpoint import Checkpoint
-from unembed.model.student_file import StudentFile
-from unembed.model.sums import REPAIR
-from unembed.schema import SchemaError, mapping, number, text
 
 _MOST_DRAFTS = 1024
 _MOST_COST = 16_384  # drafts times passes; the shipped model asks for 384

@@ -2,8 +2,8 @@
 
 Contents: `Judge`.
 
-The network's own likelihood sees a draft from the inside, token by token. A student (`model/student.py`) sees it from
-the outside, as the encoder did. Together they choose better than either (docs/log.md).
+The network's own likelihood sees a draft from the inside, token by token. A student (`network/student.py`) sees it from
+the outside, as the encoder did. CombinedOptimizer they choose better than either (docs/log.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.model.student import StudentEncoder, student_vectors
+from unembed.network.student import StudentEncoder, student_vectors
 
 
 class Judge:

@@ -18,23 +18,23 @@ import torch
 from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, check_lengths, open_canvases
-from unembed.decoding.causal import draft_left_to_right
+from unembed.decoding.causal.writer import draft_left_to_right
 from unembed.decoding.checks import check_backbone, one_form
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.enforcing import Enforcer
+from unembed.decoding.constraints.enforcing import Enforcer
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.judge import Judge
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.decoding.proposals import Proposer
-from unembed.decoding.rules import Rules
-from unembed.decoding.selection import View
-from unembed.decoding.strategies import Strategy, get_strategy
+from unembed.decoding.strategies.selection import View
+from unembed.decoding.strategies.table import Strategy, get_strategy
 from unembed.decoding.trace import Draft, Step
 from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
-from unembed.model.denoiser import Denoiser
-from unembed.model.precision import autocast
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import autocast
 
 
 def run(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.constraints import Constraints
+from unembed.decoding.constraints.known import Constraints
 from unembed.errors import InputError
 
 DECODE_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))

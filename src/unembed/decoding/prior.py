@@ -19,12 +19,12 @@ from torch import Tensor
 
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.errors import InputError
-from unembed.model.closed_form import ClosedForm
-from unembed.model.denoiser import Denoiser
-from unembed.model.position_prior import PositionPrior
-from unembed.model.precision import supports_fast_bf16
-from unembed.model.prior import TokenPrior
-from unembed.model.whitening import Whitening
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import supports_fast_bf16
+from unembed.priors.fit import ClosedForm
+from unembed.priors.position_prior import PositionPrior
+from unembed.priors.token_prior import TokenPrior
+from unembed.priors.whitening import Whitening
 
 VOCABULARY = 16_384
 """Tokens that are considered, the most frequent ones; they cover 98.7% of the tokens of English test texts."""

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.enforcing import Enforcer
+from unembed.decoding.constraints.enforcing import Enforcer
+from unembed.decoding.constraints.rules import no_text
 from unembed.decoding.noise import Noise
-from unembed.decoding.rules import no_text
-from unembed.model.conditioning import Condition
-from unembed.model.denoiser import GIVEN, MASK, Denoiser, Reading
-from unembed.model.row_parts import row_parts
+from unembed.network.conditioning import Condition
+from unembed.network.denoiser import GIVEN, MASK, Denoiser, Reading
+from unembed.network.row_parts import row_parts
 
 _BLOCK = 256  # tokens whose weights are summed at once to find a sampled token
 CHUNK_ROWS = {"cpu": 2048, "cuda": 16384}

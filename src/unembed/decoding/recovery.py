@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import Calibration, features_of
 from unembed.decoding.trace import Draft, Trace
-from unembed.model.fit_score import Judged
+from unembed.priors.fit_score import Judged
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recovery:
         cosine: of the text's vector to the target, at the target's precision; None where the encoder was not asked.
         met: whether the text's vector is the target's, up to the tolerance.
         fit: share of held-out texts whose vectors look as unusual as this one or more; None where the checkpoint has no
-            statistics of them (`model.fit_score`).
+            statistics of them (`priors.fit_score`).
         misfit: what a vector whose fit is below 0.01 looks like: "vector" (not this encoder's, or damaged), "long" (a
             text longer than those learnt from) or "language" (another one); else None.
     """

@@ -12,7 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from unembed.data.tokenization import Tokenizer
-    from unembed.model.prior import TokenPrior
+    from unembed.priors.token_prior import TokenPrior
 
 UNLIKE = 1.6
 """Ratio from which words are unlike the learnt ones. With the shipped model, 0.9% of 8,000 sentences of english-test

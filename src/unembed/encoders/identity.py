@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unembed.checks import SchemaError, flag, listing, number, table, text, whole
 from unembed.encoders.endpoint import without_address
 from unembed.errors import EncoderError, EncoderMismatchError
-from unembed.schema import SchemaError, flag, listing, number, table, text, whole
 
 if TYPE_CHECKING:
     import numpy as np

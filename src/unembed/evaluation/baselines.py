@@ -19,8 +19,8 @@ from unembed.evaluation.sets import TrainingSample
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
-    from unembed.model.closed_form import ClosedForm
-    from unembed.model.denoiser import Denoiser
+    from unembed.network.denoiser import Denoiser
+    from unembed.priors.fit import ClosedForm
 
 BASELINES = ("random-tokens", "unconditional", "nearest-neighbour", "closed-form")
 

@@ -21,8 +21,8 @@ from unembed.refinement.batches import refine_batches
 from unembed.refinement.budget import Budget
 from unembed.refinement.methods import DEFAULT
 from unembed.refinement.refiner import Refinement, Refiner
-from unembed.refinement.rounding import rounding_of
 from unembed.refinement.search import SearchConfig
+from unembed.refinement.vector_precision import rounding_of
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter

@@ -226,8 +226,8 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
     """
     import torch
 
-    from unembed.model.denoiser import GIVEN, MASK
-    from unembed.model.precision import autocast
+    from unembed.network.denoiser import GIVEN, MASK
+    from unembed.network.precision import autocast
 
     config = denoiser.config
     device = next(denoiser.parameters()).device

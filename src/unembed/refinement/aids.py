@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unembed.model.corrector import Corrector
-from unembed.model.student_file import StudentFile
+from unembed.checkpoint.student_file import StudentFile
+from unembed.network.corrector import Corrector
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 
 from unembed.decoding.batches import batch_starts
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.prior import PriorReader
-from unembed.decoding.rules import Rules
 from unembed.errors import InputError
 from unembed.refinement.budget import Budget
 from unembed.refinement.refiner import Refinement, Refiner, Report

@@ -17,11 +17,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode
 from unembed.decoding.prior import PriorReader
-from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 
 LENGTHS = 7  # likely lengths, each with drafts of its own
 SAMPLES = 8  # of a round, over all lengths or for each

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unembed.model.corrector import Corrector
-from unembed.model.denoiser import Denoiser
-from unembed.model.precision import autocast
+from unembed.network.corrector import Corrector
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import autocast
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
-from unembed.refinement.corrector import corrections
+from unembed.refinement.correction import corrections
 from unembed.refinement.refined import Asked, Refined
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unembed.model.student import StudentEncoder, student_vectors
+from unembed.network.student import StudentEncoder, student_vectors
 
 
 class Forecaster:

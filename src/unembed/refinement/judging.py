@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unembed.model.denoiser import GIVEN, MASK, Denoiser
-from unembed.model.precision import autocast
+from unembed.network.denoiser import GIVEN, MASK, Denoiser
+from unembed.network.precision import autocast
 
 _TEXTS = 64
 

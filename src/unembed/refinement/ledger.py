@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.data.tokenization import Tokenizer
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.refinement.asking import Asker
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from unembed.model.corrector import Corrector
-from unembed.model.denoiser import Denoiser
-from unembed.model.precision import autocast
-from unembed.refinement.corrector import corrections
+from unembed.network.corrector import Corrector
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import autocast
+from unembed.refinement.correction import corrections
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.reorder import orderings
 from unembed.refinement.slots import Expansion, Slot, read_slots

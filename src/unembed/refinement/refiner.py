@@ -14,12 +14,12 @@ from torch import Tensor
 
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import DecodeConfig
+from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode
 from unembed.decoding.prior import PriorReader
-from unembed.decoding.rules import Rules
 from unembed.decoding.trace import Draft
 from unembed.errors import InputError
-from unembed.model.denoiser import Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.refinement.aids import Aids
 from unembed.refinement.best_of import gather
 from unembed.refinement.budget import Budget
@@ -28,8 +28,8 @@ from unembed.refinement.judging import judge
 from unembed.refinement.ledger import Ledger, Spent, counting_passes
 from unembed.refinement.methods import DEFAULT, check_method
 from unembed.refinement.refined import Asked, Refined
-from unembed.refinement.rounding import Rounding, RoundingEncoder
 from unembed.refinement.search import SearchConfig, refine
+from unembed.refinement.vector_precision import Rounding, RoundingEncoder
 
 if TYPE_CHECKING:
     from unembed.encoders.protocol import Encoder

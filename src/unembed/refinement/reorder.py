@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unembed.model.conditioning import Condition
-from unembed.model.denoiser import Denoiser
-from unembed.model.precision import autocast
+from unembed.network.conditioning import Condition
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import autocast
 
 
 def orderings(

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unembed.checkpoint.student_file import StudentFile
 from unembed.errors import InputError
-from unembed.model.conditioning import Condition
-from unembed.model.corrector import Corrector
-from unembed.model.denoiser import Denoiser
-from unembed.model.difference import DifferencePrior
-from unembed.model.precision import autocast
-from unembed.model.student_file import StudentFile
+from unembed.network.conditioning import Condition
+from unembed.network.corrector import Corrector
+from unembed.network.denoiser import Denoiser
+from unembed.network.difference import DifferencePrior
+from unembed.network.precision import autocast
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
 from unembed.refinement.forecast import Forecaster

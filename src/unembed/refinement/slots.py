@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unembed.model.conditioning import Condition
-from unembed.model.denoiser import GIVEN, MASK, Denoiser
-from unembed.model.difference import Difference
+from unembed.network.conditioning import Condition
+from unembed.network.denoiser import GIVEN, MASK, Denoiser
+from unembed.network.difference import Difference
 from unembed.refinement.surrogate import Surrogate
 
 _ROWS = 256  # rows whose logits are held at once

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from unembed.training.ema import Ema
-from unembed.training.horizon import learning_rate
 from unembed.training.memory import keep_memory, limited_memory
-from unembed.training.optimizer import make_optimizer
-from unembed.training.recipe import Recipe
-from unembed.training.recipe_values import parse_duration
+from unembed.training.optimizers.combined import make_optimizer
+from unembed.training.optimizers.ema import Ema
+from unembed.training.optimizers.horizon import learning_rate
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_values import parse_duration
 from unembed.training.stepper import Stepper
-from unembed.training.task import Task
-from unembed.training.tasks import make_task
+from unembed.training.tasks.table import make_task
+from unembed.training.tasks.task import Task
 
 _FITTED_TEXTS = 20_000
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError
-from unembed.training.recipe import Recipe
-from unembed.training.task import Task
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 _FREE = ("max_time", "reserve", "validate_every", "save_every", "milestones", "threads", "compile", "store_dtype")

@@ -27,7 +27,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError, EncoderMismatchError, RecipeError
 from unembed.training.online_feed import OnlineFeed, Sample
-from unembed.training.recipe import Recipe
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.validation import Validation
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import atomic_path
-from unembed.training.ema import Ema
+from unembed.training.optimizers.ema import Ema
 
 FILE = "state.safetensors"
 _BEGIN = "Begin the run first, without --resume or --cooldown, or name its folder."

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError, UnembedError
-from unembed.training.ema import Ema
 from unembed.training.memory import out_of_memory
-from unembed.training.optimizer import Together
-from unembed.training.recipe_parts import OptimizerPart
-from unembed.training.task import Task
+from unembed.training.optimizers.combined import CombinedOptimizer
+from unembed.training.optimizers.ema import Ema
+from unembed.training.recipes.recipe_parts import OptimizerPart
+from unembed.training.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -130,6 +130,6 @@ class Stepper:
 
     def _guard(self, wrong: Tensor) -> None:
         """Let a fused AdamW and Muon leave out this step, on the device."""
-        parts: list[Any] = self.optimizer.parts if isinstance(self.optimizer, Together) else [self.optimizer]
+        parts: list[Any] = self.optimizer.parts if isinstance(self.optimizer, CombinedOptimizer) else [self.optimizer]
         for part in parts:
             part.found_inf = wrong.float().reshape(())

@@ -16,10 +16,10 @@ import torch
 from unembed.data.feed import Dataset, Feed
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
-from unembed.model.denoiser import Denoiser
-from unembed.model.fit_score import FitScore
-from unembed.training.objective import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.recipe import ValidationPart
+from unembed.network.denoiser import Denoiser
+from unembed.priors.fit_score import FitScore
+from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.recipes.recipe import ValidationPart
 
 _TOGETHER = 50
 """Texts that are decoded together."""

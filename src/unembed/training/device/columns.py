@@ -2,7 +2,7 @@
 
 Contents: `DeviceColumns`.
 
-`training/shortlist.py` lets the number of columns vary with the batch; here it is fixed, and the sample fills up what
+`training/losses/shortlist.py` lets the number of columns vary with the batch; here it is fixed; the sample fills what
 the batch's own tokens leave. A sampled column stands for (rest / sampled) others, so that the sum of exponentials stays
 unbiased given the targets (Jean et al. 2015, arXiv 1412.2007).
 """

@@ -2,7 +2,7 @@
 
 Contents: `head_loss`, `chunk_of`, `score_chunk` (what is compiled).
 
-As in `training/cross_entropy.py` the gradient of the logits, softmax minus one-hot, is made with the loss, and
+As in `training/losses/cross_entropy.py` the gradient of the logits, softmax minus one-hot, is made with the loss, and
 multiplied out at once. Here a row may have corrections at some columns, which carry a gradient; frozen columns hold the
 token prior (`evidence.py`); and all chunks of a bucket have one shape.
 """

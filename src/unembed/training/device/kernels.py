@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unembed.encoders.bert import bert_layer
-from unembed.model.block import Block
+from unembed.network.block import Block
 from unembed.training.device.head import Scorer, score_chunk
 
 _GRAPHS = 64

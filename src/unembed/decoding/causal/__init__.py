@@ -1,0 +1,1 @@
+"""Writing from left to right."""

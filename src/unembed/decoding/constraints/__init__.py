@@ -1,0 +1,1 @@
+"""What is known of a text beforehand, as rules on token ids."""

@@ -1,0 +1,1 @@
+"""Which positions are filled in a pass, and which are masked again."""

@@ -1,0 +1,1 @@
+"""Other bodies than the default one."""

@@ -1,0 +1,1 @@
+"""Drafts and texts that the corrector and the student learn from."""
