@@ -1,6 +1,7 @@
 """The results page says what the JSON says; figures are drawn from the same files."""
 
 import copy
+import csv
 import json
 
 import pytest
@@ -71,20 +72,28 @@ def test_page_holds_every_number_with_its_interval_and_its_cost(results):
     assert rows[2].startswith("| `sequential` | 1000 | 3 | 32 | 0 |")
     assert rows[3].startswith("| baseline: `nearest-neighbour` |")
     assert "0.054 [0.044, 0.064]" in page and "abc123" in page and "tok:13a" in page
-    assert "0.910 [0.900, 0.920]" in page and "masked_token_accuracy@0.5" in page
-    assert "Expected calibration error: 0.032" in page
+    assert "Expected calibration error: 0.032 for `token_f1`" in page
+    assert "![" in page.split("### By length")[1] and "results/calibration.svg" in page
+    assert "\\*" not in page
     left_out = page.split("## Sources left out of training")[1]
     assert "left-out-source" in left_out and "0.310 [0.300, 0.320]" in left_out
     assert "left-out-source" not in page.split("## Sources left out")[0]
 
 
+def test_a_run_with_an_older_checkpoint_is_marked(results):
+    results[1]["checkpoint"] = {"sha256": "older"}
+    page = tables.render(results)
+    assert "| `sequential` \\* | 1000 |" in page and "\\* Measured with an older checkpoint" in page
+    assert "checkpoint (sha256) of the default: `abc123`\n" in page and "with a star: `older`" in page
+
+
 def test_tables_are_well_formed(results):
     ablation = {
         "name": "whitening", "setting": "off | on", "minutes": 9, "seed": 0, "texts_seen": 131000, "n": 500,
-        "metrics": {"token_f1": metric(0.25), "left-to-right/token_f1": 0.5, "bound": 5.1234},
+        "metrics": {"adaptive/token_f1": metric(0.25), "left-to-right/token_f1": 0.5, "bound": 5.1234, "x": 1},
     }  # fmt: skip
     page = tables.render(results, [ablation])
-    assert "| whitening | off \\| on | 9 | 0 | 131000 | 500 | 0.250 [0.240, 0.260] | 0.500 | 5.123 |" in page
+    assert "| whitening | off \\| on | 131000 | 5.123 | 0.250 [0.240, 0.260] | 0.500 |" in page
     width = None
     for line in page.splitlines():
         columns = line.replace("\\|", "").count("|") if line.startswith("|") else None
@@ -99,6 +108,13 @@ def test_page_from_a_folder_ignores_other_files(results, tmp_path):
     (tmp_path / "decode.json").write_text('{"benchmark": "decode"}')
     page = tables.write_page(tmp_path, tmp_path / "out" / "results.md")
     assert (tmp_path / "out" / "results.md").read_text() == page == tables.render(results[:1] + results[1:])
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["nearest-neighbour", "sequential", "adaptive", "adaptive"]
+    assert (rows[1]["token_f1"], rows[1]["token_f1_low"], rows[1]["token_f1_high"]) == ("0.5", "0.49", "0.51")
+    assert (rows[1]["masked_token_accuracy@0.5"], rows[0]["masked_token_accuracy@0.5"]) == ("0.91", "")
+    bins = (tmp_path / "bins.csv").read_text()
+    assert "adaptive,abc123,length,1-8,40,0.305" in bins and "confidence (token_f1),0.4-0.5,7," in bins
     with pytest.raises(DataError, match="no results"):
         tables.render([])
 

@@ -155,17 +155,22 @@ def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: st
     _save(figure, path)
 
 
-def calibration_plot(result: dict[str, Any], path: str | Path, realised: str = "token_f1") -> None:
-    """Plot mean confidence against what was realised in each bin; the area of a point is its share of the texts."""
-    part = result.get("calibration", {}).get(realised)
-    if not part or not part["bins"]:
-        raise DataError(f"The result has no calibration of {realised!r}.", "Evaluate an inverter, not a baseline.")
-    figure, axes = _canvas(f"Calibration, ECE {part['ece']:.3f}", "mean confidence", f"mean {realised}")
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-    total = sum(b["n"] for b in part["bins"])
-    sizes = [400 * b["n"] / total + 8 for b in part["bins"]]
-    axes.scatter([b["confidence"] for b in part["bins"]], [b["realised"] for b in part["bins"]], s=sizes, alpha=0.7)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+def calibration_plot(result: dict[str, Any], path: str | Path) -> None:
+    """Plot mean confidence against what came true, a panel a metric; the area of a point is its share of the texts."""
+    parts = {name: part for name, part in result.get("calibration", {}).items() if part["bins"]}
+    if not parts:
+        raise DataError("The result has no calibration.", "Evaluate an inverter, not a baseline.")
+    figure, axes = _canvas("", "", "")
+    axes.remove()
+    figure.set_size_inches(4.0 * len(parts), 4.0)
+    for axes, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        total = sum(b["n"] for b in part["bins"])
+        sizes = [400 * b["n"] / total + 8 for b in part["bins"]]
+        axes.scatter([b["confidence"] for b in part["bins"]], [b["realised"] for b in part["bins"]], s=sizes, alpha=0.7)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean confidence", ylabel=f"mean {name}")
+        axes.set_title(f"{name}, error {part['ece']:.3f}", fontsize="medium")
+        axes.grid(alpha=0.3)
     _save(figure, path)
 
 

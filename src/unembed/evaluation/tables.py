@@ -1,13 +1,16 @@
-"""Result files to Markdown: every number in docs/results.md comes from a JSON file through here.
+"""Result files to Markdown and CSV: every number in docs/results.md comes from a JSON file through here.
 
 - `render`: the whole page from a list of results and the ablations.
-- `write_page`: the same from a folder of JSON files.
+- `write_page`: the same from a folder of JSON files, with the CSV files that hold what the page leaves out.
 - `cell`: one metric with its interval.
+- `write_csv`: rows with metrics as a CSV file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,24 @@ from unembed.errors import DataError
 from unembed.files import atomic_write_bytes, read_json
 
 MAIN = ("token_accuracy", "token_f1", "exact_match", "bleu", "cosine")
-FURTHER = ("sentence_bleu", "rouge_l", "edit_similarity", "length_error")
 BINNED = ("token_accuracy", "token_f1", "exact_match", "bleu")
+COMPARED = ("bound", "causal_nll", "adaptive/token_f1", "left-to-right/token_f1")  # of ablations; nats, then scores
 _DECIMALS = {"bleu": 1, "sentence_bleu": 1, "length_error": 2}
+
+
+INTRODUCTION = """\
+# Results
+
+What comes back from a vector alone, without a query to the encoder, on texts that the model has not seen. Brackets are
+95% bootstrap intervals. Higher is better. [Concepts](concepts.md#how-results-are-measured) says what each metric
+counts; `token_accuracy` is decoded from all masks, position by position, and is not the teacher-forced accuracy that is
+often reported under this name. What queries bring is in [Budgets of queries](queries.md).
+
+All numbers, with further metrics (ROUGE-L, edit similarity, teacher-forced accuracy, error of the length):
+[each run]({link}runs.csv), [each run by length, nearness and confidence]({link}bins.csv),
+[ablations]({link}ablations.csv). This page and these files are made by `benchmarks/results.py` from the JSON files in
+`docs/results`; no number is typed.
+"""
 
 
 def cell(name: str, metric: dict[str, float] | float | None) -> str:
@@ -35,6 +53,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     rule = ["---" if i < left else "---:" for i in range(len(header))]
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines) + "\n"
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows to a CSV file; a metric {value, low, high} becomes the columns NAME, NAME_low and NAME_high."""
+    flat = []
+    for row in rows:
+        cells: dict[str, Any] = {}
+        for name, value in row.items():
+            parts = value if isinstance(value, Mapping) else {"value": value}
+            for part, number in parts.items():
+                key = name if part == "value" else f"{name}_{part}"
+                cells[key] = f"{number:.6g}" if isinstance(number, float) else number
+        flat.append(cells)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for cells in flat for key in cells)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    atomic_write_bytes(path, text.getvalue().encode())
 
 
 def _number(value: Any) -> str:
@@ -57,23 +93,28 @@ def _order(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(results, key=lambda r: (r["kind"] == "baseline", not r.get("default"), r["name"]))
 
 
+def _older(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of a strategy with another checkpoint than the default's."""
+    runs = [r for r in results if r["kind"] == "strategy"]
+    own = {r["checkpoint"]["sha256"] for r in runs if r.get("default")}
+    return [r for r in runs if own and r["checkpoint"]["sha256"] not in own]
+
+
+def _footnote(results: Iterable[dict[str, Any]]) -> list[str]:
+    return ["\\* Measured with an older checkpoint than the one that ships now.\n"] if _older(results) else []
+
+
 def main_table(results: Sequence[dict[str, Any]]) -> str:
-    """What each run cost and what came back; one set."""
+    """What each run cost and what came back; one set. Runs with an older checkpoint than the default's have a star."""
+    older = _older(results)
     header = ["run", "n", "lengths tried", "passes", "queries", *MAIN, "texts/s"]
     rows = []
     for r in _order(results):
         cost = [r["data"]["n"], r.get("lengths"), r.get("passes"), r.get("queries")]
         scores = [cell(name, r["metrics"].get(name)) for name in MAIN]
-        rows.append([_label(r), *map(_number, cost), *scores, _number(r.get("texts_per_second"))])
+        label = _label(r) + (" \\*" if r in older else "")
+        rows.append([label, *map(_number, cost), *scores, _number(r.get("texts_per_second"))])
     return table(header, rows)
-
-
-def further_table(results: Sequence[dict[str, Any]]) -> str:
-    """The other metrics, teacher-forced accuracy with its rates among them; one set."""
-    forced = sorted({name for r in results for name in r["metrics"] if name.startswith("masked_token_accuracy@")})
-    names = [*FURTHER, *forced]
-    rows = [[_label(r), *(cell(name, r["metrics"].get(name)) for name in names)] for r in _order(results)]
-    return table(["run", *names], rows)
 
 
 def bin_table(result: dict[str, Any], which: str, title: str) -> str:
@@ -85,28 +126,21 @@ def bin_table(result: dict[str, Any], which: str, title: str) -> str:
     return table([title, "n", *BINNED], rows)
 
 
-def calibration_table(part: dict[str, Any], realised: str) -> str:
-    """Confidence against what was realised, in bins."""
-    rows = [
-        [f"{b['low']:.1f} to {b['high']:.1f}", str(b["n"]), f"{b['confidence']:.3f}", f"{b['realised']:.3f}"]
-        for b in part["bins"]
-    ]
-    return table(["confidence", "n", "mean confidence", f"mean {realised}"], rows)
-
-
 def left_out_table(results: Sequence[dict[str, Any]]) -> str:
     """Sets whose sources were left out of training, beside their nearest-neighbour baseline where it was run."""
+    older = _older(results)
     header = ["source left out", "run", "n", "lengths tried", "passes", "queries", *MAIN]
     rows = []
     for r in sorted(results, key=lambda r: r["data"]["name"]):
         cost = [r["data"]["n"], r.get("lengths"), r.get("passes"), r.get("queries")]
         scores = [cell(name, r["metrics"].get(name)) for name in MAIN]
-        rows.append([r["data"]["name"], _label(r), *map(_number, cost), *scores])
+        label = _label(r) + (" \\*" if r in older else "")
+        rows.append([r["data"]["name"], label, *map(_number, cost), *scores])
     return table(header, rows, left=2)
 
 
 def ablation_table(ablations: Sequence[dict[str, Any]]) -> str:
-    """Experiments at equal wall-clock.
+    """Experiments at equal wall-clock, one table for each recipe and machine.
 
     Args:
         ablations: entries {name, setting, recipe, machine, minutes, seed, texts_seen, metrics, n}; a metric is
@@ -118,18 +152,14 @@ def ablation_table(ablations: Sequence[dict[str, Any]]) -> str:
         groups.setdefault(f"`{entry.get('recipe') or '-'}` on {entry.get('machine') or '-'}", []).append(entry)
     parts = []
     for title, entries in groups.items():
-        names = list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))
+        minutes, n = ("/".join(dict.fromkeys(_number(e.get(key)) for e in entries)) for key in ("minutes", "n"))
+        names = [name for name in COMPARED if any(name in entry["metrics"] for entry in entries)]
         rows = [
-            [
-                entry["name"],
-                entry["setting"],
-                *map(_number, (entry.get("minutes"), entry.get("seed"), entry.get("texts_seen"), entry.get("n"))),
-                *(cell(name, entry["metrics"].get(name)) for name in names),
-            ]
-            for entry in entries
+            [e["name"], e["setting"], _number(e.get("texts_seen")), *(cell(k, e["metrics"].get(k)) for k in names)]
+            for e in entries
         ]
-        parts.append(f"Variants of {title}:\n")
-        parts.append(table(["experiment", "setting", "minutes", "seed", "texts seen", "n", *names], rows, left=2))
+        parts.append(f"Variants of {title}, {minutes} minutes each, n = {n}:\n")
+        parts.append(table(["experiment", "setting", "texts seen", *names], rows, left=2))
     return "\n".join(parts)
 
 
@@ -147,45 +177,39 @@ def _unique(values: Iterable[Any]) -> str:
     return ", ".join(f"`{v}`" for v in seen) or "-"
 
 
-def _floors(results: Sequence[dict[str, Any]]) -> list[str]:
-    """One line a set: the cosine of random pairs, from its largest run."""
-    floors: dict[str, dict[str, Any]] = {}
+def _floors(results: Sequence[dict[str, Any]]) -> str:
+    """The cosine of random pairs of each set, from its largest run."""
+    floors: dict[str, str] = {}
     for r in sorted(results, key=lambda r: -r["data"]["n"]):
         if r.get("floors", {}).get("cosine"):
-            floors.setdefault(r["data"]["name"], r)
-    return [
-        f"- floor of the cosine on {name} (random pairs of its texts, n = {r['data']['n']}): "
-        + cell("cosine", r["floors"]["cosine"])
-        for name, r in sorted(floors.items())
-    ]
+            floors.setdefault(r["data"]["name"], cell("cosine", r["floors"]["cosine"]))
+    return ", ".join(f"{floor} on {name}" for name, floor in sorted(floors.items()))
 
 
 def _setting(results: Sequence[dict[str, Any]]) -> str:
     resamples = _unique(r["bootstrap"]["resamples"] for r in results)
-    signature = _unique(r.get("bleu_signature") for r in results)
+    older = _unique(r["checkpoint"]["sha256"] for r in _older(results))
+    own = _unique(r["checkpoint"]["sha256"] for r in results if r.get("default") or not _older(results))
     lines = [
         f"- encoder: {_unique(r.get('encoder') for r in results)}",
-        f"- checkpoint (sha256): {_unique(r.get('checkpoint', {}).get('sha256') for r in results)}",
         f"- machine: {_unique(r.get('machine', {}).get('summary') for r in results)}",
+        f"- checkpoint (sha256) of the default: {own}",
+        f"- older checkpoints, of the runs with a star: {older}",
         f"- seed of texts, strategies and intervals: {_unique(r.get('seed') for r in results)}",
         f"- intervals: 95%, percentile bootstrap over texts, {resamples} resamples",
-        f"- BLEU: {signature}; `sentence_bleu` is the mean over texts with `eff:yes`",
+        f"- BLEU: {_unique(r.get('bleu_signature') for r in results)}",
+        f"- the cosine of random pairs of texts, its floor: {_floors(results)}",
     ]
-    default = next((r for r in results if r.get("default") and not r.get("left_out")), None)
-    own = (default or {}).get("checkpoint", {}).get("sha256")
-    older = [f"{r['data']['name']}: {r['name']}" for r in results if r.get("checkpoint", {}).get("sha256") != own]
-    if default and older:
-        lines.append(f"- **measured with another checkpoint than the default's** ({str(own)[:8]}): {_unique(older)}")
-    lines += _floors([r for r in results if not r.get("left_out")])
     return "\n".join(lines) + "\n"
 
 
-def render(results: Sequence[dict[str, Any]], ablations: Sequence[dict[str, Any]] = ()) -> str:
+def render(results: Sequence[dict[str, Any]], ablations: Sequence[dict[str, Any]] = (), link: str = "results/") -> str:
     """Build the results page.
 
     Args:
         results: files of the harness, any number of sets; those with "left_out": true go into the out-of-domain table.
         ablations: entries of docs/results/ablations.json.
+        link: the way from the page to the folder of the figures and CSV files.
 
     Returns:
         Markdown.
@@ -195,41 +219,52 @@ def render(results: Sequence[dict[str, Any]], ablations: Sequence[dict[str, Any]
     """
     if not results:
         raise DataError("There are no results to render.", "Run benchmarks/results.py first.")
-    parts = [
-        "# Results\n",
-        "Made by `benchmarks/results.py` from the files in `docs/results`; no number here is typed.\n",
-        "`token_accuracy` is decoded from all masks, position by position. `masked_token_accuracy@rate` is teacher "
-        "forced: the other tokens and the length are given. They are two quantities. Higher is better, but for "
-        "`length_error`.\n",
-        _setting(results),
-    ]
+    parts = [INTRODUCTION.format(link=link)]
     inside = [r for r in results if not r.get("left_out")]
     for name in dict.fromkeys(r["data"]["name"] for r in inside):
         here = [r for r in inside if r["data"]["name"] == name]
-        of = here[0]["data"].get("of")
-        parts += [f"## {name}\n", f"Seeded subsets of the {of} texts of the set.\n", main_table(here)]
-        parts += ["### Further metrics\n", further_table(here)]
+        parts += [f"## {name}\n", f"Random subsets of the {here[0]['data'].get('of')} texts of the set.\n"]
+        parts += [main_table(here), *_footnote(here)]
         default = next((r for r in here if r.get("default")), None)
-        shown = ([default] if default else []) + [r for r in here if r["name"] == "nearest-neighbour"]
-        for r in shown:
-            parts += [f"### {_label(r)} by length in tokens\n", bin_table(r, "length", "tokens")]
-            if "nearest_training_cosine" in r["bins"]:
-                note = r.get("neighbours", {})
-                parts.append(
-                    f"By cosine to the nearest of {note.get('n')} training texts (seeded, of {note.get('of')}):\n"
-                )
-                parts.append(bin_table(r, "nearest_training_cosine", "cosine"))
-        for realised, part in (default or {}).get("calibration", {}).items():
-            parts.append(f"### Calibration of the default: {realised}\n")
-            parts += [f"Expected calibration error: {part['ece']:.3f}.\n", calibration_table(part, realised)]
-        if default and default.get("examples"):
-            parts += ["### Examples (the first of the seeded subset, not chosen)\n", example_table(default["examples"])]
+        if default:
+            parts += _default(default, link)
     outside = [r for r in results if r.get("left_out")]
     if outside:
-        parts += ["## Sources left out of training\n", left_out_table(outside), "\n".join(_floors(outside)) + "\n"]
+        parts += ["## Sources left out of training\n", left_out_table(outside), *_footnote(outside)]
     if ablations:
-        parts += ["## Ablations at equal wall-clock\n", ablation_table(ablations)]
+        lost = "Several variants lost and are no longer in the code; the [lab log](log.md) says which.\n"
+        parts += ["## Ablations at equal training time\n", lost, ablation_table(ablations)]
+    parts += ["## How it was measured\n", _setting(results)]
     return "\n".join(parts)
+
+
+def _default(r: dict[str, Any], link: str) -> list[str]:
+    """The sections of a set about the default: length, confidence, nearness to the training texts, examples."""
+    parts = [
+        "### By length\n",
+        f"![token_f1 by length: the default above the nearest neighbour]({link}length.svg)\n",
+        f"Mean `token_f1` of {_label(r)} and of the nearest neighbour, with 95% intervals. Short texts come back; of "
+        "long ones, many of the words do.\n",
+        bin_table(r, "length", "tokens"),
+    ]
+    if r.get("calibration"):
+        errors = ", ".join(f"{part['ece']:.3f} for `{name}`" for name, part in r["calibration"].items())
+        parts += [
+            "### Can the confidence be trusted?\n",
+            f"![Confidence against what came true]({link}calibration.svg)\n",
+            "Each point is a group of texts of about the same confidence; its area is their share. On the line, the "
+            f"confidence is right on average. Expected calibration error: {errors}.\n",
+        ]
+    if "nearest_training_cosine" in r["bins"]:
+        parts += [
+            "### Near the training texts and far from them\n",
+            "Texts grouped by the cosine of their vector to the nearest of "
+            f"{r.get('neighbours', {}).get('n')} training texts:\n",
+            bin_table(r, "nearest_training_cosine", "cosine"),
+        ]
+    if r.get("examples"):
+        parts += ["### Examples (the first of the random subset, not chosen)\n", example_table(r["examples"])]
+    return parts
 
 
 def read_results(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -245,7 +280,36 @@ def read_results(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 def write_page(folder: str | Path, path: str | Path) -> str:
-    """Render `folder` to the Markdown file `path`; return the text."""
-    text = render(*read_results(folder))
+    """Render `folder` to the Markdown file `path`, and write the CSV files into `folder`; return the text."""
+    folder = Path(folder)
+    results, ablations = read_results(folder)
+    text = render(results, ablations)
+    write_csv(folder / "runs.csv", [{**_named(r), **_spent(r), **r["metrics"]} for r in results])
+    write_csv(folder / "bins.csv", [row for r in results for row in _bins(r)])
+    if ablations:
+        left = ("metrics", "overrides")
+        rows = [{k: v for k, v in entry.items() if k not in left} | entry["metrics"] for entry in ablations]
+        write_csv(folder / "ablations.csv", rows)
     atomic_write_bytes(path, text.encode())
     return text
+
+
+def _named(r: dict[str, Any]) -> dict[str, Any]:
+    default = "default" if r.get("default") else r["kind"]
+    return {"set": r["data"]["name"], "kind": default, "run": r["name"], "checkpoint": r["checkpoint"]["sha256"][:8]}
+
+
+def _spent(r: dict[str, Any]) -> dict[str, Any]:
+    return {"n": r["data"]["n"], **{key: r.get(key) for key in ("lengths", "passes", "queries", "texts_per_second")}}
+
+
+def _bins(r: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Every bin of a run: by length, by nearness to the training texts, by confidence."""
+    for by, rows in r["bins"].items():
+        for row in rows:
+            yield {**_named(r), "by": by, "bin": row["bin"], "n": row["n"], **row.get("metrics", {})}
+    for realised, part in r.get("calibration", {}).items():
+        for row in part["bins"]:
+            bounds = f"{row['low']:.1f}-{row['high']:.1f}"
+            mean = {"mean_confidence": row["confidence"], realised: row["realised"]}
+            yield {**_named(r), "by": f"confidence ({realised})", "bin": bounds, "n": row["n"], **mean}
