@@ -69,7 +69,7 @@ class Scenario:
             self.known.append(set(range(count)) if kind == "prefix" else set(order[:count]))
         self.options: dict[str, Any] = {}
         if kind in ("positions", "prefix"):
-            given = np.full((len(self.refs), inverter.limit), -1)
+            given = np.full((len(self.refs), inverter.max_length), -1)
             for row, places in zip(given, zip(self.refs, self.known, strict=True), strict=True):
                 for i in places[1]:
                     row[i] = places[0][i]

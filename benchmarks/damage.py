@@ -99,7 +99,7 @@ def taken(inverter: Inverter, path: Path, most: int) -> Texts:
     seen: dict[str, list[int]] = {}
     stream = (text for text, _ in read_texts(path))
     while len(seen) < most and (part := list(itertools.islice(stream, 1024))):
-        seen |= {cut.text: cut.ids for cut in inverter.tokenizer.truncate(part, inverter.limit) if cut is not None}
+        seen |= {cut.text: cut.ids for cut in inverter.tokenizer.truncate(part, inverter.max_length) if cut is not None}
     texts = list(seen)[:most]
     return [seen[text] for text in texts], np.asarray(inverter.encoder.encode(texts), dtype=np.float32)
 
@@ -128,12 +128,12 @@ def named(parts: ClosedForm, texts: Texts) -> np.ndarray:
 
 def trained(inverter: Inverter, train: Texts, test: Texts) -> dict[str, Any]:
     """What fitting on the damage wins back, for each of `CHANGES`."""
-    size, limit = inverter.tokenizer.size, inverter.limit
-    whole = fit_closed_form(batches(train), size, limit, positions=False)
+    size, max_length = inverter.tokenizer.size, inverter.max_length
+    whole = fit_closed_form(batches(train), size, max_length, positions=False)
     found: dict[str, Any] = {}
     for name, change in CHANGES.items():
         read = test[0], damaged(test[1], **change)
-        own = fit_closed_form(batches((train[0], damaged(train[1], **change))), size, limit, positions=False)
+        own = fit_closed_form(batches((train[0], damaged(train[1], **change))), size, max_length, positions=False)
         as_it_is, for_it = named(whole, read), named(own, read)
         found[name] = {
             "change": change,

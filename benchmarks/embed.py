@@ -20,7 +20,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 
 
-def cut_texts(paths: list[str], count: int, tokenizer: Tokenizer, limit: int) -> tuple[list[str], int]:
+def cut_texts(paths: list[str], count: int, tokenizer: Tokenizer, max_length: int) -> tuple[list[str], int]:
     """Take the first `count` usable texts, cut; and how many tokens they hold, two special ones each included."""
     from unembed.data.sources import read_texts
 
@@ -28,7 +28,7 @@ def cut_texts(paths: list[str], count: int, tokenizer: Tokenizer, limit: int) ->
     tokens = 0
     stream = read_texts(paths)
     while len(found) < count and (part := list(itertools.islice(stream, 1024))):
-        for cut in tokenizer.truncate([text for text, _ in part], limit):
+        for cut in tokenizer.truncate([text for text, _ in part], max_length):
             if cut is not None and len(found) < count:
                 found.append(cut.text)
                 tokens += len(cut.ids) + 2
@@ -67,7 +67,7 @@ def main() -> None:
     described = encoder.tokenizer_json()
     if described is None:
         raise SystemExit(f"The encoder {args.encoder} has no tokenizer, so tokens cannot be counted.")
-    texts, tokens = cut_texts(args.texts, args.count, Tokenizer.from_json(described), args.limit)
+    texts, tokens = cut_texts(args.texts, args.count, Tokenizer.from_json(described), args.max_length)
     rates = matmul_rates(args.device, args.matmul_seconds)
     encoder.encode(texts[:64])
     took = []
@@ -84,7 +84,7 @@ def main() -> None:
             "encoder": encoder.name,
             "texts": len(texts),
             "tokens": tokens,
-            "limit": args.limit,
+            "limit": args.max_length,
             "batch": args.batch,
             "precision": args.precision,
             "active_parameters": active,

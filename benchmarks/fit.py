@@ -148,7 +148,7 @@ def decoded(inverter: Inverter, sets: Sets, count: int, cache: Path) -> dict[str
     for name, rows in sets.vectors.items():
         if name in told:
             continue
-        cut = inverter.tokenizer.truncate(sets.texts[name], inverter.limit)
+        cut = inverter.tokenizer.truncate(sets.texts[name], inverter.max_length)
         known = [i for i, part in enumerate(cut) if part is not None][:count]
         drafts = inverter.drafts(rows[known], progress=True)
         plain = recoveries(drafts, inverter.tokenizer, inverter.calibration(inverter.resolve({}).strategy))

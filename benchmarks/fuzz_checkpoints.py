@@ -66,7 +66,7 @@ def _network() -> Denoiser:
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("mask", "eos", "bos", "pad")}
     shape = {"width": 8, "layers": 1, "heads": 2, "mlp": 16, "prefix_tokens": 1, "token_prior": True, "causal": True}
-    denoiser = Denoiser(ModelConfig(vector_dim=DIMENSION, vocab_size=tokenizer.size, limit=LIMIT, **shape, **ids))
+    denoiser = Denoiser(ModelConfig(vector_dim=DIMENSION, vocab_size=tokenizer.size, max_length=LIMIT, **shape, **ids))
     denoiser.banned[torch.from_numpy(tokenizer.banned)] = True
     denoiser.banned[tokenizer.eos_id] = False
     prior = denoiser.token_prior

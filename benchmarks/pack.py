@@ -42,16 +42,16 @@ def timed(work: Any) -> tuple[Any, float]:
     return found, time.process_time() - began
 
 
-def measure(paths: list[str], name: str, limit: int, folder: Path) -> dict[str, Any]:
+def measure(paths: list[str], name: str, max_length: int, folder: Path) -> dict[str, Any]:
     """Write and read packs in a folder."""
     encoder = load_encoder(name)
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
     encoder.encode(["warm"])
     plain, whole = folder / "plain", folder / "whole"
     few = list(itertools.islice(read_texts(paths), 1000))
-    manifest, wrote = timed(lambda: write_pack(plain, read_texts(paths), encoder, tokenizer, limit, False))
-    _, small = timed(lambda: write_pack(folder / "few", few, encoder, tokenizer, limit, False))
-    _, both = timed(lambda: write_pack(whole, few, encoder, tokenizer, limit))
+    manifest, wrote = timed(lambda: write_pack(plain, read_texts(paths), encoder, tokenizer, max_length, False))
+    _, small = timed(lambda: write_pack(folder / "few", few, encoder, tokenizer, max_length, False))
+    _, both = timed(lambda: write_pack(whole, few, encoder, tokenizer, max_length))
     _, read = timed(lambda: read_pack(plain))
     pack, read_both = timed(lambda: read_pack(whole))
     parts = size(plain, "part-*")
@@ -59,7 +59,7 @@ def measure(paths: list[str], name: str, limit: int, folder: Path) -> dict[str, 
         "benchmark": "pack",
         "texts_of": [Path(path).name for path in paths],
         "encoder": encoder.name,
-        "limit": limit,
+        "limit": max_length,
         "texts": manifest.n,
         "tokens": manifest.tokens,
         "dropped": manifest.dropped,
@@ -115,7 +115,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(args.texts, args.encoder, args.limit, Path(folder))
+        found = measure(args.texts, args.encoder, args.max_length, Path(folder))
     if args.out:
         write_json(args.out, found)
     if args.page:

@@ -33,21 +33,23 @@ RATES = (0.15, 0.5, 1.0)
 _log = logging.getLogger("results")
 
 
-def shard_batches(dataset: Any, limit: int, most: int) -> Iterator[tuple[Any, Any, Any]]:
+def shard_batches(dataset: Any, max_length: int, most: int) -> Iterator[tuple[Any, Any, Any]]:
     """Yield what `fit_closed_form` reads, from at most `most` texts spread over the shards."""
     rows = np.arange(len(dataset))
     if most and most < len(rows):
         rows = np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
     for start in range(0, len(rows), 8192):
         ids, lengths, vectors = dataset.gather(rows[start : start + 8192])
-        padded = np.zeros((len(ids), limit), dtype=np.int64)
+        padded = np.zeros((len(ids), max_length), dtype=np.int64)
         padded[:, : ids.shape[1]] = ids
         yield torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
 
 
 def fit_priors(dataset: Any, inverter: Inverter, most: int) -> ClosedForm:
     """Fit the closed-form baseline on the training shards."""
-    return fit_closed_form(shard_batches(dataset, inverter.limit, most), inverter.tokenizer.size, inverter.limit)
+    return fit_closed_form(
+        shard_batches(dataset, inverter.max_length, most), inverter.tokenizer.size, inverter.max_length
+    )
 
 
 def left_out_sets(path: Path, n: int, seed: int) -> list[EvaluationSet]:

@@ -51,17 +51,17 @@ def fit_places(checkpoint: Checkpoint, shards: str, most: int) -> PositionPrior:
     names, excluded = dataset.source_names, checkpoint.recipe["data"]["exclude_sources"]
     rows = np.flatnonzero([names[i] not in excluded for i in np.asarray(dataset.sources)])[:most]
     denoiser = checkpoint.denoiser
-    limit = denoiser.config.limit
+    max_length = denoiser.config.max_length
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for start in range(0, len(rows), 8192):
             ids, lengths, vectors = dataset.gather(rows[start : start + 8192])
-            padded = np.zeros((len(ids), limit), dtype=np.int64)
+            padded = np.zeros((len(ids), max_length), dtype=np.int64)
             padded[:, : ids.shape[1]] = ids
             yield torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
 
     _log.info("fitting the position prior on %d texts", len(rows))
-    return fit_position_prior(batches(), denoiser.whitening, denoiser.config.vocab_size, limit)
+    return fit_position_prior(batches(), denoiser.whitening, denoiser.config.vocab_size, max_length)
 
 
 def check_size(folder: str | Path) -> None:

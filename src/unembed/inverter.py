@@ -127,7 +127,7 @@ class Inverter(Decoder):
             salvage: called with the best drafts so far where an exception ends a refinement.
             options: any field of `DecodeConfig` (strategy, passes, lengths, samples, temperature, beam, seed, ...) and
                 any field of `decoding.constraints.known.Constraints`, for all rows or a list, one entry each: prefix,
-                known, required, banned, length, and given, (n, up to limit) token ids, -1 where unknown.
+                known, required, banned, length, and given, (n, up to max_length) token ids, -1 where unknown.
 
         Returns:
             One recovery for each row, in order.
@@ -183,7 +183,7 @@ class Inverter(Decoder):
         """
         if isinstance(texts, str):
             texts = [texts]
-        originals = cut_texts(self.tokenizer, texts, self.limit, self.identity.name)
+        originals = cut_texts(self.tokenizer, texts, self.max_length, self.identity.name)
         if not originals:
             return []
         found = self.invert(self.encoder.encode(originals), **options)

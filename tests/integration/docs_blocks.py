@@ -257,7 +257,7 @@ class Standins:
     def _shards(self, path: Path) -> None:
         encoder = load_encoder("minilm")
         tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-        write_shards(path, [(text, "a") for text in self._lines(40)], encoder, tokenizer, limit=32)
+        write_shards(path, [(text, "a") for text in self._lines(40)], encoder, tokenizer, max_length=32)
 
     def _house(self, path: Path) -> None:
         """The package of docs/encoders.md, as printed there, with something for `embed_somehow`."""

@@ -34,7 +34,7 @@ def tiny_checkpoint(folder: Path, **more: Any) -> Path:
     """Random weights that belong to the hashing encoder of 24 dimensions."""
     encoder = load_encoder("hashing:24")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    values = {"width": 16, "layers": 1, "heads": 2, "limit": 8, "causal": True, "prefix_tokens": 2, **more}
+    values = {"width": 16, "layers": 1, "heads": 2, "max_length": 8, "causal": True, "prefix_tokens": 2, **more}
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("mask", "eos", "bos", "pad")}
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True

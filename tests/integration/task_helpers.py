@@ -70,7 +70,7 @@ def make_home(folder: Path) -> Home:
     texts = [(" ".join(rng.choice(WORDS, rng.integers(3, 9))), "a" if i % 4 else "b") for i in range(400)]
     encoder = load_encoder(ENCODER)
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    write_shards(home.shards, texts, encoder, tokenizer, limit=LIMIT, shard_size=150)
+    write_shards(home.shards, texts, encoder, tokenizer, max_length=LIMIT, shard_size=150)
     train(home.recipe("denoiser", validation={"decoded": 0}), home.base.parent)
     return home
 

@@ -21,14 +21,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("autoregressive")
     encoder = load_encoder("hashing:64")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    write_shards(folder / "shards", [(s, "golden") for s in SENTENCES], encoder, tokenizer, limit=16, dtype="float32")
+    write_shards(
+        folder / "shards", [(s, "golden") for s in SENTENCES], encoder, tokenizer, max_length=16, dtype="float32"
+    )
     shards = str(folder / "shards")
     values = {
         **RECIPE,
         "model": {**RECIPE["model"], "backbone": "autoregressive"},
         "objective": {**RECIPE["objective"], "causal_share": 1.0},
         "run": {**RECIPE["run"], "steps": 200, "milestones": ["1s"]},
-        "data": {"shards": shards, "encoder": "hashing:64", "limit": 16, "batch_size": 16},
+        "data": {"shards": shards, "encoder": "hashing:64", "max_length": 16, "batch_size": 16},
         "validation": {"texts": 32, "decoded": 32, "shards": shards},
     }
     threads = torch.get_num_threads()

@@ -53,14 +53,14 @@ def home(tmp_path_factory):
     texts = [" ".join(generator.choice(words, size=generator.integers(2, LIMIT + 3))) for _ in range(400)]
     (home / "texts.txt").write_text("\n".join(texts))
     pairs = [(text, ["news", "mail"][i % 2]) for i, text in enumerate(texts)]
-    write_shards(home / "train", pairs[:300], encoder, tokenizer, limit=LIMIT, shard_size=128)
-    write_shards(home / "test", pairs[300:], encoder, tokenizer, limit=LIMIT, shard_size=128)
+    write_shards(home / "train", pairs[:300], encoder, tokenizer, max_length=LIMIT, shard_size=128)
+    write_shards(home / "test", pairs[300:], encoder, tokenizer, max_length=LIMIT, shard_size=128)
     np.save(home / "vectors.npy", ShardDataset(home / "test").gather(np.arange(20))[2])
     torch.manual_seed(0)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
     config = ModelConfig(
-        vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=LIMIT, causal=True,
+        vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, max_length=LIMIT, causal=True,
         prefix_tokens=1, mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip

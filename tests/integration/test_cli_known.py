@@ -33,7 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     banned[torch.from_numpy(tokenizer.banned)] = True
     special = {"mask_id": tokenizer.mask_id, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
     config = ModelConfig(
-        vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=8, causal=True, prefix_tokens=2,
+        vector_dim=16, vocab_size=tokenizer.size, max_length=8, width=16, layers=1, heads=2, causal=True,
+        prefix_tokens=2,
         pad_id=tokenizer.pad_id, **special,
     )  # fmt: skip
     save_checkpoint(folder / "model", Denoiser(config, banned), text, encoder.identity.to_dict(), {})

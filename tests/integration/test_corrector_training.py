@@ -46,11 +46,11 @@ def golden(folder: Path, task: str, steps: int, lr: float) -> Recipe:
     encoder = load_encoder("hashing:64")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
     shards = folder / "shards"
-    write_shards(shards, [(text, "golden") for text in SENTENCES], encoder, tokenizer, limit=16, dtype="float32")
+    write_shards(shards, [(text, "golden") for text in SENTENCES], encoder, tokenizer, max_length=16, dtype="float32")
     run = {"precision": "fp32", "compile": "no", "threads": 1, "validate_every": 1e9, "save_every": 1e9}
     values = {
         "model": {"width": 64, "layers": 1, "heads": 2, "prefix_tokens": 2, "token_prior": True},
-        "data": {"shards": str(shards), "encoder": "hashing:64", "limit": 16, "batch_size": 16},
+        "data": {"shards": str(shards), "encoder": "hashing:64", "max_length": 16, "batch_size": 16},
         "objective": {"shortlist_frequent": 0, "causal_share": 0.8},
         "optimizer": {"lr": 4e-3, "warmup": 10, "ema": 0.9, "weight_decay": 0.0},
         "run": {**run, "steps": 12},
@@ -217,7 +217,7 @@ def test_texts_that_the_base_was_not_trained_on_come_first(home: Home, tmp_path:
     encoder = load_encoder("hashing:32")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
     texts = [(f"the {a} house under a {b}", "c") for a in ("red", "old", "small") for b in ("tree", "river", "stone")]
-    write_shards(tmp_path / "others", texts * 8, encoder, tokenizer, limit=8)
+    write_shards(tmp_path / "others", texts * 8, encoder, tokenizer, max_length=8)
     pairs = {"folder": str(tmp_path / "pairs"), "held": 0.0}
     new = home.recipe("corrector", data={"shards": str(tmp_path / "others")}, pairs=pairs, run={"steps": 1})
     train(new, tmp_path / "run", init_from=None)

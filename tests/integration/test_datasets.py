@@ -164,7 +164,7 @@ def test_a_recipe_may_name_a_dataset(folders: dict[str, Path], tmp_path: Path) -
     recipe = Recipe.from_dict(
         {
             "model": {"width": 16, "layers": 1, "heads": 2, "prefix_tokens": 2},
-            "data": {"texts": [name], "encoder": "hashing:16", "limit": 8, "batch_size": 32},
+            "data": {"texts": [name], "encoder": "hashing:16", "max_length": 8, "batch_size": 32},
             "objective": {"shortlist_frequent": 20, "shortlist_sampled": 10},
             "run": {"steps": 4, "precision": "fp32", "compile": "no", "threads": 1},
             "validation": {"shards": str(tmp_path / "held"), "texts": 16, "decoded": 0},

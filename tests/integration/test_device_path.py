@@ -57,7 +57,7 @@ def recipe(packs: Path, *names: str, **changes: dict[str, Any]) -> Recipe:
         "model": {"width": 16, "layers": 2, "heads": 2, "prefix_tokens": 2, "dropout": 0.1, "token_prior": True},
         "data": {
             "shards": [str(packs / n) for n in names or ("a",)],
-            "limit": 12,
+            "max_length": 12,
             "batch_size": 24,
             "buckets": [6, 12],
         },

@@ -46,7 +46,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name, count in (("a", 240), ("b", 90), ("held", 60)):
         texts = [(" ".join(rng.choice(WORDS, rng.integers(2, 8))), name) for _ in range(count)]
-        write_pack(folder / name, texts, encoder, tokenizer, limit=8)
+        write_pack(folder / name, texts, encoder, tokenizer, max_length=8)
     return folder
 
 
@@ -55,7 +55,12 @@ def recipe(packs: Path, *names: str, **run: object) -> Recipe:
     return Recipe.from_dict(
         {
             "model": {"width": 24, "layers": 1, "heads": 2, "prefix_tokens": 2, "token_prior": True},
-            "data": {"shards": [str(packs / name) for name in names or "a"], "limit": 8, "batch_size": 24, "crop": 0.0},
+            "data": {
+                "shards": [str(packs / name) for name in names or "a"],
+                "max_length": 8,
+                "batch_size": 24,
+                "crop": 0.0,
+            },
             "objective": {"shortlist_frequent": 0, "causal_share": 0.8},
             "optimizer": {"lr": LR, "warmup": 5, "ema": 0.9, "matrices": "muon", "muon_lr": 2 * LR},
             "run": {"horizon": "none", "precision": "fp32", "compile": "no", "threads": 1, "validate_every": 1e9} | run,
@@ -241,7 +246,7 @@ def test_another_encoder_of_the_same_texts_is_no_further_way(packs: Path, tmp_pa
     rng = np.random.default_rng(0)
     texts = [(" ".join(rng.choice(WORDS, rng.integers(2, 8))), "a") for _ in range(240)]
     for name, part in (("a", texts), ("held", texts[:60])):
-        write_pack(tmp_path / name, part, other, Tokenizer.from_json(other.tokenizer_json() or ""), limit=8)
+        write_pack(tmp_path / name, part, other, Tokenizer.from_json(other.tokenizer_json() or ""), max_length=8)
     run = tmp_path / "run"
     train(recipe(packs), run, on_step=stop_at(3))
     before = whole(run)

@@ -63,9 +63,11 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("golden")
     encoder = load_encoder("hashing:64")
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    write_shards(folder / "shards", [(s, "golden") for s in SENTENCES], encoder, tokenizer, limit=16, dtype="float32")
+    write_shards(
+        folder / "shards", [(s, "golden") for s in SENTENCES], encoder, tokenizer, max_length=16, dtype="float32"
+    )
     shards = str(folder / "shards")
-    values = {**RECIPE, "data": {"shards": shards, "encoder": "hashing:64", "limit": 16, "batch_size": 16}}
+    values = {**RECIPE, "data": {"shards": shards, "encoder": "hashing:64", "max_length": 16, "batch_size": 16}}
     values["validation"] = {**RECIPE["validation"], "shards": shards}
     threads = torch.get_num_threads()
     began = time.process_time()  # of one thread: what it takes where nothing runs beside it

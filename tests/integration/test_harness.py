@@ -32,7 +32,7 @@ def inverter(encoder, tmp_path_factory):
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
     config = ModelConfig(
-        vector_dim=32, vocab_size=tokenizer.size, width=64, layers=2, heads=2, limit=8, prefix_tokens=1,
+        vector_dim=32, vocab_size=tokenizer.size, width=64, layers=2, heads=2, max_length=8, prefix_tokens=1,
         mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip
     denoiser = Denoiser(config, banned)

@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         width=16,
         layers=1,
         heads=2,
-        limit=8,
+        max_length=8,
         causal=True,
         prefix_tokens=2,
         mask_id=tokenizer.mask_id,
@@ -71,7 +71,7 @@ def vectors() -> np.ndarray:
 def test_what_a_recovery_holds(inverter: Inverter, vectors: np.ndarray) -> None:
     found = inverter.invert(vectors, lengths=3, trace=True)
     assert len(found) == len(TEXTS)
-    assert inverter.limit == 8 and inverter.dimension == 24 and inverter.name == "tiny"
+    assert inverter.max_length == 8 and inverter.dimension == 24 and inverter.name == "tiny"
     calibration = inverter.calibration("adaptive")
     assert calibration is not None
     for recovery, draft in zip(found, inverter.drafts(vectors, lengths=3), strict=True):
@@ -180,7 +180,7 @@ def test_given_tokens_stay(inverter: Inverter, vectors: np.ndarray) -> None:
 def test_strings_are_embedded_as_they_are_cut(inverter: Inverter, vectors: np.ndarray) -> None:
     found = inverter.invert_strings(["The OLD man, and the sea, and the sky, and more"])[0]
     assert found.original == "the old man , and the sea ,"
-    assert len(inverter.tokenizer.encode([found.original])[0]) == inverter.limit
+    assert len(inverter.tokenizer.encode([found.original])[0]) == inverter.max_length
     direct = inverter.invert(inverter.encoder.encode([found.original]))[0]
     assert direct == dataclasses.replace(found, original=None)
     assert texts_of(inverter.invert_strings(TEXTS)) == texts_of(inverter.invert(vectors))

@@ -24,7 +24,7 @@ def texts() -> list[tuple[str, str]]:
 
 def online(**options: object) -> OnlineBatches:
     """Small online batches."""
-    return OnlineBatches(texts, ENCODER, TOKENIZER, **{"limit": 12, "batch_size": 8, "pool": 16, **options})
+    return OnlineBatches(texts, ENCODER, TOKENIZER, **{"max_length": 12, "batch_size": 8, "pool": 16, **options})
 
 
 def decoded(batches: list) -> list[str]:
@@ -98,7 +98,7 @@ def test_crop_draws_every_run_of_words() -> None:
 
 
 def test_bad_settings() -> None:
-    for options in ({"limit": 0}, {"batch_size": 0}, {"pool": 0}):
+    for options in ({"max_length": 0}, {"batch_size": 0}, {"pool": 0}):
         with pytest.raises(DataError):
             online(**options)
     with pytest.raises(DataError, match="crop"):

@@ -73,7 +73,7 @@ def test_options_choose_texts_and_limit(tmp_path: Path, texts: Path, capsys: pyt
         assert len(found) == len(want)
         if name == "one":
             assert found == want
-    assert read_pack(tmp_path / "some").limit == 3 and not read_pack(tmp_path / "some").has_encoder
+    assert read_pack(tmp_path / "some").max_length == 3 and not read_pack(tmp_path / "some").has_encoder
     tokenizer = Tokenizer.from_json(load_encoder("hashing:16").tokenizer_json() or "")
     cut = tokenizer.truncate([line.split("\t")[1] for line in LINES[:5]], 3)
     assert [line.split("\t")[1] for line in lines_of(tmp_path / "some")] == [part.text for part in cut if part]

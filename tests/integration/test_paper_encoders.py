@@ -183,10 +183,10 @@ def test_attention_is_the_familys() -> None:
 def test_the_encoders_own_tokens_round_trip(saved: Callable[[str], Path], family: str) -> None:
     tokenizer = Tokenizer.from_json(load_encoder(str(saved(family)), device="cpu").tokenizer_json() or "")
     assert {tokenizer.encode([t])[0][0] for t in SPECIAL[family]} <= set(tokenizer.banned.tolist())
-    for limit in (3, 32):
-        for text, cut in zip(SENTENCES, tokenizer.truncate(SENTENCES, limit), strict=True):
+    for max_length in (3, 32):
+        for text, cut in zip(SENTENCES, tokenizer.truncate(SENTENCES, max_length), strict=True):
             assert cut is not None and text.startswith(cut.text)
-            assert tokenizer.encode([cut.text])[0] == cut.ids and len(cut.ids) <= limit
+            assert tokenizer.encode([cut.text])[0] == cut.ids and len(cut.ids) <= max_length
     (cut,) = tokenizer.truncate(SENTENCES[:1], 64)
     assert cut is not None and cut.text == SENTENCES[0]
 

@@ -59,8 +59,8 @@ def test_the_race_is_run_resumed_and_written(tmp_path: Path, race: Callable[[], 
     words = "the old dog saw a small house near river and city people went home with water".split()
     generator = np.random.default_rng(0)
     texts = [(" ".join(generator.choice(words, size=generator.integers(2, 8))), "mail") for _ in range(120)]
-    write_shards(tmp_path / "train", texts[:90], encoder, tokenizer, limit=8)
-    write_shards(tmp_path / "test", texts[90:], encoder, tokenizer, limit=8)
+    write_shards(tmp_path / "train", texts[:90], encoder, tokenizer, max_length=8)
+    write_shards(tmp_path / "test", texts[90:], encoder, tokenizer, max_length=8)
     race()
     found = json.loads((tmp_path / "race.json").read_text())
     (contestant,) = found["contestants"]

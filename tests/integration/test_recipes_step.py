@@ -29,7 +29,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     encoder = load_encoder(ENCODER)
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    write_shards(folder / "shards", [(text, "a") for text in texts], encoder, tokenizer, limit=8, shard_size=200)
+    write_shards(folder / "shards", [(text, "a") for text in texts], encoder, tokenizer, max_length=8, shard_size=200)
     return folder
 
 

@@ -38,7 +38,8 @@ def untrained(folder: Path, encoder: object, tokenizer_json: str, seed: int = 0)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
     config = ModelConfig(
-        vector_dim=encoder.dimension, vocab_size=tokenizer.size, width=32, layers=1, heads=2, limit=8, prefix_tokens=1,
+        vector_dim=encoder.dimension, vocab_size=tokenizer.size, max_length=8, width=32, layers=1, heads=2,
+        prefix_tokens=1,
         mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip
     notes = {"steps": 5 + seed, "texts_seen": 100 * (seed + 1), "seconds": 3.0, "metrics": {"bound": 4.5}}

@@ -29,19 +29,19 @@ def corpus(n: int, seed: int = 0) -> list[tuple[str, str]]:
     return [(f"{t} [MASK]" if k % 7 == 6 else t, f"s{k % 3}") for k, t in enumerate(texts)]
 
 
-def expected(rows: list[tuple[str, str]], limit: int) -> list[tuple[list[int], str]]:
+def expected(rows: list[tuple[str, str]], max_length: int) -> list[tuple[list[int], str]]:
     """(ids, source) of the texts that are kept."""
-    cut = TOKENIZER.truncate([text for text, _ in rows], limit)
+    cut = TOKENIZER.truncate([text for text, _ in rows], max_length)
     return [(c.ids, source) for c, (_, source) in zip(cut, rows, strict=True) if c is not None]
 
 
 @pytest.mark.parametrize(
-    ("shard_size", "limit", "dtype"), [(10, 8, "float16"), (64, 300, "float32"), (1000, 8, "float16")]
+    ("shard_size", "max_length", "dtype"), [(10, 8, "float16"), (64, 300, "float32"), (1000, 8, "float16")]
 )
-def test_what_is_read_is_what_was_written(tmp_path: Path, shard_size: int, limit: int, dtype: str) -> None:
+def test_what_is_read_is_what_was_written(tmp_path: Path, shard_size: int, max_length: int, dtype: str) -> None:
     rows, seen = corpus(100), []
-    write_shards(tmp_path, iter(rows), ENCODER, TOKENIZER, limit, shard_size, dtype, progress=seen.append)
-    data, want = ShardDataset(tmp_path), expected(rows, limit)
+    write_shards(tmp_path, iter(rows), ENCODER, TOKENIZER, max_length, shard_size, dtype, progress=seen.append)
+    data, want = ShardDataset(tmp_path), expected(rows, max_length)
     assert len(data) == len(want) == seen[-1]
     assert len(data.manifest.shards) == -(-len(want) // shard_size)
     index = np.random.default_rng(1).permutation(np.r_[: len(want), :5])
@@ -54,8 +54,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, shard_size: int, limit
     texts = [TOKENIZER.decode(want[k][0]) for k in index]
     np.testing.assert_allclose(vectors, ENCODER.encode(texts), atol=1e-3 if dtype == "float16" else 1e-6)
     assert data.lengths.tolist() == [len(i) for i, _ in want]
-    assert data.lengths.dtype == (np.uint8 if limit < 256 else np.uint16)
-    assert (data.dimension, data.limit, data.identity) == (16, limit, ENCODER.identity)
+    assert data.lengths.dtype == (np.uint8 if max_length < 256 else np.uint16)
+    assert (data.dimension, data.max_length, data.identity) == (16, max_length, ENCODER.identity)
     assert data.manifest.complete
     assert data.manifest.dropped == 100 - len(want)
     assert dict(zip(data.source_names, data.manifest.counts, strict=True)) == {
@@ -203,7 +203,7 @@ def test_bad_parts_are_refused_before_anything_is_written(tmp_path: Path) -> Non
         with pytest.raises(DataError, match="Shard 0"):
             ShardWriter(tmp_path, ENCODER.identity, TOKENIZER, 8).add(*case)
     assert list(tmp_path.iterdir()) == []
-    for options in ({"limit": 0}, {"shard_size": 0}, {"dtype": "int8"}):
+    for options in ({"max_length": 0}, {"shard_size": 0}, {"dtype": "int8"}):
         with pytest.raises(DataError):
             ShardWriter(tmp_path, ENCODER.identity, TOKENIZER, **options)
     with pytest.raises(DataError, match="No text is left"):

@@ -48,8 +48,8 @@ def home(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     texts = [" ".join(generator.choice(words, size=generator.integers(2, LIMIT + 3))) for _ in range(300)]
     pairs = [(text, ["news", "mail"][i % 2]) for i, text in enumerate(texts)]
-    write_shards(tmp_path / "train", pairs[:200], encoder, tokenizer, limit=LIMIT, shard_size=80)
-    write_shards(tmp_path / "test", pairs[200:], encoder, tokenizer, limit=LIMIT, shard_size=80)
+    write_shards(tmp_path / "train", pairs[:200], encoder, tokenizer, max_length=LIMIT, shard_size=80)
+    write_shards(tmp_path / "test", pairs[200:], encoder, tokenizer, max_length=LIMIT, shard_size=80)
     fit_lsa([*texts[:200], *PROBES], tmp_path / "lsa", tokenizer.to_json(), dimension=12)
     return tmp_path
 
@@ -62,7 +62,7 @@ def leave_run(folder: Path, dimension: int, name: str) -> None:
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
     config = ModelConfig(
-        vector_dim=dimension, vocab_size=tokenizer.size, width=16, layers=1, heads=2, limit=LIMIT, causal=True,
+        vector_dim=dimension, vocab_size=tokenizer.size, width=16, layers=1, heads=2, max_length=LIMIT, causal=True,
         prefix_tokens=1, mask_id=tokenizer.mask_id,
         eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
     )  # fmt: skip

@@ -33,14 +33,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name, count, words in (("a", 200, WORDS[:12]), ("b", 90, WORDS[4:])):
         texts = [(" ".join(rng.choice(words, rng.integers(2, 8))), name) for _ in range(count)]
-        write_pack(folder / name, texts, encoder, tokenizer, limit=8)
-    write_pack(folder / "c", texts, HashingEncoder(24), tokenizer, limit=8, with_encoder=False)
+        write_pack(folder / name, texts, encoder, tokenizer, max_length=8)
+    write_pack(folder / "c", texts, HashingEncoder(24), tokenizer, max_length=8, with_encoder=False)
     train(recipe(folder, "denoiser", "a"), folder / "base")
     return folder
 
 
 def recipe(place: Path, task: str, *packs: str, **tables: dict[str, Any]) -> Recipe:
-    data = {"shards": [str(place / name) for name in packs], "limit": 8, "batch_size": 16, "crop": 0.3}
+    data = {"shards": [str(place / name) for name in packs], "max_length": 8, "batch_size": 16, "crop": 0.3}
     pairs = {"folder": str(place / "pairs"), "own": 20, "filled": 20, "mistakes": 20, "held": 0.1}
     values = {**SMALL, "data": {**data, "base": str(place / "base" / "checkpoint")}, "pairs": pairs}
     values |= {"run": {**RUN, "steps": 12}, "validation": {"texts": 24, "decoded": 0}}
@@ -86,6 +86,8 @@ def test_packs_that_do_not_fit_are_refused(place: Path, tmp_path: Path) -> None:
         train(recipe(place, "student", "c"), tmp_path / "run")
     other = small_bert(tmp_path / "other", initializer_range=0.6)
     other.name = read_pack(place / "a").identity.name  # the same name, other weights
-    write_pack(tmp_path / "d", [("a cat", "x")] * 20, other, Tokenizer.from_json(other.tokenizer_json() or ""), limit=8)
+    write_pack(
+        tmp_path / "d", [("a cat", "x")] * 20, other, Tokenizer.from_json(other.tokenizer_json() or ""), max_length=8
+    )
     with pytest.raises(DataError, match=r"was packed with another .* vectors differ"):
         train(recipe(tmp_path, "student", "d", data={"base": str(place / "base" / "checkpoint")}), tmp_path / "run")

@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     texts = [(" ".join(rng.choice(WORDS, rng.integers(3, 9))), "a" if i % 4 else "b") for i in range(400)]
     encoder = load_encoder("hashing:32")
-    write_shards(out, texts, encoder, Tokenizer.from_json(encoder.tokenizer_json() or ""), limit=8, shard_size=150)
+    write_shards(out, texts, encoder, Tokenizer.from_json(encoder.tokenizer_json() or ""), max_length=8, shard_size=150)
     return out
 
 
@@ -49,7 +49,7 @@ def recipe(shards: Path, **run: object) -> Recipe:
     return Recipe.from_dict(
         {
             "model": {"width": 16, "layers": 1, "heads": 2, "prefix_tokens": 2, "dropout": 0.1, "token_prior": True},
-            "data": {"shards": str(shards), "encoder": "hashing:32", "limit": 8, "batch_size": 16},
+            "data": {"shards": str(shards), "encoder": "hashing:32", "max_length": 8, "batch_size": 16},
             "objective": {"shortlist_frequent": 20, "shortlist_sampled": 10},
             "optimizer": {"lr": 3e-3, "warmup": 5, "ema": 0.9},
             "run": {"steps": 30, "precision": "fp32", "compile": "no", "threads": 1, "validate_every": 1e9, **run},

@@ -36,8 +36,8 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer.from_json(model.to_str())
 
 
-def word_denoiser(canvas: str, limit: int, seed: int = 0) -> CountingDenoiser:
-    denoiser = tiny_denoiser(canvas, limit=limit, vocab=len(SPECIAL) + len(PIECES), seed=seed)
+def word_denoiser(canvas: str, max_length: int, seed: int = 0) -> CountingDenoiser:
+    denoiser = tiny_denoiser(canvas, max_length=max_length, vocab=len(SPECIAL) + len(PIECES), seed=seed)
     denoiser.banned[1] = True  # [UNK]
     with torch.no_grad():
         denoiser.head.bias[denoiser.config.eos_id] += 1.0  # so that drafts end at different places

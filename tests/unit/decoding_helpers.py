@@ -33,11 +33,19 @@ class CountingDenoiser(Denoiser):
 
 
 def tiny_denoiser(
-    canvas: str = "length", limit: int = 33, vocab: int = 24, seed: int = 0, **more: object
+    canvas: str = "length", max_length: int = 33, vocab: int = 24, seed: int = 0, **more: object
 ) -> CountingDenoiser:
     values = {"width": 8, "layers": 1, "heads": 2, "prefix_tokens": 1, "causal": True, **more}
     config = ModelConfig(
-        vector_dim=DIM, vocab_size=vocab, limit=limit, canvas=canvas, mask_id=4, eos_id=3, bos_id=2, pad_id=0, **values
+        vector_dim=DIM,
+        vocab_size=vocab,
+        max_length=max_length,
+        canvas=canvas,
+        mask_id=4,
+        eos_id=3,
+        bos_id=2,
+        pad_id=0,
+        **values,
     )
     denoiser = CountingDenoiser(config)
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.network.denoiser import Denoiser, ModelConfig
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-CONFIG = ModelConfig(vector_dim=8, vocab_size=300, width=16, layers=1, heads=2, limit=6, prefix_tokens=2)
+CONFIG = ModelConfig(vector_dim=8, vocab_size=300, width=16, layers=1, heads=2, max_length=6, prefix_tokens=2)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_it_lies_between_the_two_and_keeps_what_the_old_one_knows(
 def test_mistakes_are_two_sentences_and_nothing_is_written_over(
     script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wide = ModelConfig(vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, limit=6, prefix_tokens=2)
+    wide = ModelConfig(vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, max_length=6, prefix_tokens=2)
     old, other, new = saved(tmp_path / "a", 0), saved(tmp_path / "b", 1, wide), saved(tmp_path / "c", 2)
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     for models, more, what in (

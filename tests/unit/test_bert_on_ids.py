@@ -28,10 +28,10 @@ TEXTS = [
 ]
 
 
-def tokens(encoder: Encoder, limit: int = 32) -> tuple[Tensor, Tensor, list[str]]:
+def tokens(encoder: Encoder, max_length: int = 32) -> tuple[Tensor, Tensor, list[str]]:
     """Ids (n, longest), lengths and cut texts of TEXTS; behind each text stands an id that must not matter."""
     tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    cut = [part for part in tokenizer.truncate(TEXTS, limit) if part is not None]
+    cut = [part for part in tokenizer.truncate(TEXTS, max_length) if part is not None]
     assert len(cut) == len(TEXTS) and min(len(part.ids) for part in cut) == 1
     lengths = torch.tensor([len(part.ids) for part in cut])
     ids = torch.full((len(cut), int(lengths.max())), 7)
@@ -101,7 +101,7 @@ def test_texts_up_to_the_librarys_own_limit_are_read(tmp_path: Path) -> None:
     encoder = small_bert(tmp_path, longest=12)
     network = BertOnIds.from_encoder(encoder)
     assert network.longest == 10
-    ids, lengths, texts = tokens(encoder, limit=10)
+    ids, lengths, texts = tokens(encoder, max_length=10)
     np.testing.assert_allclose(network(ids, lengths), encoder.encode(texts), atol=2e-5)
     with pytest.raises(InputError, match="11 tokens wide, the encoder reads 10"):
         network(torch.ones(2, 11, dtype=torch.long))

@@ -19,7 +19,7 @@ from unembed.network.denoiser import Denoiser, ModelConfig
 from unembed.priors.token_prior import TokenPrior
 
 CONFIG = ModelConfig(
-    vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, limit=6, prefix_tokens=2, token_prior=True
+    vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, max_length=6, prefix_tokens=2, token_prior=True
 )
 
 
@@ -170,7 +170,7 @@ def test_foreign_tensors_are_named(tmp_path: Path, changes: dict[str, torch.Tens
 
 def test_large_tensors_are_split_into_shards(tmp_path: Path) -> None:
     """No shard is over 15 MiB, and a tensor that is larger comes back whole."""
-    denoiser = Denoiser(ModelConfig(vector_dim=8, vocab_size=70_000, width=64, layers=1, heads=2, limit=4))
+    denoiser = Denoiser(ModelConfig(vector_dim=8, vocab_size=70_000, width=64, layers=1, heads=2, max_length=4))
     save_checkpoint(tmp_path / "c", denoiser, "{}", {}, {})
     shards = list((tmp_path / "c").glob("*.safetensors"))
     assert len(shards) > 1
@@ -180,7 +180,7 @@ def test_large_tensors_are_split_into_shards(tmp_path: Path) -> None:
 
 def test_writing_again_leaves_no_old_shard(tmp_path: Path) -> None:
     """A smaller checkpoint over a larger one is that checkpoint and nothing else."""
-    large = Denoiser(ModelConfig(vector_dim=8, vocab_size=70_000, width=64, layers=1, heads=2, limit=4))
+    large = Denoiser(ModelConfig(vector_dim=8, vocab_size=70_000, width=64, layers=1, heads=2, max_length=4))
     save_checkpoint(tmp_path / "c", large, "{}", {}, {})
     save_checkpoint(tmp_path / "c", Denoiser(CONFIG), "{}", {}, {})
     assert len(list((tmp_path / "c").glob("*.safetensors"))) == 1

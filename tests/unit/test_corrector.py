@@ -149,7 +149,7 @@ def test_corrections_are_sorted_and_greedy_is_greedy() -> None:
 @torch.no_grad()
 def _log_probability(base: Denoiser, condition, text: tuple[int, ...]) -> float:
     state, last, total = base.start_causal(condition), base.config.bos_id, 0.0
-    ends = (*text, base.config.eos_id) if len(text) < base.config.limit else text
+    ends = (*text, base.config.eos_id) if len(text) < base.config.max_length else text
     for step, token in enumerate(ends):
         logits, state = base.next_logits(torch.tensor([last]), state)
         if step == 0:

@@ -29,13 +29,13 @@ def next_log_probs(denoiser: Denoiser, vector: torch.Tensor, ids: tuple[int, ...
 
 def log_likelihood(denoiser: Denoiser, vector: torch.Tensor, ids: tuple[int, ...]) -> float:
     total = sum(float(next_log_probs(denoiser, vector, ids[:i])[token]) for i, token in enumerate(ids))
-    if len(ids) < denoiser.config.limit:
+    if len(ids) < denoiser.config.max_length:
         total += float(next_log_probs(denoiser, vector, ids)[denoiser.config.eos_id])
     return total
 
 
 def test_greedy_takes_the_likeliest_token_each_time() -> None:
-    denoiser, vectors = tiny_denoiser(limit=7), some_vectors(10)
+    denoiser, vectors = tiny_denoiser(max_length=7), some_vectors(10)
     with torch.no_grad():
         denoiser.head.bias[denoiser.config.eos_id] += 1.5
     ended = 0
@@ -55,7 +55,7 @@ def test_greedy_takes_the_likeliest_token_each_time() -> None:
 
 @pytest.mark.parametrize("canvas", ["length", "eos"])
 def test_a_wide_beam_finds_the_likeliest_text(canvas: str) -> None:
-    denoiser = tiny_denoiser(canvas, limit=3, vocab=9)
+    denoiser = tiny_denoiser(canvas, max_length=3, vocab=9)
     words = [i for i in range(9) if not denoiser.banned[i] and i != denoiser.config.eos_id]
     texts = [ids for n in (1, 2, 3) for ids in itertools.product(words, repeat=n)]
     config = DecodeConfig(strategy="left-to-right", beam=9)
@@ -70,7 +70,7 @@ def test_a_wide_beam_finds_the_likeliest_text(canvas: str) -> None:
 
 
 def test_a_beam_is_never_worse_than_greedy() -> None:
-    denoiser, vectors = tiny_denoiser(limit=8), some_vectors(12)
+    denoiser, vectors = tiny_denoiser(max_length=8), some_vectors(12)
     greedy = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right"))
     wide = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right", beam=6))
     gains = [w.log_likelihood - g.log_likelihood for w, g in zip(wide, greedy, strict=True)]
@@ -78,7 +78,7 @@ def test_a_beam_is_never_worse_than_greedy() -> None:
 
 
 def test_samples_follow_the_distribution() -> None:
-    denoiser = tiny_denoiser(limit=1, vocab=9)
+    denoiser = tiny_denoiser(max_length=1, vocab=9)
     vector = some_vectors(1)
     config = DecodeConfig(strategy="left-to-right", temperature=1.0, samples=3000)
     draft = decode(denoiser, vector, config)[0]
@@ -88,7 +88,7 @@ def test_samples_follow_the_distribution() -> None:
 
 
 def test_draft_correct_begins_with_the_causal_draft_and_changes_its_weak_places() -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(8)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(8)
     drafts = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right"))
     fixed = decode(denoiser, vectors, DecodeConfig(strategy="draft-correct", passes=4, remask_rate=0.4), trace=True)
     kept = decode(denoiser, vectors, DecodeConfig(strategy="draft-correct", passes=4, remask_rate=0.0))
@@ -105,7 +105,7 @@ def test_draft_correct_begins_with_the_causal_draft_and_changes_its_weak_places(
 @pytest.mark.parametrize("how", ["likelihood", "mbr"])
 def test_only_the_best_drafts_are_corrected(how: str) -> None:
     """keep = 1 corrects what left-to-right would give back; keeping all is the same as not choosing."""
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(8)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(8)
     options = {"beam": 4} if how == "likelihood" else {"samples": 6, "temperature": 1.0}
     drafts = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right", choose=how, **options))
     config = DecodeConfig(strategy="draft-correct", passes=3, remask_rate=0.0, choose=how, **options)

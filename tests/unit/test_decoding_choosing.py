@@ -22,7 +22,7 @@ def all_of(draft: Draft) -> list[Draft]:
 
 
 def test_the_likeliest_lengths_are_tried() -> None:
-    denoiser, vectors = tiny_denoiser(limit=12), some_vectors(5)
+    denoiser, vectors = tiny_denoiser(max_length=12), some_vectors(5)
     log_probs = denoiser.length_log_probs(vectors).detach()
     for row, draft in enumerate(decode(denoiser, vectors, DecodeConfig(lengths=4))):
         drafts = all_of(draft)
@@ -35,7 +35,7 @@ def test_the_likeliest_lengths_are_tried() -> None:
 @pytest.mark.parametrize("weight", [None, 0.0, 2.5])
 def test_the_score_is_the_prior_plus_the_normalised_likelihood(weight: float | None, power: float) -> None:
     config = DecodeConfig(lengths=4, length_weight=weight, length_power=power)
-    for draft in decode(tiny_denoiser(limit=12), some_vectors(5), config):
+    for draft in decode(tiny_denoiser(max_length=12), some_vectors(5), config):
         for each in all_of(draft):
             assert each.log_likelihood == pytest.approx(sum(np.log(each.token_confidence)), abs=1e-4)
             factor = 1.0 if weight is None else weight
@@ -47,7 +47,7 @@ def test_the_score_is_the_prior_plus_the_normalised_likelihood(weight: float | N
 def test_mbr_takes_the_draft_that_agrees_most_with_the_others() -> None:
     config = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2, choose="mbr")
     by_likelihood = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2)
-    denoiser, vectors = tiny_denoiser(limit=8), some_vectors(6)
+    denoiser, vectors = tiny_denoiser(max_length=8), some_vectors(6)
     found = decode(denoiser, vectors, config)
     for draft in found:
         drafts = all_of(draft)
@@ -66,7 +66,7 @@ def test_a_draft_alone_agrees_with_itself() -> None:
 
 
 def test_pseudo_likelihood_judges_each_half_given_the_other() -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(4)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(4)
     config = DecodeConfig(strategy="confidence", passes=2, lengths=1, score="pseudo")
     plain = decode(denoiser, vectors, DecodeConfig(strategy="confidence", passes=2, lengths=1))
     for draft, before, vector in zip(decode(denoiser, vectors, config), plain, vectors, strict=True):
@@ -85,7 +85,7 @@ def test_pseudo_likelihood_judges_each_half_given_the_other() -> None:
 
 
 def test_the_end_counts_in_the_likelihood_where_it_is_learnt() -> None:
-    denoiser = tiny_denoiser("eos", limit=6)
+    denoiser = tiny_denoiser("eos", max_length=6)
     config = DecodeConfig(strategy="sequential", passes=7)
     short = 0
     for draft in decode(denoiser, some_vectors(20), config):
@@ -97,7 +97,7 @@ def test_the_end_counts_in_the_likelihood_where_it_is_learnt() -> None:
 
 
 def test_given_tokens_do_not_count_in_the_likelihood() -> None:
-    denoiser, vectors = tiny_denoiser(limit=6), some_vectors(2)
+    denoiser, vectors = tiny_denoiser(max_length=6), some_vectors(2)
     given = torch.full((2, 6), 9)
     draft = decode(denoiser, vectors, DecodeConfig(lengths=1), given=given)[0]
     assert draft.ids == (9,) * 6 and draft.log_likelihood == 0 and draft.passes == 0
@@ -116,7 +116,7 @@ def test_order_counts_in_mbr_order() -> None:
 
 def test_a_student_adds_the_cosine_that_it_sees() -> None:
     """score = likelihood + weight x cosine of the student's vector of the draft and the vector itself."""
-    denoiser, vectors = tiny_denoiser(limit=8), some_vectors(6)
+    denoiser, vectors = tiny_denoiser(max_length=8), some_vectors(6)
     torch.manual_seed(0)
     student = StudentEncoder(StudentConfig(DIM, 8, 8, width=8, layers=1, heads=2, mlp=8)).eval()
     table = denoiser.embedding.weight.detach()

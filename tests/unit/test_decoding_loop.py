@@ -36,7 +36,7 @@ def assert_whole(draft: Draft, denoiser: torch.nn.Module) -> None:
 @pytest.mark.parametrize("numbers", [SOME, pytest.param(range(1, 41), marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("strategy", PARALLEL)
 def test_no_mask_is_left_for_any_length_and_any_number_of_passes(strategy: str, numbers: Sequence[int]) -> None:
-    denoiser, vectors = tiny_denoiser(limit=33), some_vectors(33)
+    denoiser, vectors = tiny_denoiser(max_length=33), some_vectors(33)
     lengths = torch.arange(1, 34)
     for passes in numbers:
         drafts = decode(denoiser, vectors, config_of(strategy, passes=passes), known_lengths=lengths)
@@ -49,7 +49,7 @@ def test_no_mask_is_left_for_any_length_and_any_number_of_passes(strategy: str, 
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", [*PARALLEL, "draft-correct"])
 def test_no_mask_is_left_with_lengths_samples_and_learnt_ends(canvas: str, strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, limit=12), some_vectors(6)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=12), some_vectors(6)
     for passes in (1, 2, 3, 5, 7, 12, 13, 20):
         for draft in decode(
             denoiser, vectors, config_of(strategy, passes=passes, lengths=2, samples=2, temperature=0.8)
@@ -61,7 +61,7 @@ def test_no_mask_is_left_with_lengths_samples_and_learnt_ends(canvas: str, strat
 @pytest.mark.parametrize("strategy", PARALLEL)
 def test_steps_that_do_not_divide_the_length_leave_no_mask(strategy: str) -> None:
     """The paper's mistake 6: 12 steps filled 24 of 32 positions."""
-    denoiser = tiny_denoiser(limit=32)
+    denoiser = tiny_denoiser(max_length=32)
     draft = decode(denoiser, some_vectors(1), config_of(strategy, passes=12), known_lengths=torch.tensor([32]))[0]
     assert draft.length == 32
     assert denoiser.config.mask_id not in draft.ids
@@ -70,7 +70,7 @@ def test_steps_that_do_not_divide_the_length_leave_no_mask(strategy: str) -> Non
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_given_tokens_are_never_changed(canvas: str, strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, limit=12), some_vectors(8)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=12), some_vectors(8)
     given = torch.full((8, 7), -1)
     given[:, 2], given[3, 0], given[4, 6], given[5] = 9, 11, 17, torch.arange(8, 15)
     for passes in (1, 3, 9):
@@ -89,7 +89,7 @@ def test_given_tokens_are_never_changed(canvas: str, strategy: str) -> None:
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_a_seed_fixes_the_result_and_the_rows_beside_do_not_matter(canvas: str, strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, limit=10), some_vectors(7)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=10), some_vectors(7)
     for options in ({}, {"temperature": 0.9, "samples": 2, "seed": 5}):
         config = config_of(strategy, passes=4, **{"lengths": 2, **options})
         whole = decode(denoiser, vectors, config)
@@ -104,7 +104,7 @@ def test_a_seed_fixes_the_result_and_the_rows_beside_do_not_matter(canvas: str, 
 
 
 def test_another_seed_gives_other_samples() -> None:
-    denoiser, vectors = tiny_denoiser(limit=10), some_vectors(5)
+    denoiser, vectors = tiny_denoiser(max_length=10), some_vectors(5)
     one, two = (decode(denoiser, vectors, DecodeConfig(temperature=1.0, seed=s)) for s in (0, 1))
     assert [d.ids for d in one] != [d.ids for d in two]
     drawn = [
@@ -117,7 +117,7 @@ def test_another_seed_gives_other_samples() -> None:
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_passes_counted_are_passes_made(canvas: str, strategy: str, guidance: float) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, limit=10), some_vectors(4)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=10), some_vectors(4)
     config = config_of(strategy, passes=5, lengths=2, samples=2, temperature=0.7, guidance=guidance, score="pseudo")
     drafts = decode(denoiser, vectors, config)
     assert sum(d.spent for d in drafts) == denoiser.rows_run
@@ -126,7 +126,7 @@ def test_passes_counted_are_passes_made(canvas: str, strategy: str, guidance: fl
 
 
 def test_passes_of_pruned_beams_are_counted() -> None:
-    denoiser, vectors = tiny_denoiser(limit=10), some_vectors(4)
+    denoiser, vectors = tiny_denoiser(max_length=10), some_vectors(4)
     drafts = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right", beam=3))
     assert sum(d.spent for d in drafts) == denoiser.rows_run
 
@@ -154,7 +154,7 @@ def check_trace(steps: list[Step], mask_id: int) -> None:
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_the_trace_tells_every_change(canvas: str, strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, limit=11), some_vectors(5)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=11), some_vectors(5)
     config = config_of(strategy, passes=6, lengths=2)
     reopened = 0
     for draft in decode(denoiser, vectors, config, trace=True):
@@ -170,7 +170,7 @@ def test_the_trace_tells_every_change(canvas: str, strategy: str) -> None:
 
 @pytest.mark.parametrize("canvas", CANVASES)
 def test_beams_have_traces_too(canvas: str) -> None:
-    denoiser = tiny_denoiser(canvas, limit=8)
+    denoiser = tiny_denoiser(canvas, max_length=8)
     for draft in decode(denoiser, some_vectors(3), DecodeConfig(strategy="left-to-right", beam=3), trace=True):
         for each in (draft, *draft.alternatives):
             assert each.trace is not None
@@ -181,7 +181,7 @@ def test_beams_have_traces_too(canvas: str) -> None:
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_a_stream_yields_the_steps_of_the_same_decode(strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(1)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(1)
     config = config_of(strategy, passes=5, lengths=2)
     draft = decode(denoiser, vectors, config, trace=True)[0]
     steps = list(stream(denoiser, vectors[0], config))
@@ -192,7 +192,7 @@ def test_a_stream_yields_the_steps_of_the_same_decode(strategy: str) -> None:
 
 
 def test_a_stream_is_lazy() -> None:
-    denoiser = tiny_denoiser(limit=9)
+    denoiser = tiny_denoiser(max_length=9)
     steps = stream(denoiser, some_vectors(1)[0], config_of("sequential", passes=9, lengths=1))
     assert denoiser.rows_run == 0
     next(steps)
@@ -200,14 +200,14 @@ def test_a_stream_is_lazy() -> None:
 
 
 def test_easy_rows_leave_the_batch_and_cost_less() -> None:
-    denoiser, vectors = tiny_denoiser(limit=32), some_vectors(3)
+    denoiser, vectors = tiny_denoiser(max_length=32), some_vectors(3)
     drafts = decode(denoiser, vectors, config_of("sequential", passes=32), known_lengths=torch.tensor([2, 30, 7]))
     assert [d.passes for d in drafts] == [2, 30, 7]
     assert denoiser.rows_run == 39
 
 
 def test_a_network_that_is_sure_needs_few_passes() -> None:
-    denoiser, vectors = tiny_denoiser(limit=16), some_vectors(4)
+    denoiser, vectors = tiny_denoiser(max_length=16), some_vectors(4)
     with torch.no_grad():
         denoiser.head.bias[9] = 60.0
     sure = decode(denoiser, vectors, config_of("adaptive", passes=16), known_lengths=torch.full((4,), 16))
@@ -216,25 +216,25 @@ def test_a_network_that_is_sure_needs_few_passes() -> None:
 
 
 def test_the_network_is_left_in_its_mode() -> None:
-    denoiser = tiny_denoiser(limit=6, dropout=0.5).train()
+    denoiser = tiny_denoiser(max_length=6, dropout=0.5).train()
     one, two = (decode(denoiser, some_vectors(3), DecodeConfig()) for _ in range(2))
     assert denoiser.training
     assert [d.ids for d in one] == [d.ids for d in two]
 
 
 def test_no_vectors_give_no_drafts() -> None:
-    assert decode(tiny_denoiser(limit=6), torch.zeros(0, 6)) == []
+    assert decode(tiny_denoiser(max_length=6), torch.zeros(0, 6)) == []
 
 
 def test_causal_strategies_need_causal_rows() -> None:
-    denoiser = tiny_denoiser(limit=6, causal=False)
+    denoiser = tiny_denoiser(max_length=6, causal=False)
     for strategy in CAUSAL_STRATEGIES:
         with pytest.raises(InputError, match="causal rows"):
             decode(denoiser, some_vectors(2), DecodeConfig(strategy=strategy))
 
 
 def test_given_tokens_that_cannot_stand_are_refused() -> None:
-    denoiser, vectors = tiny_denoiser(limit=6), some_vectors(2)
+    denoiser, vectors = tiny_denoiser(max_length=6), some_vectors(2)
     for given in (torch.tensor([[4], [9]]), torch.tensor([[9], [99]]), torch.full((3, 2), 9), torch.full((2, 7), 9)):
         with pytest.raises(InputError):
             decode(denoiser, vectors, DecodeConfig(), given=given)
@@ -244,13 +244,13 @@ def test_known_lengths_that_cannot_be_are_refused() -> None:
     vectors, given = some_vectors(2), torch.tensor([[9, -1, 9], [-1, -1, -1]])
     for lengths in ([0, 3], [3, 7], [2, 6]):
         with pytest.raises(InputError, match="known length"):
-            decode(tiny_denoiser(limit=6), vectors, given=given, known_lengths=torch.tensor(lengths))
+            decode(tiny_denoiser(max_length=6), vectors, given=given, known_lengths=torch.tensor(lengths))
     with pytest.raises(InputError, match="the end"):
-        decode(tiny_denoiser("eos", limit=6), vectors, known_lengths=torch.tensor([3, 3]))
+        decode(tiny_denoiser("eos", max_length=6), vectors, known_lengths=torch.tensor([3, 3]))
 
 
 def test_more_lengths_than_there_are_means_all() -> None:
-    denoiser, given = tiny_denoiser(limit=6), torch.tensor([[9, -1, 9], [-1, -1, -1]])
+    denoiser, given = tiny_denoiser(max_length=6), torch.tensor([[9, -1, 9], [-1, -1, -1]])
     draft = decode(denoiser, some_vectors(1), DecodeConfig(lengths=50))[0]
     assert sorted([draft.length, *(a.length for a in draft.alternatives)]) == [1, 2, 3, 4, 5, 6]
     bound, free = decode(denoiser, some_vectors(2), DecodeConfig(lengths=50), given=given)

@@ -30,7 +30,7 @@ def run(
 
 @pytest.mark.parametrize("strategy", NETWORK)
 def test_passes_end_in_the_drafts_of_decode(strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(3)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(3)
     config = DecodeConfig(strategy=strategy, passes=4, lengths=2)
     drafts, steps = run(denoiser, vectors, config)
     assert drafts == decode(denoiser, vectors, config)
@@ -39,7 +39,7 @@ def test_passes_end_in_the_drafts_of_decode(strategy: str) -> None:
 
 
 def test_a_left_to_right_draft_hands_control_back_after_each_token() -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(2)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(2)
     drafts, steps = run(denoiser, vectors, DecodeConfig(strategy="left-to-right", beam=3))
     assert len(steps) >= max(draft.length for draft in drafts)
 
@@ -50,7 +50,7 @@ def test_a_left_to_right_draft_hands_control_back_after_each_token() -> None:
 def test_alternatives_are_the_likeliest_tokens_of_the_pass(strategy: str, canvas: str, beam: int) -> None:
     if beam > 1 and strategy not in CAUSAL_STRATEGIES:
         return
-    denoiser, vectors = tiny_denoiser(canvas, limit=7), some_vectors(2)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=7), some_vectors(2)
     config = DecodeConfig(strategy=strategy, passes=3, lengths=1, beam=beam)
     drafts, _ = run(denoiser, vectors, config, trace=True, top=4)
     plain, _ = run(denoiser, vectors, config, trace=True)
@@ -76,7 +76,7 @@ def test_alternatives_are_the_likeliest_tokens_of_the_pass(strategy: str, canvas
 
 @pytest.mark.parametrize("strategy", CAUSAL_STRATEGIES)
 def test_a_beam_shows_its_leading_hypothesis_while_it_grows(strategy: str) -> None:
-    denoiser, vectors = tiny_denoiser(limit=9), some_vectors(1)
+    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(1)
     config = DecodeConfig(strategy=strategy, beam=3, passes=2)
     drafts, steps = run(denoiser, vectors, config, trace=True, top=3, live=True)
     plain, _ = run(denoiser, vectors, config, trace=True, top=3)
@@ -91,7 +91,7 @@ def test_a_beam_shows_its_leading_hypothesis_while_it_grows(strategy: str) -> No
 
 def test_alternatives_of_a_beam_belong_to_its_own_hypothesis() -> None:
     """Decoding a beam's text again, token by token, gives the same distributions."""
-    denoiser, vectors = tiny_denoiser(limit=7, seed=3), some_vectors(1)
+    denoiser, vectors = tiny_denoiser(max_length=7, seed=3), some_vectors(1)
     config = DecodeConfig(strategy="left-to-right", beam=4)
     drafts, _ = run(denoiser, vectors, config, trace=True, top=24)
     draft = drafts[0]

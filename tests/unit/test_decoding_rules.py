@@ -50,7 +50,7 @@ def test_every_named_strategy_exists() -> None:
 
 def test_sequential_takes_the_leftmost_ceil_n_over_p() -> None:
     draft = decode(
-        tiny_denoiser(limit=10),
+        tiny_denoiser(max_length=10),
         some_vectors(1),
         DecodeConfig(strategy="sequential", passes=4),
         known_lengths=torch.tensor([10]),
@@ -137,7 +137,7 @@ def test_two_stage_remasks_to_the_rate_and_draft_correct_the_least_sure() -> Non
 
 
 def test_two_stage_drafts_first_and_then_reopens_once() -> None:
-    denoiser = tiny_denoiser(limit=12)
+    denoiser = tiny_denoiser(max_length=12)
     config = DecodeConfig(strategy="two-stage", passes=9, remask_rate=0.5)
     draft = decode(denoiser, some_vectors(1), config, known_lengths=torch.tensor([12]), trace=True)[0]
     assert draft.trace is not None

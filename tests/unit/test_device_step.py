@@ -28,7 +28,7 @@ V, D, BOS, EOS = 90, 12, 2, 3
 def network(**changes: Any) -> Denoiser:
     """A small network whose every part matters, and a prior with counts of 1 to 30."""
     torch.manual_seed(0)
-    shape = {"width": 16, "layers": 2, "heads": 2, "embedding_dim": 10, "prefix_tokens": 3, "limit": 8} | changes
+    shape = {"width": 16, "layers": 2, "heads": 2, "embedding_dim": 10, "prefix_tokens": 3, "max_length": 8} | changes
     config = ModelConfig(
         vector_dim=D, vocab_size=V, causal=True, token_prior=True, bos_id=BOS, eos_id=EOS, mask_id=4, pad_id=0, **shape
     )

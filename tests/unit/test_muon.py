@@ -15,7 +15,7 @@ from unembed.training.optimizers.muon import Muon, orthogonalised
 from unembed.training.recipes.recipe import OptimizerPart
 
 CONFIG = ModelConfig(
-    vector_dim=6, vocab_size=40, width=16, layers=2, heads=2, limit=5, causal=True, mask_id=3, eos_id=2, bos_id=1
+    vector_dim=6, vocab_size=40, width=16, layers=2, heads=2, max_length=5, causal=True, mask_id=3, eos_id=2, bos_id=1
 )
 SHAPES = [(96, 96), (256, 64), (64, 256), (144, 48)]
 

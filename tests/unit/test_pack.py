@@ -43,15 +43,15 @@ def corpus(n: int, seed: int = 0) -> list[Row]:
     return [(f"{t} [MASK]" if k % 7 == 6 else t, f"s{k % 3}") for k, t in enumerate(texts)]
 
 
-def expected(rows: list[Row], limit: int) -> list[tuple[list[int], str]]:
+def expected(rows: list[Row], max_length: int) -> list[tuple[list[int], str]]:
     """(ids, source) of the texts that are kept."""
-    cut = TOKENIZER.truncate([text for text, _ in rows], limit)
+    cut = TOKENIZER.truncate([text for text, _ in rows], max_length)
     return [(c.ids, source) for c, (_, source) in zip(cut, rows, strict=True) if c is not None]
 
 
-def make(folder: Path, rows: list[Row], limit: int = 8, encoder: Encoder = HASHING, size: int = 10) -> Path:
+def make(folder: Path, rows: list[Row], max_length: int = 8, encoder: Encoder = HASHING, size: int = 10) -> Path:
     """A pack; with the encoder where it is no hashing one."""
-    write_pack(folder, rows, encoder, TOKENIZER, limit, encoder is not HASHING, size)
+    write_pack(folder, rows, encoder, TOKENIZER, max_length, encoder is not HASHING, size)
     return folder
 
 
@@ -67,11 +67,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("size", "limit"), [(10, 8), (64, 300), (1000, 8)])
-def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, limit: int) -> None:
+@pytest.mark.parametrize(("size", "max_length"), [(10, 8), (64, 300), (1000, 8)])
+def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, max_length: int) -> None:
     rows, seen = corpus(100), []
-    manifest = write_pack(tmp_path, iter(rows), HASHING, TOKENIZER, limit, False, size, progress=seen.append)
-    pack, want = read_pack(tmp_path), expected(rows, limit)
+    manifest = write_pack(tmp_path, iter(rows), HASHING, TOKENIZER, max_length, False, size, progress=seen.append)
+    pack, want = read_pack(tmp_path), expected(rows, max_length)
     assert texts_of(pack) == want
     assert seen[-1] == 100 and manifest.dropped == 100 - len(want)
     assert len(manifest.parts) == -(-len(want) // size)
@@ -79,7 +79,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, size: int, limit: int)
     assert kinds == (np.uint16, np.int64, np.int64, np.uint16, np.bool_)
     assert pack.tokens.tolist() == [token for ids, _ in want for token in ids]
     assert pack.lengths.tolist() == [len(ids) for ids, _ in want]
-    assert (pack.limit, pack.identity, pack.tokenizer.sha256) == (limit, HASHING.identity, TOKENIZER.sha256)
+    assert (pack.max_length, pack.identity, pack.tokenizer.sha256) == (max_length, HASHING.identity, TOKENIZER.sha256)
     assert manifest.sources == {s: sum(source == s for _, source in want) for s in ("s0", "s1", "s2")}
     rows_ = np.random.default_rng(1).permutation(np.r_[: len(want), :5])
     ids, lengths = pack.gather(rows_)
@@ -145,7 +145,7 @@ def test_several_folders_are_one_corpus(tmp_path: Path, bert: Encoder) -> None:
 
 
 def test_tokens_that_continue_a_word(tmp_path: Path) -> None:
-    pack = read_pack(make(tmp_path / "wordpiece", [("unbelievably, the cat", "s")], limit=32))
+    pack = read_pack(make(tmp_path / "wordpiece", [("unbelievably, the cat", "s")], max_length=32))
     tokens = TOKENIZER.tokens(pack.tokens)
     assert any(token.startswith("##") for token in tokens)
     assert [bool(pack.continues[i]) for i in pack.tokens] == [token.startswith("##") for token in tokens]
@@ -203,7 +203,7 @@ def test_other_texts_or_settings_do_not_resume(tmp_path: Path, bert: Encoder) ->
         ({"rows": swapped}, "part 0"),
         ({"rows": rows[:24]}, "part 2"),
         ({"rows": corpus(31)}, "finished pack of the first 30"),
-        ({"limit": 9}, "the limit 8, not 9"),
+        ({"max_length": 9}, "the limit 8, not 9"),
         ({"encoder": bert}, "the encoder's name 'hashing:16'"),
     ):
         with pytest.raises(DataError, match=message):
@@ -220,7 +220,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     tmp_path: Path, bert: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"limit is 63 tokens, the encoder .* reads 62"):
-        make(tmp_path / "p", corpus(9), limit=63, encoder=bert)
+        make(tmp_path / "p", corpus(9), max_length=63, encoder=bert)
     with pytest.raises(EncoderError, match="cannot run on token ids"):
         write_pack(tmp_path / "p", corpus(9), HASHING, TOKENIZER)
     assert not (tmp_path / "p").exists()
@@ -229,9 +229,9 @@ def test_bad_input_is_refused_before_anything_is_written(
     for out in (tmp_path / "notes", tmp_path / "notes" / "mine.txt"):
         with pytest.raises(DataError, match="holds something else"):
             make(out, corpus(9))
-    for limit, size in ((0, 10), (70_000, 10), (8, 0)):
+    for max_length, size in ((0, 10), (70_000, 10), (8, 0)):
         with pytest.raises(DataError, match="out of range"):
-            make(tmp_path / "p", corpus(9), limit, size=size)
+            make(tmp_path / "p", corpus(9), max_length, size=size)
     with pytest.raises(DataError, match="No text is left"):
         make(tmp_path / "p", [("[MASK]", "s")])
     make(tmp_path / "p", corpus(9))  # the folder is still good for other texts
@@ -245,7 +245,7 @@ def test_folders_that_do_not_go_together(tmp_path: Path, bert: Encoder) -> None:
     rows, known = corpus(20), make(tmp_path / "known", corpus(20))
     other = Tokenizer.from_json(TOKENIZER.to_json().replace("##ing", "##ung"))
     write_pack(tmp_path / "tokenizer", rows, HASHING, other, 8, False)
-    make(tmp_path / "limit", rows, limit=9)
+    make(tmp_path / "limit", rows, max_length=9)
     write_pack(tmp_path / "the encoder", rows, bert, TOKENIZER, 8, False)
     for name, message in (("tokenizer", ""), ("limit", r" \(8 and 9\)"), ("the encoder", "")):
         what = name if name.startswith("the") else f"the {name}"

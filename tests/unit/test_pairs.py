@@ -164,7 +164,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def maker() -> PairMaker:
-    base = tiny_denoiser(limit=LIMIT, token_prior=True)
+    base = tiny_denoiser(max_length=LIMIT, token_prior=True)
     base.token_prior.counts.fill_(50)
     return PairMaker(base, Words(), embed)  # type: ignore[arg-type]
 
@@ -247,4 +247,4 @@ def test_only_texts_of_the_fit_are_taken_out_of_the_class_means() -> None:
 
 def test_without_a_token_prior_no_mistakes_are_made() -> None:
     with pytest.raises(InputError, match=r"pairs\.mistakes = 0"):
-        Corruption.of(tiny_denoiser(limit=LIMIT), 0)
+        Corruption.of(tiny_denoiser(max_length=LIMIT), 0)

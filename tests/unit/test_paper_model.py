@@ -31,7 +31,7 @@ CONFIG = ModelConfig(
     width=32,
     layers=2,
     heads=4,
-    limit=LIMIT,
+    max_length=LIMIT,
     causal=True,
     backbone="paper",
     prefix_tokens=0,
@@ -93,7 +93,7 @@ def test_the_papers_network_has_78_million_parameters_without_its_vocabulary(dim
     recipe = Recipe.load(RECIPE)
     shape = {k: v for k, v in vars(recipe.model).items() if not k.startswith("init_")}
     with torch.device("meta"):
-        denoiser = Denoiser(ModelConfig(vector_dim=dim, vocab_size=50261, limit=recipe.data.limit, **shape))
+        denoiser = Denoiser(ModelConfig(vector_dim=dim, vocab_size=50261, max_length=recipe.data.max_length, **shape))
     counts = denoiser.parameter_counts()
     layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768
     maps = 4 * 768 * (768 + 1) + 4 * 768 * 2  # of the vector, of the time

@@ -42,7 +42,7 @@ def denoiser(parts: ClosedForm) -> Denoiser:
     config = ModelConfig(
         vector_dim=DIM,
         vocab_size=VOCABULARY,
-        limit=LIMIT,
+        max_length=LIMIT,
         width=8,
         layers=1,
         heads=2,

@@ -129,7 +129,7 @@ def inverter(tmp_path_factory: pytest.TempPathFactory) -> Inverter:
         width=16,
         layers=1,
         heads=2,
-        limit=8,
+        max_length=8,
         prefix_tokens=2,
         mask_id=tokenizer.mask_id,
         bos_id=tokenizer.bos_id,

@@ -62,12 +62,12 @@ def test_json_round_trip(minilm: Tokenizer) -> None:
     assert again.encode(REAL_LINES) == minilm.encode(REAL_LINES)
 
 
-@pytest.mark.parametrize("limit", [1, 5, 32])
-def test_truncated_text_is_what_is_encoded(minilm: Tokenizer, limit: int) -> None:
-    for text, cut in zip(REAL_LINES, minilm.truncate(REAL_LINES, limit), strict=True):
+@pytest.mark.parametrize("max_length", [1, 5, 32])
+def test_truncated_text_is_what_is_encoded(minilm: Tokenizer, max_length: int) -> None:
+    for text, cut in zip(REAL_LINES, minilm.truncate(REAL_LINES, max_length), strict=True):
         assert cut is not None
-        assert 0 < len(cut.ids) <= limit
-        assert cut.ids == minilm.encode([text])[0][:limit]
+        assert 0 < len(cut.ids) <= max_length
+        assert cut.ids == minilm.encode([text])[0][:max_length]
         assert minilm.encode([cut.text]) == [cut.ids]
 
 
@@ -113,11 +113,11 @@ def test_missing_special_tokens_get_ids_behind_the_vocabulary(byte_level: Tokeni
     assert byte_level.decode([byte_level.mask_id]) == ""
 
 
-@pytest.mark.parametrize("limit", [3, 10, 32])
-def test_byte_level_round_trip(byte_level: Tokenizer, limit: int) -> None:
-    for cut in byte_level.truncate(REAL_LINES, limit):
+@pytest.mark.parametrize("max_length", [3, 10, 32])
+def test_byte_level_round_trip(byte_level: Tokenizer, max_length: int) -> None:
+    for cut in byte_level.truncate(REAL_LINES, max_length):
         if cut is not None:  # a cut inside a character cannot be embedded
-            assert len(cut.ids) <= limit
+            assert len(cut.ids) <= max_length
             assert byte_level.encode([cut.text]) == [cut.ids]
             assert byte_level.detokenize(cut.ids) == cut.text
 

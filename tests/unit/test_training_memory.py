@@ -34,9 +34,9 @@ def test_more_than_there_is_is_refused_and_recognised() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_the_limit_is_gone_afterwards_and_a_lower_one_stays() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with limited_memory() as limit:
-        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == limit > 2**28
+    with limited_memory() as max_length:
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == max_length > 2**28
         with limited_memory() as inner:
-            assert inner <= limit
+            assert inner <= max_length
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert not out_of_memory(RuntimeError("shapes differ")) and out_of_memory(torch.OutOfMemoryError("x"))

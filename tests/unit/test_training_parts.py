@@ -22,7 +22,7 @@ from unembed.training.optimizers.ema import Ema
 from unembed.training.recipes.recipe import ObjectivePart, OptimizerPart
 
 CONFIG = ModelConfig(
-    vector_dim=6, vocab_size=40, width=16, layers=1, heads=2, limit=5, causal=True, mask_id=3, eos_id=2, bos_id=1
+    vector_dim=6, vocab_size=40, width=16, layers=1, heads=2, max_length=5, causal=True, mask_id=3, eos_id=2, bos_id=1
 )
 
 

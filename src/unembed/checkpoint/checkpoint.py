@@ -305,7 +305,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         places = None
         if POSITION_FILE in config["files"]:
             c = denoiser.config
-            places = read_position_prior(path / POSITION_FILE, c.limit, c.vector_dim, c.vocab_size).to(device)
+            places = read_position_prior(path / POSITION_FILE, c.max_length, c.vector_dim, c.vocab_size).to(device)
         return Checkpoint(
             path=path,
             denoiser=denoiser.to(device).eval(),

@@ -51,12 +51,12 @@ def write_position_prior(path: str | Path, prior: PositionPrior) -> None:
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, str(part))
 
 
-def read_position_prior(path: str | Path, limit: int, dim: int, vocab_size: int) -> PositionPrior:
+def read_position_prior(path: str | Path, max_length: int, dim: int, vocab_size: int) -> PositionPrior:
     """Read the file.
 
     Args:
         path: of the file.
-        limit: longest text of the checkpoint, in tokens.
+        max_length: longest text of the checkpoint, in tokens.
         dim: dimension d of its vectors.
         vocab_size: size V of its vocabulary.
 
@@ -66,14 +66,14 @@ def read_position_prior(path: str | Path, limit: int, dim: int, vocab_size: int)
     """
     stored = read_tensors(path, "Fetch the checkpoint again.")
     codes, basis, ids = stored["codes"], stored["basis"], stored["token_ids"].to(torch.int32)
-    fits = codes.dim() == 4 and codes.shape[:2] == (2, limit) and basis.shape == (dim, codes.shape[3])
+    fits = codes.dim() == 4 and codes.shape[:2] == (2, max_length) and basis.shape == (dim, codes.shape[3])
     if not fits or len(stored["log_frequency"]) != vocab_size or int(ids.max()) >= vocab_size or int(ids.min()) < 0:
         raise CheckpointError(
             f"{path} does not belong to this checkpoint: its shape is another.",
             "Fetch the checkpoint again, or remove the file from it with the entry in config.json.",
         )
     with Unfilled(stored, path):
-        prior = PositionPrior(limit, dim, vocab_size, codes.shape[2], codes.shape[3])
+        prior = PositionPrior(max_length, dim, vocab_size, codes.shape[2], codes.shape[3])
     state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     scale = state["scale"]
     half_square = 0.5 * (codes.float() ** 2).sum(3) * scale**2

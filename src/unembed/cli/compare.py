@@ -52,14 +52,14 @@ class Scores:
     def add(self, vectors: Any, found: Sequence[Recovery], originals: Sequence[Any]) -> None:
         """Add some rows; originals that are empty or hold unknown characters are left out of the scores."""
         texts = ["" if text is None else str(text) for text in originals]
-        tokenizer, limit = self._inverter.tokenizer, self._inverter.limit
-        cut = tokenizer.truncate(texts, limit)
+        tokenizer, max_length = self._inverter.tokenizer, self._inverter.max_length
+        cut = tokenizer.truncate(texts, max_length)
         for vector, recovery, reference, text in zip(vectors, found, cut, texts, strict=True):
             if reference is None:
                 self._dropped += 1
                 continue
             ids = list(reference.ids)
-            longer = len(ids) >= limit - 1 and len(tokenizer.encode([text])[0]) > limit
+            longer = len(ids) >= max_length - 1 and len(tokenizer.encode([text])[0]) > max_length
             (self._long if longer else self._whole).add(recovery, ids, vector)
             if recovery.misfit is not None:
                 self._misfit.add(recovery, ids, vector)
@@ -74,10 +74,10 @@ class Scores:
         if not count:
             note("No original can be compared: all are empty or hold unknown characters.", quiet)
             return
-        limit = self._inverter.limit
+        max_length = self._inverter.max_length
         parts = {
-            "scores": (self._whole, f"texts of at most {limit} tokens"),
-            "over_limit": (self._long, f"texts longer than {limit} tokens, against their first {limit}"),
+            "scores": (self._whole, f"texts of at most {max_length} tokens"),
+            "over_limit": (self._long, f"texts longer than {max_length} tokens, against their first {max_length}"),
             "misfits": (self._misfit, "rows above whose vectors do not fit the model"),
         }
         reports = {name: (self._report(group), len(group.refs), words) for name, (group, words) in parts.items()}

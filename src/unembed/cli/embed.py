@@ -40,7 +40,15 @@ OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 @click.option(
     "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
 )
-@click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
+@click.option(
+    "--max-length",
+    "--limit",
+    "max_length",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Longest text in tokens.",
+)
 @text_options
 @click.option("--id-column", metavar="NAME", help="With --out: the ids; default: a column named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="With --out: copy this column; may be repeated.")
@@ -61,7 +69,7 @@ def command(
     resume: bool,
     encoder: str,
     tokenizer: str,
-    limit: int,
+    max_length: int,
     column: str | None,
     source_column: str | None,
     exclude_source: tuple[str, ...],
@@ -145,19 +153,24 @@ def command(
                 bar.advance(count - done)
                 done = count
 
-            manifest = write_shards(shards, stream, model, tokens, limit, shard_size, dtype, advance)
+            manifest = write_shards(shards, stream, model, tokens, max_length, shard_size, dtype, advance)
             report = {"path": shards, "texts": manifest.n, "dropped": manifest.dropped, "shards": len(manifest.shards)}
         else:
             counter = {"rows": 0}
             reading = {"column": column, "source_column": source_column, "exclude_source": exclude_source}
             others = {"id_column": id_column, "keep": names, "vectors": model.identity.to_dict()}
             known = {key: getattr(model.identity, key) for key in ("name", "revision", "prompt", "dimension")}
-            made = {"encoder": known, "tokenizer": tokens.sha256, "limit": limit, "precision": options["precision"]}
+            made = {
+                "encoder": known,
+                "tokenizer": tokens.sha256,
+                "limit": max_length,
+                "precision": options["precision"],
+            }
             settings = {"texts": texts, **reading, **others, "limit_rows": limit_rows, **made}
             finish = partial(_assemble, str(out), counter)
             with Chunks(str(out), settings, finish, same={"vectors": _same_vectors}) as chunks:
                 records = itertools.starmap(Record, stream)
-                _fill(chunks, records, model, tokens, limit, list(names.values()), bar.advance)
+                _fill(chunks, records, model, tokens, max_length, list(names.values()), bar.advance)
                 chunks.finish()
             report = {"path": out, "texts": counter["rows"], "dropped": chunks.done - counter["rows"]}
     usage = model.usage if isinstance(model, HttpEncoder) else None
@@ -165,7 +178,7 @@ def command(
         note(f"{model.name}: {usage}.", quiet)
     if as_json:
         report = report if usage is None else {**report, "usage": usage.to_dict()}
-        show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": limit})
+        show_json({**report, "encoder": model.name, "dimension": model.dimension, "limit": max_length})
     else:
         note(f"{report['texts']} texts in {report['path']}; {report['dropped']} were dropped.", quiet)
 
@@ -198,7 +211,7 @@ def _fill(
     stream: Iterator[Record],
     encoder: Encoder,
     tokenizer: Tokenizer,
-    limit: int,
+    max_length: int,
     kept: list[str],
     advance: Callable[[int], None],
 ) -> None:
@@ -207,7 +220,7 @@ def _fill(
     Args:
         chunks: of the output.
         stream: all texts; those without an id get their number.
-        encoder, tokenizer, limit: what makes vectors of them.
+        encoder, tokenizer, max_length: what makes vectors of them.
         kept: names of their columns in the output.
         advance: called with the number of texts that are done.
     """
@@ -220,7 +233,7 @@ def _fill(
         advance(1)
     chunks.compare()
     while part := list(itertools.islice(stream, CHUNK)):
-        cut = tokenizer.truncate([record.text for record in part], limit)
+        cut = tokenizer.truncate([record.text for record in part], max_length)
         used = [(row, found.text) for row, found in enumerate(cut) if found is not None]
         vectors: Any = np.asarray(encoder.encode([text for _, text in used]), dtype="<f4") if used else []
         rows = [

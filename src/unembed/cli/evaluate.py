@@ -170,7 +170,7 @@ def load_set(
         return EvaluationSet.from_rows(name or Path(data).name, open_shards(data, inverter), count, seed)
     at: str | int | None = int(column) if column is not None and column.lstrip("-").isdigit() else column
     texts, total = _draw((text for text, _ in read_texts(data, at)), count, seed)
-    cut = [part for part in inverter.tokenizer.truncate(texts, inverter.limit) if part is not None]
+    cut = [part for part in inverter.tokenizer.truncate(texts, inverter.max_length) if part is not None]
     if not cut:
         raise DataError(f"No text of {data} can be embedded.", "Give texts in the language of the encoder.")
     stem = Path(data).name.removesuffix(".zst")

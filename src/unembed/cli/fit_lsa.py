@@ -13,7 +13,15 @@ from unembed.cli.options import as_column, output_options
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
 @click.option("--out", "-o", required=True, metavar="FOLDER", help="Where the encoder is written.")
 @click.option("--dimensions", type=click.IntRange(2), default=512, show_default=True, help="Length of a vector.")
-@click.option("--limit", type=click.IntRange(1), default=32, show_default=True, help="Longest text in tokens.")
+@click.option(
+    "--max-length",
+    "--limit",
+    "max_length",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Longest text in tokens.",
+)
 @click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
 @click.option("--exclude-source", multiple=True, metavar="NAME", help="Leave out the texts of a source; repeatable.")
 @click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
@@ -23,7 +31,7 @@ def command(
     texts: tuple[str, ...],
     out: str,
     dimensions: int,
-    limit: int,
+    max_length: int,
     column: str | None,
     exclude_source: tuple[str, ...],
     limit_rows: int | None,
@@ -54,7 +62,7 @@ def command(
     cut = (
         part.text
         for chunk in iter(lambda: list(itertools.islice(stream, 4096)), [])
-        for part in tokenizer.truncate(chunk, limit)
+        for part in tokenizer.truncate(chunk, max_length)
         if part is not None
     )
     with progress("Reading", limit_rows, quiet) as bar:

@@ -19,7 +19,15 @@ from unembed.errors import InputError
     "--out", "-o", required=True, metavar="FOLDER", help="Where the pack is written; goes on where it stopped."
 )
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Name or folder of a BERT.")
-@click.option("--limit", type=click.IntRange(1, 65535), default=32, show_default=True, help="Longest text in tokens.")
+@click.option(
+    "--max-length",
+    "--limit",
+    "max_length",
+    type=click.IntRange(1, 65535),
+    default=32,
+    show_default=True,
+    help="Longest text in tokens.",
+)
 @text_options
 @click.option("--max-texts", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
 @click.option("--no-encoder", is_flag=True, help="Leave out the encoder, of which one of several packs is enough.")
@@ -29,7 +37,7 @@ def command(
     texts: tuple[str, ...],
     out: str,
     encoder: str,
-    limit: int,
+    max_length: int,
     column: str | None,
     source_column: str | None,
     exclude_source: tuple[str, ...],
@@ -81,7 +89,7 @@ def command(
             bar.advance(count - done)
             done = count
 
-        manifest = write_pack(out, stream, model, tokenizer, limit, not no_encoder, progress=advance)
+        manifest = write_pack(out, stream, model, tokenizer, max_length, not no_encoder, progress=advance)
     size, seconds = sum(path.stat().st_size for path in Path(out).iterdir()), time.monotonic() - began
     if as_json:
         show_json(
@@ -95,7 +103,7 @@ def command(
                 "bytes": size,
                 "seconds": round(seconds, 2),
                 "encoder": model.name if manifest.encoder is not None else None,
-                "limit": limit,
+                "limit": max_length,
                 "fingerprint": manifest.fingerprint,
             }
         )

@@ -206,7 +206,7 @@ def _languages(
     sets: dict[str, EvaluationSet] = {}
     for language, lines in sorted(by_language.items()):
         chosen = [lines[i] for i in seeded_subset(len(lines), count, seed)]
-        cut = [part for part in inverter.tokenizer.truncate(chosen, inverter.limit) if part is not None]
+        cut = [part for part in inverter.tokenizer.truncate(chosen, inverter.max_length) if part is not None]
         if cut:
             vectors = inverter.encoder.encode([part.text for part in cut])
             title = f"{Path(texts).name} {language}"

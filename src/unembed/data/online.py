@@ -55,7 +55,7 @@ class OnlineBatches:
         texts: called once an epoch; yields (text, source) in an order of its own, the same every time.
         encoder: embeds the truncated texts.
         tokenizer: the encoder's own.
-        limit: greatest number of tokens.
+        max_length: greatest number of tokens.
         batch_size: texts a batch; the last one of a pool may be smaller.
         seed: fixes shuffling and changes.
         augmentation: how often texts are changed; None: never.
@@ -70,21 +70,21 @@ class OnlineBatches:
         texts: Callable[[], Iterable[tuple[str, str]]],
         encoder: Encoder,
         tokenizer: Tokenizer,
-        limit: int = 32,
+        max_length: int = 32,
         batch_size: int = 256,
         seed: int = 0,
         augmentation: Augmentation | None = None,
         pool: int = 32768,
     ) -> None:
         """Keep the settings; nothing is read yet."""
-        if min(limit, batch_size, pool) < 1:
+        if min(max_length, batch_size, pool) < 1:
             raise DataError(
-                f"Limit {limit}, batch size {batch_size} or pool {pool} is below 1.", "Choose positive numbers."
+                f"Limit {max_length}, batch size {batch_size} or pool {pool} is below 1.", "Choose positive numbers."
             )
         self.texts = texts
         self.encoder = encoder
         self.tokenizer = tokenizer
-        self.limit = limit
+        self.max_length = max_length
         self.batch_size = batch_size
         self.seed = seed
         self.augmentation = augmentation or Augmentation(0, 0, 0)
@@ -127,7 +127,7 @@ class OnlineBatches:
         order = rng.permutation(n)
         joined, cropped, shortened = (rng.random(n) < p for p in (change.join, change.crop, change.truncate))
         where = rng.random((n, 2))
-        limits = np.where(shortened, rng.integers(1, self.limit + 1, n), self.limit)
+        limits = np.where(shortened, rng.integers(1, self.max_length + 1, n), self.max_length)
         drawn = []
         for k in range(n):
             text = texts[order[k]]
@@ -137,9 +137,9 @@ class OnlineBatches:
                 text = crop(text, *where[k])
             drawn.append(text)
         kept: dict[int, Truncated] = {}
-        for limit in np.unique(limits):
-            rows = np.flatnonzero(limits == limit)
-            cut = self.tokenizer.truncate([drawn[k] for k in rows], int(limit))
+        for max_length in np.unique(limits):
+            rows = np.flatnonzero(limits == max_length)
+            cut = self.tokenizer.truncate([drawn[k] for k in rows], int(max_length))
             kept.update({int(k): c for k, c in zip(rows, cut, strict=True) if c is not None})
         return [kept[k] for k in sorted(kept)]
 

@@ -51,13 +51,13 @@ class Pack:
 
     Attributes:
         tokens: (T,) uint16 or int32, ids of all texts, one after the other.
-        lengths: (N,) int64, tokens of each text, 1 to `limit`.
+        lengths: (N,) int64, tokens of each text, 1 to `max_length`.
         starts: (N,) int64, where each text begins in `tokens`.
         sources: (N,) uint16, index into `source_names`.
         source_names: the sources of all folders.
         tokenizer: of the ids.
         identity: of the encoder.
-        limit: greatest number of tokens of a text.
+        max_length: greatest number of tokens of a text.
         fingerprints: a digest of the content of each folder, in the order in which they were given.
         parts_of: (N,) int16, the folder of each text.
         continues: (V,) bool, tokens that continue the word of the token before them, so that a crop should not begin
@@ -71,7 +71,7 @@ class Pack:
     source_names: list[str]
     tokenizer: Tokenizer
     identity: EncoderIdentity
-    limit: int
+    max_length: int
     fingerprints: tuple[str, ...]
     parts_of: np.ndarray
     continues: np.ndarray
@@ -244,7 +244,7 @@ def _joined(
         source_names=list(names),
         tokenizer=tokenizer,
         identity=identity,
-        limit=first.limit,
+        max_length=first.limit,
         fingerprints=tuple(manifest.fingerprint for manifest in manifests),
         parts_of=parts_of,
         continues=_continues(tokenizer),

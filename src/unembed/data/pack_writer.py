@@ -50,7 +50,7 @@ def write_pack(
     texts: Iterable[tuple[str, str]],
     encoder: Encoder,
     tokenizer: Tokenizer,
-    limit: int = 32,
+    max_length: int = 32,
     with_encoder: bool = True,
     part_size: int = PART_SIZE,
     progress: Callable[[int], None] | None = None,
@@ -62,7 +62,7 @@ def write_pack(
         texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one.
         encoder: whose vectors the texts will get.
         tokenizer: the encoder's own.
-        limit: greatest number of tokens of a text.
+        max_length: greatest number of tokens of a text.
         with_encoder: write the encoder too; it must be a BERT (`BertOnIds.from_encoder`).
         part_size: texts a part; also bounds the memory.
         progress: called with the number of texts read so far, after each chunk.
@@ -76,10 +76,10 @@ def write_pack(
         EncoderError: the encoder is no BERT, and `with_encoder`.
         InputError: another call is writing into the folder.
     """
-    if not 1 <= limit <= 65535 or part_size < 1:
-        raise DataError(f"Limit {limit} or part size {part_size} is out of range.", "Choose positive numbers.")
+    if not 1 <= max_length <= 65535 or part_size < 1:
+        raise DataError(f"Limit {max_length} or part size {part_size} is out of range.", "Choose positive numbers.")
     folder = Path(out)
-    fresh = PackManifest(encoder.identity.to_dict(), tokenizer.sha256, limit, tokenizer.size)
+    fresh = PackManifest(encoder.identity.to_dict(), tokenizer.sha256, max_length, tokenizer.size)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} holds something else than a pack.", "Choose a folder that is empty or absent.")
     with unless_refused(folder), Lock(make_folder(folder, private=True) / LOCK, folder):
@@ -100,7 +100,7 @@ def _fill(
     from unembed.encoders.bert import BertOnIds
 
     manifest, finished = _open(folder, fresh, with_encoder)
-    limit = fresh.limit
+    max_length = fresh.limit
     stream, read = iter(texts), 0
     for k, part in enumerate(manifest.parts):
         skip_texts(stream, part.read, part.digest, f"part {k} of {folder}")
@@ -117,9 +117,9 @@ def _fill(
         return manifest
     if not manifest.parts:
         network = BertOnIds.from_encoder(encoder) if with_encoder else None  # refused before anything is written
-        if network is not None and limit > network.longest:
+        if network is not None and max_length > network.longest:
             raise DataError(
-                f"The limit is {limit} tokens, the encoder {encoder.name!r} reads {network.longest}.",
+                f"The limit is {max_length} tokens, the encoder {encoder.name!r} reads {network.longest}.",
                 "Choose a lower limit.",
             )
         head = list(itertools.islice(stream, 1))  # a missing file of texts is found here

@@ -48,7 +48,7 @@ class ShardWriter:
         out: the folder; made where absent.
         identity: the encoder of the vectors.
         tokenizer: the tokenizer of the tokens.
-        limit: greatest number of tokens of a text.
+        max_length: greatest number of tokens of a text.
         shard_size: texts of a whole shard.
         dtype: "float16" or "float32".
 
@@ -61,20 +61,22 @@ class ShardWriter:
         out: str | Path,
         identity: EncoderIdentity,
         tokenizer: Tokenizer,
-        limit: int = 32,
+        max_length: int = 32,
         shard_size: int = 65536,
         dtype: str = "float16",
     ) -> None:
         """Open the folder, or go on with the shards that it holds."""
         if dtype not in ("float16", "float32"):
             raise DataError(f"Vectors cannot be kept as {dtype!r}.", "Choose float16 or float32.")
-        if not 1 <= limit <= 65535 or shard_size < 1:
-            raise DataError(f"Limit {limit} or shard size {shard_size} is out of range.", "Choose positive numbers.")
+        if not 1 <= max_length <= 65535 or shard_size < 1:
+            raise DataError(
+                f"Limit {max_length} or shard size {shard_size} is out of range.", "Choose positive numbers."
+            )
         self.folder = Path(out)
         fresh = Manifest(
             identity=identity.to_dict(),
             tokenizer_sha256=tokenizer.sha256,
-            limit=limit,
+            limit=max_length,
             vocabulary=tokenizer.size,
             pad_id=tokenizer.pad_id,
             dtype=dtype,
@@ -181,7 +183,7 @@ def write_shards(
     texts: Iterable[tuple[str, str]],
     encoder: Encoder,
     tokenizer: Tokenizer,
-    limit: int = 32,
+    max_length: int = 32,
     shard_size: int = 65536,
     dtype: str = "float16",
     progress: Callable[[int], None] | None = None,
@@ -194,7 +196,7 @@ def write_shards(
             `DatasetStream` goes on there at once, anything else is read again from its beginning and compared.
         encoder: embeds the truncated texts.
         tokenizer: the encoder's own.
-        limit: greatest number of tokens of a text.
+        max_length: greatest number of tokens of a text.
         shard_size: texts a shard; also bounds the memory (float16, 384 dimensions: 53 MB for 65,536).
         dtype: of the vectors on disk.
         progress: called with the number of texts kept so far, after each chunk.
@@ -208,7 +210,7 @@ def write_shards(
         InputError: another call is writing into the folder.
     """
     with Lock(make_folder(out, private=True) / LOCK, out):
-        writer = ShardWriter(out, encoder.identity, tokenizer, limit, shard_size, dtype)
+        writer = ShardWriter(out, encoder.identity, tokenizer, max_length, shard_size, dtype)
         return _fill(writer, texts, encoder, tokenizer, progress)
 
 
@@ -223,7 +225,7 @@ def _fill(
     import numpy as np
 
     manifest = writer.manifest
-    limit, shard_size, dtype = manifest.limit, manifest.shard_size, manifest.dtype
+    max_length, shard_size, dtype = manifest.limit, manifest.shard_size, manifest.dtype
     verify_shards(writer.folder, manifest)
     at_once = isinstance(texts, DatasetStream) and _restore(texts, writer)
     stream = iter(texts)
@@ -237,7 +239,7 @@ def _fill(
         piece = Piece(len(manifest.shards), shard_size, encoder.dimension, dtype)
         piece.take(writer.folder, stream)
         try:
-            piece.fill(stream, encoder, tokenizer, limit, lambda count: tell(manifest.n + count))
+            piece.fill(stream, encoder, tokenizer, max_length, lambda count: tell(manifest.n + count))
         except BaseException:
             piece.keep(writer.folder)
             raise

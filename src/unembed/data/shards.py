@@ -34,7 +34,7 @@ class ShardDataset:
     Attributes:
         manifest: what the folder holds.
         identity: the encoder that made the vectors.
-        limit: greatest number of tokens of a text.
+        max_length: greatest number of tokens of a text.
         lengths: (n,) uint8 or uint16, tokens of each text.
 
     Raises:
@@ -50,7 +50,7 @@ class ShardDataset:
         if not self.manifest.shards:
             raise DataError(f"{self.path} holds no whole shard.", "Go on embedding with `unembed embed`.")
         self.identity = EncoderIdentity.from_dict(self.manifest.identity)
-        self.limit = self.manifest.limit
+        self.max_length = self.manifest.limit
         self._parts: list[dict[str, np.ndarray]] = []
         self._starts: list[np.ndarray] = []
         for k, entry in enumerate(self.manifest.shards):

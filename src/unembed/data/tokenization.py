@@ -173,29 +173,29 @@ class Tokenizer:
             return self.decode(ids)
         return join_words(self.decode(ids).split())
 
-    def truncate(self, texts: Sequence[str], limit: int) -> list[Truncated | None]:
-        """Cut each text to `limit` tokens and decode it back.
+    def truncate(self, texts: Sequence[str], max_length: int) -> list[Truncated | None]:
+        """Cut each text to `max_length` tokens and decode it back.
 
         Args:
             texts: texts of any length.
-            limit: greatest number of content tokens, at least 1.
+            max_length: greatest number of content tokens, at least 1.
 
         Returns:
             One entry a text, None where the text is empty, not valid Unicode, or contains special or unknown ids.
             For the others `encode([entry.text])[0] == entry.ids` holds.
         """
-        if limit < 1:
-            raise InputError(f"The limit is {limit}.", "Choose at least 1 token.")
+        if max_length < 1:
+            raise InputError(f"The limit is {max_length}.", "Choose at least 1 token.")
         result: list[Truncated | None] = [None] * len(texts)
         rows = [k for k, text in enumerate(texts) if _is_text(text)]
-        cut = [ids[:limit] for ids in self.encode([texts[k] for k in rows])]
+        cut = [ids[:max_length] for ids in self.encode([texts[k] for k in rows])]
         for _ in range(3):  # a cut inside a word may tokenise anew; it settles at once for WordPiece
             kept = [(k, ids) for k, ids in zip(rows, cut, strict=True) if ids and self._banned.isdisjoint(ids)]
             decoded = [self._whole(ids, texts[k]) for k, ids in kept]
             again = self.encode(decoded)
             rows, cut = [], []
             for (k, ids), text, ids_again in zip(kept, decoded, again, strict=True):
-                if len(ids_again) <= limit:
+                if len(ids_again) <= max_length:
                     if ids_again and self._banned.isdisjoint(ids_again):
                         result[k] = Truncated(ids_again, text)
                 else:
@@ -225,20 +225,20 @@ def _of_the_library(what: str) -> Iterator[None]:
         raise DataError(f"{what} ({said}).", "Use a tokenizer.json file of a model that you know.") from error
 
 
-def cut_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int, encoder: str) -> list[str]:
+def cut_texts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, encoder: str) -> list[str]:
     """Cut texts to what is embedded of them.
 
     Args:
         tokenizer: of the encoder.
         texts: any strings.
-        limit: tokens.
+        max_length: tokens.
         encoder: its name, for messages.
 
     Raises:
         InputError: a text is empty or holds characters that the tokenizer does not know.
     """
     out = []
-    for row, part in enumerate(tokenizer.truncate(texts, limit)):
+    for row, part in enumerate(tokenizer.truncate(texts, max_length)):
         if part is None:
             raise InputError(
                 f"Text {row} is empty or holds characters that {encoder} does not know.", "Remove or change it."

@@ -61,7 +61,7 @@ class Piece:
         stream: Iterator[tuple[str, str]],
         encoder: Encoder,
         tokenizer: Tokenizer,
-        limit: int,
+        max_length: int,
         progress: Callable[[int], None],
     ) -> None:
         """Read and embed texts until the shard is whole or none is left; `progress` gets the number kept."""
@@ -71,7 +71,7 @@ class Piece:
             chunk = list(itertools.islice(stream, min(_CHUNK, self.size - len(self.ids))))
             if not chunk:
                 return
-            cut = tokenizer.truncate([text for text, _ in chunk], limit)
+            cut = tokenizer.truncate([text for text, _ in chunk], max_length)
             kept = [(c, source) for c, (_, source) in zip(cut, chunk, strict=True) if c is not None]
             begin = len(self.ids)
             if kept:

@@ -177,11 +177,11 @@ def empty_canvas(
     known = torch.zeros_like(inside)
     closed = torch.zeros_like(inside)
     if rules is not None:
-        more = c.canvas_length - c.limit
+        more = c.canvas_length - c.max_length
         tokens = torch.nn.functional.pad(rules.given, (0, more), value=-1)[text]
         if c.canvas == "eos":  # what is longer than allowed is end
             past = torch.arange(c.canvas_length, device=device) >= rules.most.unsqueeze(1)
-            tokens = tokens.masked_fill((past & (rules.most < c.limit).unsqueeze(1))[text], c.eos_id)
+            tokens = tokens.masked_fill((past & (rules.most < c.max_length).unsqueeze(1))[text], c.eos_id)
         known = (tokens >= 0) & inside
         ids = torch.where(known, tokens, ids)
         closed = torch.nn.functional.pad(rules.closed, (0, more))[text]
@@ -239,7 +239,7 @@ def open_canvases(
         log_probs = denoiser.length_log_probs(vectors)
         if rules is not None:
             log_probs = log_probs.masked_fill(~rules.lengths(), -torch.inf)
-        prior, index = log_probs.topk(min(config.lengths, c.limit), dim=1)
+        prior, index = log_probs.topk(min(config.lengths, c.max_length), dim=1)
         options = index + 1
     owner, option = prior.isfinite().nonzero(as_tuple=True)  # impossible lengths come last, so numbers have no gaps
     text = owner.repeat_interleave(config.samples)
@@ -255,18 +255,18 @@ def check_lengths(denoiser: Denoiser, known_lengths: Tensor, rules: Rules | None
     """Refuse known lengths that cannot be used.
 
     Raises:
-        InputError: the canvas learns the end itself, a length outside 1..limit, or one that cannot hold what the text
+        InputError: the canvas learns the end itself, a length outside 1..max_length, or one too short for what the text
             must.
     """
     c = denoiser.config
     if c.canvas == "eos":
         raise InputError("This checkpoint decides the end of a text itself.", "Leave the known lengths out.")
-    outside = (known_lengths < 1) | (known_lengths > c.limit)
+    outside = (known_lengths < 1) | (known_lengths > c.max_length)
     if rules is not None and not bool(outside.any()):
         outside = ~rules.lengths().gather(1, known_lengths.unsqueeze(1) - 1).squeeze(1)
     if bool(outside.any()):
         raise InputError(
-            f"A known length is outside 1 to {c.limit}, or shorter than the given tokens or other constraints allow.",
+            f"A known length is outside 1 to {c.max_length}, or shorter than given tokens or other constraints allow.",
             "Pass the true number of tokens of each text.",
         )
 
@@ -278,10 +278,10 @@ def check_given(denoiser: Denoiser, given: Tensor, texts: int) -> None:
         InputError: wrong shape, an id outside the vocabulary, or a special id.
     """
     c = denoiser.config
-    if given.dim() != 2 or given.shape[0] != texts or given.shape[1] > c.limit:
+    if given.dim() != 2 or given.shape[0] != texts or given.shape[1] > c.max_length:
         raise InputError(
             f"Given tokens have shape {tuple(given.shape)} for {texts} vectors.",
-            f"Pass one row of at most {c.limit} token ids for each vector, -1 where the token is unknown.",
+            f"Pass one row of at most {c.max_length} token ids for each vector, -1 where the token is unknown.",
         )
     known = given[given >= 0]
     if bool((known >= c.vocab_size).any()) or bool(denoiser.banned[known.clamp_max(c.vocab_size - 1)].any()):

@@ -31,13 +31,13 @@ def one_form(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules 
     """Check the constraints of a call and bring them into one form."""
     c = denoiser.config
     if rules is not None:
-        if given is not None or len(rules) != texts or rules.given.shape[1] != c.limit:
+        if given is not None or len(rules) != texts or rules.given.shape[1] != c.max_length:
             raise InputError(
                 f"Rules for {len(rules)} texts of {rules.given.shape[1]} tokens do not fit {texts} vectors.",
-                f"Pass rules of one text a vector and {c.limit} tokens, without given tokens beside them.",
+                f"Pass rules of one text a vector and {c.max_length} tokens, without given tokens beside them.",
             )
         return rules
     if given is None:
         return None
     check_given(denoiser, given, texts)
-    return Rules.of_given(given, c.limit, c.vocab_size)
+    return Rules.of_given(given, c.max_length, c.vocab_size)

@@ -93,9 +93,9 @@ class Decoder:
         return self._checkpoint.recipe
 
     @property
-    def limit(self) -> int:
+    def max_length(self) -> int:
         """Longest text in tokens."""
-        return self.denoiser.config.limit
+        return self.denoiser.config.max_length
 
     @property
     def dimension(self) -> int:
@@ -268,7 +268,7 @@ class Decoder:
     def _rules(self, constraints: Constraints, rows: int) -> Rules | None:
         if not constraints:
             return None
-        return constraints.compile(self.tokenizer, rows, self.limit, self._lexicon)
+        return constraints.compile(self.tokenizer, rows, self.max_length, self._lexicon)
 
     def _drafts(
         self,

@@ -70,7 +70,7 @@ def fit_student(file: StudentFile | None, checkpoint: Checkpoint) -> StudentFile
         return None
     base, own = checkpoint.denoiser.config, file.student.config
     wanted = (base.vector_dim, base.embedding_dim or base.width)
-    if (own.vector_dim, own.embedding_dim) != wanted or own.limit < base.limit:
+    if (own.vector_dim, own.embedding_dim) != wanted or own.limit < base.max_length:
         raise CheckpointError(f"The student in {checkpoint.path} belongs to another network.", REPAIR)
     return file
 

@@ -83,10 +83,10 @@ def vector_rows(vectors: Any, dimension: int, encoder: str, normalised: bool = F
 
 
 def given_tokens(given: Any, rows: int) -> torch.Tensor:
-    """Turn known tokens into int64 (rows, up to limit), -1 where a token is unknown.
+    """Turn known tokens into int64 (rows, up to max_length), -1 where a token is unknown.
 
     Args:
-        given: array or nested list of whole numbers, (rows, up to limit), or one row where `rows` is 1.
+        given: array or nested list of whole numbers, (rows, up to max_length), or one row where `rows` is 1.
         rows: number of vectors.
 
     Raises:

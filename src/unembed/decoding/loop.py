@@ -241,7 +241,7 @@ def decode(
         vectors: (B, d) raw encoder vectors; all B are decoded in one batch.
         config: strategy and options.
         generator: draws the seed instead of `config.seed`.
-        given: (B, up to limit) int64 known token ids, -1 where unknown; they are never changed.
+        given: (B, up to max_length) int64 known token ids, -1 where unknown; they are never changed.
         rules: constraints (`Constraints.compile`), instead of `given`.
         known_lengths: (B,) int64 true lengths, where they are known; canvas "length" only; causal strategies
             decide the end themselves and do not use them.

@@ -71,7 +71,7 @@ class PriorReader:
     Args:
         whitening: of the vectors.
         token_prior: which tokens occur.
-        length_log_probs: raw vectors (B, d) -> log p(n | vector) (B, limit).
+        length_log_probs: raw vectors (B, d) -> log p(n | vector) (B, max_length).
         position_prior: which tokens stand where, or None.
         banned: (V,) bool, ids that are never output.
 
@@ -142,8 +142,8 @@ class PriorReader:
         Args:
             vectors: (B, d) as the encoder made them.
             lengths: (B,) where they are known; otherwise the likeliest ones.
-            given: (B, up to limit) token ids that are known, -1 where not.
-            allowed: (B, limit) bool, which of the lengths 1, 2, ..., limit may be chosen; None for all.
+            given: (B, up to max_length) token ids that are known, -1 where not.
+            allowed: (B, max_length) bool, which of the lengths 1, 2, ..., max_length may be chosen; None for all.
         """
         rows, device = len(vectors), vectors.device
         log_length = torch.zeros(rows, device=device)
@@ -279,11 +279,11 @@ class _Places:
         self.half = pad(prior.half_square * prior.weight, (0, 1))
         column = torch.full((prior.vocab_size,), -1, dtype=torch.long, device=tokens.device)
         column[tokens] = torch.arange(len(tokens), device=tokens.device)
-        shape = (2, prior.limit, len(tokens))
+        shape = (2, prior.max_length, len(tokens))
         self.classes = torch.full(shape, prior.tokens, dtype=torch.long, device=tokens.device)
         self.frequency = (prior.log_frequency[tokens] + prior.rest[..., None]).contiguous()
         for side in range(2):
-            for place in range(prior.limit):
+            for place in range(prior.max_length):
                 mine = column[prior.token_ids[side, place].long()]
                 kept = (mine >= 0).nonzero()[:, 0]
                 self.classes[side, place, mine[kept]] = kept

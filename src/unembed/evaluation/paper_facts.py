@@ -51,7 +51,7 @@ HYPER_PARAMETERS: dict[str, Any] = {
     "model.heads": 12,
     "model.mlp": 3072,
     "model.dropout": 0.1,
-    "data.limit": 32,
+    "data.max_length": 32,
     "data.batch_size": 400,
     "objective.schedule": "exp(-5t)",
     "optimizer.lr": 1e-4,

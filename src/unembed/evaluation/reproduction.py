@@ -120,7 +120,7 @@ class Reproduction:
             "encoder": inverter.identity.name,
             "dimension": config.vector_dim,
             "vocabulary": config.vocab_size,
-            "limit": config.limit,
+            "limit": config.max_length,
             "config": config.to_dict(),
             "parameters": inverter.denoiser.parameter_counts(),
             "steps": notes.get("steps"),
@@ -263,7 +263,9 @@ def _examples(run: Reproduction, name: str, subject: Subject, texts: Sequence[st
         found = inverter.invert_strings(list(texts), seed=run.seed, **options)
         again = inverter.encoder.encode([r.text for r in found])
         cosine = row_cosine(again, inverter.encoder.encode([r.original or "" for r in found]))
-        references = [part.ids if part else () for part in inverter.tokenizer.truncate(list(texts), inverter.limit)]
+        references = [
+            part.ids if part else () for part in inverter.tokenizer.truncate(list(texts), inverter.max_length)
+        ]
         f1 = id_statistics([r.token_ids for r in found], references)["token_f1"].per_text
         rows = [
             {

@@ -24,7 +24,9 @@ _BOUNDS = {
     "prefix_tokens": (0, 256),
     "dropout": (0, 0.99),
 }
-_SIZES = {"vector_dim": MOST_DIMENSIONS, "vocab_size": 1 << 21, "limit": 65_536}
+_NAMES_IN_FILES = {"limit": "max_length"}
+"""Keys that checkpoints hold under another name."""
+_SIZES = {"vector_dim": MOST_DIMENSIONS, "vocab_size": 1 << 21, "max_length": 65_536}
 _REMOVED = {"position_prior": False, "candidates": 0}
 """Keys of older checkpoints that are gone, and the value that a network without their parts has (docs/log.md)."""
 
@@ -42,7 +44,7 @@ class Shape:
         heads: attention heads.
         mlp: hidden width of each MLP; 0 means 4 width.
         embedding_dim: width of the tied token embedding; 0 means `width`.
-        canvas: "length" (exactly n positions, n from the length head) or "eos" (limit + 1 positions, the end learnt).
+        canvas: "length" (exactly n positions, n from the length head) or "eos" (max_length + 1, the end learnt).
         adaln: "full" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
         adaln_rank: inner dimension of the factored modulation.
         prefix_tokens: memory rows made from the vector.
@@ -138,7 +140,7 @@ class ModelConfig(Shape):
     Attributes:
         vector_dim: dimension d of the vectors.
         vocab_size: size V of the vocabulary.
-        limit: longest text in tokens.
+        max_length: longest text in tokens.
         causal: trained with causal rows too, so that it can draft left to right.
         null_vector: trained with vectors dropped, so that guidance has a learnt vector that says nothing (2207.12598).
         schedule: the noise schedule of training, by which a share of masks is read as a time.
@@ -147,7 +149,7 @@ class ModelConfig(Shape):
 
     vector_dim: int
     vocab_size: int
-    limit: int = 32
+    max_length: int = 32
     causal: bool = False
     null_vector: bool = False
     schedule: str = "linear"
@@ -172,7 +174,7 @@ class ModelConfig(Shape):
     @property
     def canvas_length(self) -> int:
         """Positions of the longest canvas."""
-        return self.limit + (self.canvas == "eos")
+        return self.max_length + (self.canvas == "eos")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -181,6 +183,7 @@ class ModelConfig(Shape):
         Raises:
             CheckpointError: a part that is gone, a key that this version does not know, or one that is missing.
         """
+        values = {_NAMES_IN_FILES.get(name, name): value for name, value in values.items()}
         try:
             _SCHEMA(values, "denoiser")
         except SchemaError as error:
@@ -200,7 +203,8 @@ class ModelConfig(Shape):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        stored = {name: key for key, name in _NAMES_IN_FILES.items()}
+        return {stored.get(name, name): value for name, value in asdict(self).items()}
 
 
 def _gone(name: str, value: Any) -> CheckpointError:

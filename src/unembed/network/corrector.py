@@ -103,8 +103,8 @@ class Corrector(nn.Module):
         width = c.width
         self.mix = nn.Linear(3 * width, width)
         self.features = nn.Linear(_FEATURES, width)
-        self.from_start = nn.Embedding(c.limit + 2, width)
-        self.from_end = nn.Embedding(c.limit + 2, width)
+        self.from_start = nn.Embedding(c.max_length + 2, width)
+        self.from_end = nn.Embedding(c.max_length + 2, width)
         for table in (self.from_start, self.from_end):
             nn.init.normal_(table.weight, std=0.1)
         self.trunk = nn.Sequential(

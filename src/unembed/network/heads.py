@@ -40,20 +40,20 @@ class TokenHead(nn.Module):
 
 
 class LengthNetwork(nn.Module):
-    """p(n | vector) for n = 1..limit by a two-layer network on the whitened vector (design, decision 2).
+    """p(n | vector) for n = 1..max_length by a two-layer network on the whitened vector (design, decision 2).
 
     Args:
         dim: dimension of the vector.
         hidden: hidden width.
-        limit: greatest length in tokens.
+        max_length: greatest length in tokens.
     """
 
-    def __init__(self, dim: int, hidden: int, limit: int) -> None:
+    def __init__(self, dim: int, hidden: int, max_length: int) -> None:
         super().__init__()
         self.up = nn.Linear(dim, hidden)
-        self.down = nn.Linear(hidden, limit)
+        self.down = nn.Linear(hidden, max_length)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return log p(n), (B, limit); column 0 is n = 1."""
+        """Return log p(n), (B, max_length); column 0 is n = 1."""
         with torch.autocast(z.device.type, enabled=False):
             return F.log_softmax(self.down(F.gelu(self.up(z), approximate="tanh")), dim=-1)

@@ -57,8 +57,8 @@ class DenoiserParts(nn.Module):
         if not c.plain_embedding:
             self.embed = nn.Linear(embedding_dim, c.width)
         self.state = nn.Embedding(_STATES, c.width)
-        self.position = nn.Embedding(c.limit + 1, c.width)
-        self.position_from_end = nn.Embedding(c.limit + 1, c.width) if c.canvas == "length" else None
+        self.position = nn.Embedding(c.max_length + 1, c.width)
+        self.position_from_end = nn.Embedding(c.max_length + 1, c.width) if c.canvas == "length" else None
         for table in (self.state, self.position, self.position_from_end):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02 if c.plain_embedding else 0.3)
@@ -68,7 +68,7 @@ class DenoiserParts(nn.Module):
         self.null = nn.Parameter(torch.zeros(c.vector_dim)) if c.null_vector else None
         self.blocks = make_blocks(c)
         self.head = TokenHead(c.width, embedding_dim, c.vocab_size)
-        self.length = LengthNetwork(c.vector_dim, c.width, c.limit)
+        self.length = LengthNetwork(c.vector_dim, c.width, c.max_length)
         self.token_prior = TokenPrior(c.vocab_size, c.vector_dim) if c.token_prior else None
         if c.token_prior:
             self.token_gate = _gate(c.width)
@@ -122,7 +122,7 @@ class DenoiserParts(nn.Module):
             vectors: (B, d), as the encoder makes them.
 
         Returns:
-            log p(n | vector), (B, limit), column 0 for n = 1.
+            log p(n | vector), (B, max_length), column 0 for n = 1.
         """
         log_probs: Tensor = self.length(self._scaled(vectors))
         return log_probs

@@ -62,16 +62,16 @@ class PositionSums:
 
     Args:
         vocab_size: V.
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
         dim: dimension d.
         tokens: T, at most V.
         warmup: texts to hold back.
     """
 
-    def __init__(self, vocab_size: int, limit: int, dim: int, tokens: int = 1500, warmup: int = 50_000) -> None:
-        self.vocab_size, self.limit, self.dim = vocab_size, limit, dim
+    def __init__(self, vocab_size: int, max_length: int, dim: int, tokens: int = 1500, warmup: int = 50_000) -> None:
+        self.vocab_size, self.max_length, self.dim = vocab_size, max_length, dim
         self.tokens, self.warmup = min(tokens, vocab_size), warmup
-        self.histogram = torch.zeros(2 * limit * vocab_size, dtype=torch.int32)
+        self.histogram = torch.zeros(2 * max_length * vocab_size, dtype=torch.int32)
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
         self._held_rows = 0
         self._classes: ClassSums | None = None
@@ -97,9 +97,9 @@ class PositionSums:
         if self._classes is None:
             self._choose()
         assert self._classes is not None
-        shape = (2, self.limit, self.tokens)
+        shape = (2, self.max_length, self.tokens)
         sums = self._classes.mapped(offset, matrix).view(*shape, self.dim)
-        return sums, self._classes.counts.view(shape), self._chosen, self.histogram.view(2, self.limit, -1)
+        return sums, self._classes.counts.view(shape), self._chosen, self.histogram.view(2, self.max_length, -1)
 
     def _cells(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and cells (side, position, token as one number) of all tokens, both sides."""
@@ -107,13 +107,15 @@ class PositionSums:
         end = lengths[:, None] - 1 - start
         inside = end >= 0
         rows = inside.nonzero()[:, 0]
-        sides = [(side * self.limit + p[inside]) * self.vocab_size + ids[inside] for side, p in enumerate((start, end))]
+        sides = [
+            (side * self.max_length + p[inside]) * self.vocab_size + ids[inside] for side, p in enumerate((start, end))
+        ]
         return torch.cat((rows, rows)), torch.cat(sides)
 
     def _choose(self) -> None:
-        counts = self.histogram.view(2, self.limit, -1)
+        counts = self.histogram.view(2, self.max_length, -1)
         self._chosen = counts.topk(self.tokens, dim=2).indices
-        number = torch.arange(2 * self.limit * self.tokens, dtype=torch.int32).view(2, self.limit, -1)
+        number = torch.arange(2 * self.max_length * self.tokens, dtype=torch.int32).view(2, self.max_length, -1)
         self._class_of = torch.full(counts.shape, -1, dtype=torch.int32).scatter_(2, self._chosen, number).view(-1)
         self._classes = ClassSums(number.numel(), self.dim)
         for held in self._held:

@@ -32,35 +32,35 @@ class ClosedForm(nn.Module):
     Args:
         vocab_size: V.
         dim: dimension d of the vectors.
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
         positions: whether there is a position prior; `position_prior` is None otherwise.
     """
 
-    def __init__(self, vocab_size: int, dim: int, limit: int, positions: bool = True) -> None:
+    def __init__(self, vocab_size: int, dim: int, max_length: int, positions: bool = True) -> None:
         super().__init__()
-        self.vocab_size, self.dim, self.limit = vocab_size, dim, limit
+        self.vocab_size, self.dim, self.max_length = vocab_size, dim, max_length
         self.whitening = Whitening(dim)
         self.token_prior = TokenPrior(vocab_size, dim)
-        self.position_prior = PositionPrior(limit, dim, vocab_size) if positions else None
-        self.length_head = LengthHead(dim, limit)
+        self.position_prior = PositionPrior(max_length, dim, vocab_size) if positions else None
+        self.length_head = LengthHead(dim, max_length)
 
 
 class _Fitter:
     """What the pass has collected so far."""
 
-    def __init__(self, vocab_size: int, limit: int, dim: int, shift: Tensor, positions: bool, warmup: int) -> None:
-        self.vocab_size, self.limit, self.dim, self.shift = vocab_size, limit, dim, shift
+    def __init__(self, vocab_size: int, max_length: int, dim: int, shift: Tensor, positions: bool, warmup: int) -> None:
+        self.vocab_size, self.max_length, self.dim, self.shift = vocab_size, max_length, dim, shift
         self.moments = Moments(dim)
         self.tokens = ClassSums(vocab_size, dim, shift.device)
-        self.by_length = ClassSums(limit, dim, shift.device)
-        self.positions = PositionSums(vocab_size, limit, dim, warmup=warmup) if positions else None
+        self.by_length = ClassSums(max_length, dim, shift.device)
+        self.positions = PositionSums(vocab_size, max_length, dim, warmup=warmup) if positions else None
 
     def update(self, ids: Tensor, lengths: Tensor, vectors: Tensor) -> None:
         low, high = int(lengths.min()), int(lengths.max())
-        if low < 1 or high > self.limit:
+        if low < 1 or high > self.max_length:
             raise DataError(
                 f"There are texts of {low} to {high} tokens.",
-                f"Give texts of 1 to {self.limit} tokens, cut the longer.",
+                f"Give texts of 1 to {self.max_length} tokens, cut the longer.",
             )
         self.moments.update(vectors)
         centred = vectors - self.shift
@@ -71,7 +71,7 @@ class _Fitter:
             self.positions.add(centred, ids, lengths)
 
     def finish(self, shrink: float, weight: float, whitening_shrink: float) -> ClosedForm:
-        result = ClosedForm(self.vocab_size, self.dim, self.limit, self.positions is not None)
+        result = ClosedForm(self.vocab_size, self.dim, self.max_length, self.positions is not None)
         whitening = result.whitening = Whitening.fit(self.moments, whitening_shrink)
         matrix, offset = whitening.matrix, whitening.mean - self.shift.cpu()
         result.token_prior = TokenPrior.from_sums(
@@ -88,7 +88,7 @@ class _Fitter:
 def fit_closed_form(
     batches: Iterable[Batch],
     vocab_size: int,
-    limit: int,
+    max_length: int,
     *,
     positions: bool = True,
     shrink: float = SHRINK,
@@ -99,10 +99,10 @@ def fit_closed_form(
     """Fit whitening, priors and the length head in one pass.
 
     Args:
-        batches: (ids (B, <= limit) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder made them). Batches
+        batches: (ids (B, <= max_length) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder makes). Batches
             of some thousand rows are fastest. On any device, where all sums then stand; with `positions` on the CPU.
         vocab_size: V.
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
         positions: fit the position prior too (150 MB of sums at the size of MiniLM).
         shrink: pseudo-count of the token prior's means.
         weight: weight of the Gaussian part of the token prior.
@@ -113,7 +113,7 @@ def fit_closed_form(
         The fitted parts, on the CPU.
 
     Raises:
-        DataError: no text at all, or a length outside 1..limit.
+        DataError: no text at all, or a length outside 1..max_length.
     """
     fitter: _Fitter | None = None
     for ids, lengths, vectors in batches:
@@ -121,7 +121,7 @@ def fit_closed_form(
             continue
         vectors = vectors.float()
         if fitter is None:
-            fitter = _Fitter(vocab_size, limit, vectors.shape[1], vectors.mean(0), positions, warmup)
+            fitter = _Fitter(vocab_size, max_length, vectors.shape[1], vectors.mean(0), positions, warmup)
         fitter.update(ids.long(), lengths.long(), vectors)
     if fitter is None:
         raise DataError("There is nothing to fit the priors on.", "Give at least one batch of texts and vectors.")
@@ -129,7 +129,7 @@ def fit_closed_form(
 
 
 def fit_position_prior(
-    batches: Iterable[Batch], whitening: Whitening, vocab_size: int, limit: int, tokens: int = 1000, rank: int = 48
+    batches: Iterable[Batch], whitening: Whitening, vocab_size: int, max_length: int, tokens: int = 1000, rank: int = 48
 ) -> PositionPrior:
     """Fit a position prior to the whitening of a checkpoint, in one pass.
 
@@ -137,7 +137,7 @@ def fit_position_prior(
         batches: as for `fit_closed_form`.
         whitening: of the checkpoint.
         vocab_size: V.
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
         tokens: classes per side and position.
         rank: dimensions that the means are kept in; 2 x 32 x 1,000 x 48 codes take 3 MB.
 
@@ -145,7 +145,7 @@ def fit_position_prior(
         DataError: no text at all.
     """
     dim = len(whitening.mean)
-    sums, seen = PositionSums(vocab_size, limit, dim, tokens), 0
+    sums, seen = PositionSums(vocab_size, max_length, dim, tokens), 0
     for ids, lengths, vectors in batches:
         sums.add(whitening(vectors.float()), ids.long(), lengths.long())
         seen += len(lengths)

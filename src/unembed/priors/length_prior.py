@@ -1,7 +1,7 @@
 """The length of a text from its vector: p(n | v), closed form, no gradient.
 
 What is here:
-    LengthHead  linear discriminant over the lengths 1..limit in whitened space
+    LengthHead  linear discriminant over the lengths 1..max_length in whitened space
 
 The denoiser's canvas has exactly n positions, and n is never given away by the data (DESIGN, decision 2.2): it is
 guessed here, and several likely lengths are decoded.
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 class LengthHead(nn.Module):
-    """log p(n | z) = log softmax_n [ weight_n . z + bias_n ] for n = 1..limit.
+    """log p(n | z) = log softmax_n [ weight_n . z + bias_n ] for n = 1..max_length.
 
     Args:
         dim: dimension d of the whitened vector.
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
 
     Attributes:
         weight: buffer (limit, d); bias: buffer (limit,). Row 0 is n = 1. A new head is uniform.
@@ -27,11 +27,11 @@ class LengthHead(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, dim: int, limit: int) -> None:
+    def __init__(self, dim: int, max_length: int) -> None:
         super().__init__()
-        self.dim, self.limit = dim, limit
-        self.register_buffer("weight", torch.zeros(limit, dim))
-        self.register_buffer("bias", torch.zeros(limit))
+        self.dim, self.max_length = dim, max_length
+        self.register_buffer("weight", torch.zeros(max_length, dim))
+        self.register_buffer("bias", torch.zeros(max_length))
 
     @classmethod
     def from_sums(cls, sums: Tensor, counts: Tensor, covariance: Tensor, shrink: float = 20.0) -> LengthHead:
@@ -56,7 +56,7 @@ class LengthHead(nn.Module):
         return head
 
     def log_probs(self, z: Tensor) -> Tensor:
-        """Log probabilities (B, limit) of the lengths 1..limit, column 0 is n = 1, for whitened vectors z (B, d)."""
+        """Log probabilities (B, max_length) of lengths, column 0 is n = 1, for whitened vectors z (B, d)."""
         return torch.log_softmax(z.float() @ self.weight.T + self.bias, dim=-1)
 
     def forward(self, z: Tensor) -> Tensor:

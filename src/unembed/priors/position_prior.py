@@ -29,7 +29,7 @@ class PositionPrior(nn.Module):
     """Gaussian log-odds of tokens at a position.
 
     Args:
-        limit: longest text, in tokens.
+        max_length: longest text, in tokens.
         dim: dimension d of the whitened vector.
         vocab_size: V.
         tokens: T, classes per side and position (at most V).
@@ -57,17 +57,17 @@ class PositionPrior(nn.Module):
     log_frequency: Tensor
     weight: Tensor
 
-    def __init__(self, limit: int, dim: int, vocab_size: int = 30522, tokens: int = 1500, rank: int = 64) -> None:
+    def __init__(self, max_length: int, dim: int, vocab_size: int = 30522, tokens: int = 1500, rank: int = 64) -> None:
         super().__init__()
         tokens, rank = min(tokens, vocab_size), min(rank, dim)
-        self.limit, self.dim, self.vocab_size, self.tokens, self.rank = limit, dim, vocab_size, tokens, rank
+        self.max_length, self.dim, self.vocab_size, self.tokens, self.rank = max_length, dim, vocab_size, tokens, rank
         self.register_buffer("basis", torch.eye(dim, rank))
-        self.register_buffer("codes", torch.zeros(2, limit, tokens, rank, dtype=torch.int8))
-        self.register_buffer("scale", torch.zeros(2, limit, tokens))
-        self.register_buffer("half_square", torch.zeros(2, limit, tokens))
-        self.register_buffer("token_ids", torch.arange(tokens, dtype=torch.int32).repeat(2, limit, 1))
-        self.register_buffer("log_p", torch.zeros(2, limit, tokens))
-        self.register_buffer("rest", torch.zeros(2, limit))
+        self.register_buffer("codes", torch.zeros(2, max_length, tokens, rank, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(2, max_length, tokens))
+        self.register_buffer("half_square", torch.zeros(2, max_length, tokens))
+        self.register_buffer("token_ids", torch.arange(tokens, dtype=torch.int32).repeat(2, max_length, 1))
+        self.register_buffer("log_p", torch.zeros(2, max_length, tokens))
+        self.register_buffer("rest", torch.zeros(2, max_length))
         self.register_buffer("log_frequency", torch.zeros(vocab_size))
         self.register_buffer("weight", torch.tensor(WEIGHT))
 
@@ -93,8 +93,8 @@ class PositionPrior(nn.Module):
             shrink: pseudo-count of the means.
             weight: weight of one side's Gaussian part.
         """
-        _, limit, tokens, dim = sums.shape
-        module = cls(limit, dim, histogram.shape[2], tokens, rank)
+        _, max_length, tokens, dim = sums.shape
+        module = cls(max_length, dim, histogram.shape[2], tokens, rank)
         means = (sums / (counts.float() + shrink)[..., None]).view(-1, dim)
         scaled = means * counts.float().sqrt().view(-1, 1)
         _, directions = torch.linalg.eigh((scaled.T @ scaled).double())

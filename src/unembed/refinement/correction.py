@@ -64,7 +64,7 @@ def _write(denoiser: Denoiser, condition: Condition, beam: int) -> tuple[Found, 
     last = torch.full_like(alive, c.bos_id)
     found: Found = [[] for _ in range(count)]
     spent = torch.zeros(count, dtype=torch.long, device=device)
-    for step in range(c.limit):
+    for step in range(c.max_length):
         logits, state = denoiser.next_logits(last, state)
         spent += torch.bincount(alive // beam, minlength=count)
         if step == 0:
@@ -84,7 +84,7 @@ def _write(denoiser: Denoiser, condition: Condition, beam: int) -> tuple[Found, 
             found[row].append((tuple(written[row, slot].tolist()), float(total[row, slot])))
         written = torch.cat((written, token.unsqueeze(2)), dim=2)
         total = total.masked_fill(ended, -torch.inf)
-        if step + 1 == c.limit:
+        if step + 1 == c.max_length:
             for row, slot in total.isfinite().nonzero().tolist():
                 found[row].append((tuple(written[row, slot].tolist()), float(total[row, slot])))
             break

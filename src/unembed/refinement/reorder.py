@@ -69,7 +69,9 @@ def _search(
         log_prob = torch.log_softmax(logits, dim=-1)
         done = torch.tensor([sizes[row] == step for row in owner.tolist()], device=device)
         for row in done.nonzero().flatten().tolist():
-            end = float(log_prob[row, denoiser.config.eos_id]) if sizes[owner[row]] < denoiser.config.limit else 0.0
+            end = (
+                float(log_prob[row, denoiser.config.eos_id]) if sizes[owner[row]] < denoiser.config.max_length else 0.0
+            )
             ids = tuple(written[row].tolist())
             found[int(owner[row])].append((ids, float(total[row]) + end))
         going = (~done).nonzero().flatten()

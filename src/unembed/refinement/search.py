@@ -199,7 +199,7 @@ def refine(
         ]
         if not open_texts or (budget.seconds is not None and time.monotonic() - began > budget.seconds):
             break
-        asked = _ask(searches, open_texts, target, asker, budget, config, denoiser.config.limit)
+        asked = _ask(searches, open_texts, target, asker, budget, config, denoiser.config.max_length)
         _release(searches, open_texts, grower)
         if report is not None:
             best = [s.result.best() for s in searches]
@@ -245,7 +245,7 @@ def _ask(
     asker: Asker,
     budget: Budget,
     config: SearchConfig,
-    limit: int,
+    max_length: int,
 ) -> int:
     """Ask the most promising proposals of each text; return how many drafts were new.
 
@@ -258,7 +258,7 @@ def _ask(
         taken = search.take(room)
         settled = asker.settle([proposal.ids for proposal, _ in taken])
         for (proposal, parent), (text, ids) in zip(taken, settled, strict=True):
-            if 0 < len(ids) <= limit and (ids == proposal.ids or ids not in search.seen) and text:
+            if 0 < len(ids) <= max_length and (ids == proposal.ids or ids not in search.seen) and text:
                 search.seen.add(ids)
                 batch.append((i, text, ids, proposal, parent))
     if not batch:

@@ -34,7 +34,7 @@ class Expansion:
         texts: for each the row of `condition`.
         difference: of the D drafts.
         condition: of the T texts.
-        length_log_probs: (T, limit) log p(n | vector).
+        length_log_probs: (T, max_length) log p(n | vector).
     """
 
     drafts: Sequence[tuple[int, ...]]
@@ -97,7 +97,7 @@ def read_slots(
     Returns:
         The slots, in no particular order, and the passes that each draft took.
     """
-    canvases = _canvases(expansion.drafts, denoiser.config.mask_id, denoiser.config.limit, apart)
+    canvases = _canvases(expansion.drafts, denoiser.config.mask_id, denoiser.config.max_length, apart)
     passes = [0] * len(expansion.drafts)
     for canvas in canvases:
         passes[canvas.draft] += 1
@@ -108,12 +108,12 @@ def read_slots(
     return slots, passes
 
 
-def _canvases(drafts: Sequence[tuple[int, ...]], mask: int, limit: int, apart: int) -> list[_Canvas]:
+def _canvases(drafts: Sequence[tuple[int, ...]], mask: int, max_length: int, apart: int) -> list[_Canvas]:
     found = []
     for owner, draft in enumerate(drafts):
         n = len(draft)
-        for kind, places in (("replace", n), ("insert", n + 1 if n < limit else 0), ("pair", n - 1)):
-            together = max(1, min(places // apart, limit - n if kind == "insert" else places))
+        for kind, places in (("replace", n), ("insert", n + 1 if n < max_length else 0), ("pair", n - 1)):
+            together = max(1, min(places // apart, max_length - n if kind == "insert" else places))
             step = -(-places // together)
             found += [_canvas(owner, draft, kind, list(range(first, places, step)), mask) for first in range(step)]
     return found

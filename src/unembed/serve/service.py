@@ -67,7 +67,7 @@ class Service:
             "sha256": inverter.sha256,
             "encoder": {k: v for k, v in identity.items() if not k.startswith("probe")},
             "dimension": inverter.dimension,
-            "limit": inverter.limit,
+            "limit": inverter.max_length,
             "strategies": [
                 {"name": name, "description": text, "random": name in RANDOM_STRATEGIES}
                 for name, text in STRATEGIES.items()
@@ -82,7 +82,7 @@ class Service:
 
     async def cut(self, texts: Sequence[str]) -> list[Any]:
         """Cut texts to the model's limit."""
-        parts = await asyncio.to_thread(self.inverter.tokenizer.truncate, texts, self.inverter.limit)
+        parts = await asyncio.to_thread(self.inverter.tokenizer.truncate, texts, self.inverter.max_length)
         for row, part in enumerate(parts):
             if part is None:
                 raise InputError(
@@ -162,8 +162,8 @@ class Service:
 
     def _cells(self, body: schemas.InvertRequest, config: DecodeConfig) -> int:
         """Positions in the traces of a request, at most: drafts are traced until one of them is chosen."""
-        passes = config.passes + (self.inverter.limit if config.causal else 0)
-        return len(body.vectors or body.texts or ()) * drafts_of(config) * passes * self.inverter.limit
+        passes = config.passes + (self.inverter.max_length if config.causal else 0)
+        return len(body.vectors or body.texts or ()) * drafts_of(config) * passes * self.inverter.max_length
 
     def unlike(self, ids: Sequence[int]) -> bool | None:
         """Whether the words are unlike those that the model has learnt; None where that cannot be told."""

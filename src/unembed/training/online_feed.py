@@ -64,7 +64,7 @@ class Sample:
     """Some texts of an online source, embedded once: what the closed-form parts are fitted on. A `Dataset`.
 
     Attributes:
-        ids: (N, limit) int64, padded.
+        ids: (N, max_length) int64, padded.
         lengths: (N,) int64.
         vectors: (N, d) float32.
     """
@@ -74,7 +74,7 @@ class Sample:
     vectors: np.ndarray
 
     @classmethod
-    def draw(cls, source: OnlineBatches, texts: int, limit: int) -> Sample:
+    def draw(cls, source: OnlineBatches, texts: int, max_length: int) -> Sample:
         """Take the first `texts` texts of an epoch of their own (fewer where there are fewer).
 
         Raises:
@@ -84,7 +84,7 @@ class Sample:
         lengths: list[np.ndarray] = []
         vectors: list[np.ndarray] = []
         for batch in itertools.islice(source.epoch(-1 % (1 << 31)), -(-texts // source.batch_size)):
-            padded = np.zeros((len(batch.ids), limit), dtype=np.int64)
+            padded = np.zeros((len(batch.ids), max_length), dtype=np.int64)
             padded[:, : batch.ids.shape[1]] = batch.ids
             ids.append(padded)
             lengths.append(batch.lengths)

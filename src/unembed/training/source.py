@@ -132,11 +132,11 @@ class Source:
     pack: Pack | None = None
 
 
-def _check_shards(dataset: ShardDataset, path: str, encoder: Encoder, tokenizer: Tokenizer, limit: int) -> None:
-    if dataset.limit > limit:
+def _check_shards(dataset: ShardDataset, path: str, encoder: Encoder, tokenizer: Tokenizer, max_length: int) -> None:
+    if dataset.max_length > max_length:
         raise DataError(
-            f"{path} holds texts of up to {dataset.limit} tokens, the recipe's limit is {limit}.",
-            "Set data.limit to that, or make new shards.",
+            f"{path} holds texts of up to {dataset.max_length} tokens, the recipe's data.max_length is {max_length}.",
+            "Set data.max_length to that, or make new shards.",
         )
     identity = dataset.identity
     if identity.name != encoder.name or identity.dimension != encoder.dimension:
@@ -169,7 +169,7 @@ def _held_out(recipe: Recipe, encoder: Encoder | None, tokenizer: Tokenizer, emb
                 "Name shards in validation.shards, or packs in data.shards.",
             )
         pack = read_pack([part.shards], data.exclude_sources)
-        check_pack(pack, part.shards, tokenizer, data.limit)
+        check_pack(pack, part.shards, tokenizer, data.max_length)
         rows = np.random.default_rng(part.seed).permutation(len(pack))[: max(part.texts, part.decoded)]
         return Validation(PackSample(pack, embed, np.sort(rows)), part)
     if encoder is None:
@@ -178,7 +178,7 @@ def _held_out(recipe: Recipe, encoder: Encoder | None, tokenizer: Tokenizer, emb
             "Pack the held-out texts with `unembed pack --no-encoder`, or name the folder that holds them.",
         )
     held_out = ShardDataset(part.shards)
-    _check_shards(held_out, part.shards, encoder, tokenizer, data.limit)
+    _check_shards(held_out, part.shards, encoder, tokenizer, data.max_length)
     return Validation(held_out, part, _without(held_out, data.exclude_sources))
 
 
@@ -194,7 +194,7 @@ def open_shards(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> Sourc
         raise RecipeError("data.shards names several folders of shards.", "Name one, or packs (`unembed pack`).")
     (path,) = data.shards
     dataset = ShardDataset(path)
-    _check_shards(dataset, path, encoder, tokenizer, data.limit)
+    _check_shards(dataset, path, encoder, tokenizer, data.max_length)
     rng = np.random.default_rng(recipe.run.seed)
     rows = _without(dataset, data.exclude_sources)
     validation = _held_out(recipe, encoder, tokenizer, None)
@@ -268,16 +268,16 @@ def open_packs(recipe: Recipe, pack: Pack, tokenizer: Tokenizer, embed: Embed, f
     )
 
 
-def check_pack(pack: Pack, path: str, tokenizer: Tokenizer, limit: int) -> None:
+def check_pack(pack: Pack, path: str, tokenizer: Tokenizer, max_length: int) -> None:
     """Refuse a pack of longer texts than the recipe's, or of another tokenizer.
 
     Raises:
         DataError: what differs.
     """
-    if pack.limit > limit:
+    if pack.max_length > max_length:
         raise DataError(
-            f"{path} holds texts of up to {pack.limit} tokens, the recipe's limit is {limit}.",
-            "Set data.limit to that, or make a new pack.",
+            f"{path} holds texts of up to {pack.max_length} tokens, the recipe's data.max_length is {max_length}.",
+            "Set data.max_length to that, or make a new pack.",
         )
     if pack.tokenizer.sha256 != tokenizer.sha256:
         raise DataError(
@@ -305,12 +305,12 @@ def open_texts(recipe: Recipe, encoder: Encoder, tokenizer: Tokenizer) -> Source
         partial(read_texts, list(data.texts), exclude_sources=data.exclude_sources),
         encoder,
         tokenizer,
-        data.limit,
+        data.max_length,
         data.batch_size,
         recipe.run.seed,
         Augmentation(data.join, data.crop, data.truncate),
     )
-    sample = Sample.draw(source, _ONLINE_TEXTS, data.limit)
+    sample = Sample.draw(source, _ONLINE_TEXTS, data.max_length)
     rows = np.arange(len(sample.lengths))
     counts = _count(sample, rows, tokenizer.size)
     # The stream's texts are cut anew each time: none of them is a text of the fit, so none is taken out of it.

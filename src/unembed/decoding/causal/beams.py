@@ -26,9 +26,9 @@ class Options(NamedTuple):
 class Beams:
     """K hypotheses of each of R texts (or samples of texts).
 
-    `tokens` and `log_prob` are (R, K, limit); `total`, `end`, `evidence`, `length`, `ended` are (R, K). `total` orders
+    `tokens` and `log_prob` are (R, K, max_length); `total`, `end`, `evidence`, `length`, `ended` (R, K). `total` orders
     the beams and is -inf for slots that hold nothing; `evidence` is the log-probability of known tokens. `best` holds
-    the likeliest tokens of each position and their probabilities, (R, K, limit, T) each, where they are kept.
+    the likeliest tokens of each position and their probabilities, (R, K, max_length, T) each, where they are kept.
     """
 
     tokens: Tensor
@@ -41,21 +41,21 @@ class Beams:
     best: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def start(cls, rows: int, beam: int, limit: int, pad: int, device: torch.device, top: int = 0) -> Beams:
+    def start(cls, rows: int, beam: int, max_length: int, pad: int, device: torch.device, top: int = 0) -> Beams:
         """Empty hypotheses, of which the first of each row counts. `top` likeliest tokens are kept."""
         total = torch.full((rows, beam), -torch.inf, device=device)
         total[:, 0] = 0
         return cls(
-            tokens=torch.full((rows, beam, limit), pad, device=device),
-            log_prob=torch.zeros(rows, beam, limit, device=device),
+            tokens=torch.full((rows, beam, max_length), pad, device=device),
+            log_prob=torch.zeros(rows, beam, max_length, device=device),
             total=total,
             end=torch.zeros(rows, beam, device=device),
             evidence=torch.zeros(rows, beam, device=device),
             length=torch.zeros(rows, beam, dtype=torch.long, device=device),
             ended=total.isinf(),
             best=(
-                torch.zeros(rows, beam, limit, top, dtype=torch.long, device=device),
-                torch.zeros(rows, beam, limit, top, device=device),
+                torch.zeros(rows, beam, max_length, top, dtype=torch.long, device=device),
+                torch.zeros(rows, beam, max_length, top, device=device),
             )
             if top
             else None,

@@ -61,12 +61,12 @@ def draft_left_to_right(
         InputError: the denoiser has no causal rows, or no text that meets the constraints was found.
     """
     c, device = denoiser.config, vectors.device
-    texts, beam, limit = len(vectors), min(config.beam, c.vocab_size), c.limit
+    texts, beam, max_length = len(vectors), min(config.beam, c.vocab_size), c.max_length
     text = torch.arange(texts, device=device).repeat_interleave(config.samples)
     rows = len(text)
     noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
     guide = None if rules is None else Guide(rules, c.vocab_size, c.eos_id, device)
-    beams = Beams.start(rows, beam, limit, c.pad_id, device, min(top, c.vocab_size))
+    beams = Beams.start(rows, beam, max_length, c.pad_id, device, min(top, c.vocab_size))
     states = [denoiser.start_causal(condition.select(text))]
     if config.guidance != 1:
         states.append(denoiser.start_causal(denoiser.unconditional().select(torch.zeros_like(text))))
@@ -74,7 +74,7 @@ def draft_left_to_right(
     last = torch.full_like(alive, c.bos_id)
     spent = torch.zeros(texts, dtype=torch.long, device=device)
     history: list[list[Step]] = [[] for _ in range(rows)]
-    for position in range(limit):
+    for position in range(max_length):
         owner = alive // beam
         scored = [denoiser.next_logits(last, state) for state in states]
         logits, states = scored[0][0], [state for _, state in scored]
@@ -111,7 +111,7 @@ def draft_left_to_right(
         canvas.history = [[] for _ in range(len(canvas))]
         real = beams.total.isfinite()
         kept = None if beams.best is None else (beams.best[0][real], beams.best[1][real])
-        for position in range(limit + 1):
+        for position in range(max_length + 1):
             yield _replay(canvas, position, config, c, kept)
     return canvas
 
@@ -186,7 +186,7 @@ def _step(
     """
     n = min(length, position + 1)
     ids, confidences, chosen = tokens[:n].tolist(), log_prob[:n].exp().tolist(), list(range(position, n))
-    if denoiser.canvas == "eos" and (n <= position or n == denoiser.limit):
+    if denoiser.canvas == "eos" and (n <= position or n == denoiser.max_length):
         rest = denoiser.canvas_length - n
         ids, confidences = ids + [denoiser.eos_id] * rest, confidences + [1.0] * rest
         chosen += range(n, denoiser.canvas_length)
@@ -282,12 +282,12 @@ def _canvas(
     if not eos:
         prior = denoiser.length_log_probs(vectors)[owner, n - 1]
     canvas = empty_canvas(denoiser, lengths, owner, number, prior, len(vectors), None if guide is None else guide.rules)
-    position = torch.arange(c.limit, device=device)
+    position = torch.arange(c.max_length, device=device)
     mine = position < n.unsqueeze(1)
-    canvas.ids[:, : c.limit] = torch.where(mine, beams.tokens[row, slot], c.eos_id if eos else c.pad_id)
+    canvas.ids[:, : c.max_length] = torch.where(mine, beams.tokens[row, slot], c.eos_id if eos else c.pad_id)
     if eos:
-        canvas.ids[:, c.limit] = c.eos_id
-    canvas.log_prob[:, : c.limit] = torch.where(mine, beams.log_prob[row, slot], 0.0)
+        canvas.ids[:, c.max_length] = c.eos_id
+    canvas.log_prob[:, : c.max_length] = torch.where(mine, beams.log_prob[row, slot], 0.0)
     canvas.masked = torch.zeros_like(canvas.masked)
     canvas.end_log_prob = beams.end[row, slot] + beams.evidence[row, slot]
     if guide is not None:
@@ -296,6 +296,6 @@ def _canvas(
                 canvas.forced[i, start:end] = True
                 canvas.closed[i, end : end + 1] = True
         canvas.missing = [()] * len(canvas)
-    canvas.passes = (n + (n < c.limit).long()) * config.cost
+    canvas.passes = (n + (n < c.max_length).long()) * config.cost
     canvas.spent = spent
     return canvas

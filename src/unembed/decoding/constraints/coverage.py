@@ -53,7 +53,7 @@ class Guide:
 
         Args:
             log_probs: (A, V) of the network.
-            tokens: (A, limit) hypotheses, `position` tokens each.
+            tokens: (A, max_length) hypotheses, `position` tokens each.
             text: (A,) index of their texts.
             position: of the next token.
 

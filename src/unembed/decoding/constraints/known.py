@@ -29,7 +29,7 @@ class Constraints:
     """Constraints on recovered texts, for all of them or one entry a text.
 
     Attributes:
-        given: (n, up to limit) token ids that are known, -1 where not.
+        given: (n, up to max_length) token ids that are known, -1 where not.
         prefix: how the text begins; its last token may be continued ("pass" by "##words").
         known: words by position, the position counted in tokens from 0: {3: "doctor"}. The word is whole.
         required: words or phrases that appear, each at positions of its own; one that is listed twice appears twice.
@@ -48,13 +48,13 @@ class Constraints:
         """Whether anything is constrained."""
         return any(getattr(self, field.name) is not None for field in fields(self))
 
-    def compile(self, tokenizer: Tokenizer, rows: int, limit: int, lexicon: Lexicon | None = None) -> Rules:
+    def compile(self, tokenizer: Tokenizer, rows: int, max_length: int, lexicon: Lexicon | None = None) -> Rules:
         """Turn the constraints into token ids and refuse those that contradict each other.
 
         Args:
             tokenizer: of the checkpoint.
             rows: number of texts.
-            limit: longest text in tokens.
+            max_length: longest text in tokens.
             lexicon: of the tokenizer, where it is at hand.
 
         Raises:
@@ -68,22 +68,22 @@ class Constraints:
         required = _each("required", self.required, rows, _is_words)
         banned = _each("banned", self.banned, rows, _is_words)
         lengths = _each("length", self.length, rows, _is_length)
-        given = [[-1] * limit for _ in range(rows)]
+        given = [[-1] * max_length for _ in range(rows)]
         if self.given is not None:
             table = given_tokens(self.given, rows)
-            if table.shape[1] > limit:
+            if table.shape[1] > max_length:
                 raise InputError(
-                    f"Given tokens have {table.shape[1]} columns; a text has at most {limit} tokens.",
-                    f"Pass at most {limit} token ids for each vector, -1 where the token is unknown.",
+                    f"Given tokens have {table.shape[1]} columns; a text has at most {max_length} tokens.",
+                    f"Pass at most {max_length} token ids for each vector, -1 where the token is unknown.",
                 )
-            given = [row + [-1] * (limit - len(row)) for row in table.tolist()]
+            given = [row + [-1] * (max_length - len(row)) for row in table.tolist()]
         texts = [
             _Text(row, reader, given[row]).read(prefixes[row], known[row], required[row], banned[row], lengths[row])
             for row in range(rows)
         ]
         return Rules(
-            given=torch.tensor([t.given for t in texts], dtype=torch.long).view(rows, limit),
-            closed=torch.tensor([t.closed for t in texts], dtype=torch.bool).view(rows, limit),
+            given=torch.tensor([t.given for t in texts], dtype=torch.long).view(rows, max_length),
+            closed=torch.tensor([t.closed for t in texts], dtype=torch.bool).view(rows, max_length),
             required=tuple(t.required for t in texts),
             banned=tuple(t.banned for t in texts),
             least=torch.tensor([t.least for t in texts], dtype=torch.long),
@@ -151,11 +151,11 @@ class _Text:
 
     def __init__(self, row: int, reader: _Reader, given: list[int]) -> None:
         self.row, self.reader, self.tokenizer, self.lexicon = row, reader, reader.tokenizer, reader.lexicon
-        self.given, self.limit = given, len(given)
-        self.closed = [False] * self.limit
+        self.given, self.max_length = given, len(given)
+        self.closed = [False] * self.max_length
         self.required: tuple[Word, ...] = ()
         self.banned: tuple[str, ...] = ()
-        self.least, self.most = 1, self.limit
+        self.least, self.most = 1, self.max_length
         if any(token >= 0 and (token >= self.tokenizer.size or token in reader.never) for token in given):
             self._refuse(
                 "A given token is a special id or lies outside the vocabulary", "Give only ids of ordinary tokens."
@@ -209,12 +209,12 @@ class _Text:
         return ids
 
     def _length(self, least: int, most: int) -> None:
-        if not 1 <= least <= most or least > self.limit:
+        if not 1 <= least <= most or least > self.max_length:
             self._refuse(
-                f"The length range {least} to {most} holds no length from 1 to {self.limit}",
-                f"Use whole numbers with 1 <= least <= most and least <= {self.limit}.",
+                f"The length range {least} to {most} holds no length from 1 to {self.max_length}",
+                f"Use whole numbers with 1 <= least <= most and least <= {self.max_length}.",
             )
-        self.least, self.most = least, min(most, self.limit)
+        self.least, self.most = least, min(most, self.max_length)
 
     def _put(self, ids: list[int], position: int, kind: str, text: str) -> None:
         if position + len(ids) > self.most:
@@ -231,7 +231,7 @@ class _Text:
             self.given[i] = token
 
     def _close(self, position: int, word: str) -> None:
-        if position >= self.limit:
+        if position >= self.max_length:
             return
         if self.given[position] >= 0 and self.lexicon.is_glued(self.given[position]):
             self._refuse(f"The known word {word!r} is continued by the token after it", "Give the whole word.")
@@ -265,9 +265,9 @@ class _Text:
 
     def _held(self, word: Word, free: list[int]) -> int | None:
         """The first place where known tokens spell `word` as a whole word."""
-        for place in range(self.limit - len(word) + 1):
+        for place in range(self.max_length - len(word) + 1):
             end = place + len(word)
             if tuple(free[place:end]) == word:
-                if end == self.limit or self.given[end] < 0 or not self.lexicon.is_glued(self.given[end]):
+                if end == self.max_length or self.given[end] < 0 or not self.lexicon.is_glued(self.given[end]):
                     return place
         return None

@@ -26,11 +26,11 @@ def no_text(row: int) -> InputError:
 
 @dataclass(frozen=True)
 class Rules:
-    """Constraints of B texts of at most `limit` tokens. Made by `constraints.Constraints.compile`.
+    """Constraints of B texts of at most `max_length` tokens. Made by `constraints.Constraints.compile`.
 
     Attributes:
-        given: (B, limit) int64 known tokens, -1 elsewhere.
-        closed: (B, limit) bool, positions right after a known word: no token that continues it may stand there.
+        given: (B, max_length) int64 known tokens, -1 elsewhere.
+        closed: (B, max_length) bool, positions right after a known word: no token that continues it may stand there.
         required: for each text the words that must appear, longest first, those that the given tokens hold left out;
             each takes positions of its own.
         banned: for each text the patterns (`Lexicon.pattern`) that must not appear as whole words.
@@ -47,9 +47,9 @@ class Rules:
     lexicon: Lexicon
 
     @classmethod
-    def of_given(cls, given: Tensor, limit: int, vocab_size: int) -> Rules:
-        """Make rules of known tokens (B, up to limit) alone."""
-        wide = torch.nn.functional.pad(given, (0, limit - given.shape[1]), value=-1)
+    def of_given(cls, given: Tensor, max_length: int, vocab_size: int) -> Rules:
+        """Make rules of known tokens (B, up to max_length) alone."""
+        wide = torch.nn.functional.pad(given, (0, max_length - given.shape[1]), value=-1)
         texts = len(given)
         return cls(
             given=wide,
@@ -57,7 +57,7 @@ class Rules:
             required=((),) * texts,
             banned=((),) * texts,
             least=torch.ones(texts, dtype=torch.long, device=given.device),
-            most=torch.full((texts,), limit, device=given.device),
+            most=torch.full((texts,), max_length, device=given.device),
             lexicon=Lexicon([""] * vocab_size),
         )
 
@@ -88,14 +88,14 @@ class Rules:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def lengths(self) -> Tensor:
-        """(B, limit) bool: whether a text of 1, 2, ..., limit tokens can hold what it must."""
-        limit = self.given.shape[1]
-        n = torch.arange(1, limit + 1, device=self.given.device)
+        """(B, max_length) bool: whether a text of 1, 2, ..., max_length tokens can hold what it must."""
+        max_length = self.given.shape[1]
+        n = torch.arange(1, max_length + 1, device=self.given.device)
         last = torch.where(self.given >= 0, n, 0).amax(1)
         least = torch.maximum(self.least, last)
         for row, words in enumerate(self.required):
             if words:
                 tokens, sizes = self.given[row].tolist(), [len(word) for word in words]
-                while least[row] < limit and not fits(free_runs(tokens, 0, int(least[row]), self.lexicon), sizes):
+                while least[row] < max_length and not fits(free_runs(tokens, 0, int(least[row]), self.lexicon), sizes):
                     least[row] += 1
         return (n >= least.unsqueeze(1)) & (n <= self.most.unsqueeze(1))

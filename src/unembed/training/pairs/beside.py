@@ -92,7 +92,7 @@ class Beside:
     def origin(self) -> Origin:
         """What pairs of this base say of themselves."""
         weights = self.checkpoint.weights
-        return Origin(self.identity.name, self.tokenizer.sha256, self.base.config.limit, weights)
+        return Origin(self.identity.name, self.tokenizer.sha256, self.base.config.max_length, weights)
 
     # ------------------------------------------------------------------ texts and encoder
 
@@ -104,13 +104,13 @@ class Beside:
             RecipeError: no shards or packs are named.
             DataError: they are damaged, or of another encoder, tokenizer or limit than the base's.
         """
-        data, limit = self.recipe.data, self.base.config.limit
+        data, max_length = self.recipe.data, self.base.config.max_length
         if not data.shards:
             raise RecipeError(
                 f"The recipe of a {self.recipe.task} names no data.shards.",
                 "Name shards or packs of the base's encoder.",
             )
-        recipe = replace(self.recipe, data=replace(data, encoder=self.identity.name, limit=limit))
+        recipe = replace(self.recipe, data=replace(data, encoder=self.identity.name, max_length=max_length))
         bf16 = self.precision == "bf16"
         if not all(is_pack(path) for path in data.shards):
             options = {"precision": "bf16"} if bf16 else {}
@@ -129,7 +129,7 @@ class Beside:
                 f"{data.shards[0]} was packed with another {self.identity.name} than the base's: vectors differ.",
                 "Pack the texts again with the base's encoder, or name another data.base.",
             )
-        check_pack(pack, data.shards[0], self.tokenizer, limit)
+        check_pack(pack, data.shards[0], self.tokenizer, max_length)
         network = pack.encoder(self.device, torch.bfloat16 if bf16 else torch.float32)
         if bf16:
             check_encoder(network, pack.identity, self.tokenizer)

@@ -58,11 +58,11 @@ class Corruption:
     Args:
         similar: (V, K) tokens of similar meaning, see `similar_tokens`.
         pool: (N,) tokens, frequent ones more often, that any token may be exchanged for.
-        limit: greatest length.
+        max_length: greatest length.
     """
 
-    def __init__(self, similar: np.ndarray, pool: np.ndarray, limit: int) -> None:
-        self.similar, self.pool, self.limit = similar, pool, limit
+    def __init__(self, similar: np.ndarray, pool: np.ndarray, max_length: int) -> None:
+        self.similar, self.pool, self.max_length = similar, pool, max_length
 
     @classmethod
     def of(cls, denoiser: Denoiser, seed: int) -> Corruption:
@@ -83,7 +83,7 @@ class Corruption:
         counts = prior.counts.cpu() * allowed
         weights = counts.double().numpy() ** 0.7
         pool = np.random.default_rng(seed).choice(len(weights), size=_POOL, p=weights / weights.sum())
-        return cls(similar_tokens(prior.means().cpu(), counts), pool, denoiser.config.limit)
+        return cls(similar_tokens(prior.means().cpu(), counts), pool, denoiser.config.max_length)
 
     def __call__(self, ids: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Make one draft.
@@ -93,7 +93,7 @@ class Corruption:
             rng: of the mistakes.
 
         Returns:
-            1 to `limit` token ids; in a few percent of cases the text itself.
+            1 to `max_length` token ids; in a few percent of cases the text itself.
         """
         text = [int(i) for i in ids]
         draw = rng.random()
@@ -117,7 +117,7 @@ class Corruption:
         if kind == "substitute" or (n < 2 and kind != "insert"):
             return [*text[:at], self._other(text, at, rng), *text[at + 1 :]]
         if kind == "insert":
-            if n >= self.limit:
+            if n >= self.max_length:
                 return text
             return [*text[:at], self._other(text, at, rng), *text[at:]]
         if kind == "delete":

@@ -61,7 +61,7 @@ def write_own_drafts(
     alive = torch.arange(len(condition), device=device)
     state = denoiser.start_causal(condition)
     last = torch.full_like(alive, c.bos_id)
-    for position in range(c.limit):
+    for position in range(c.max_length):
         logits, state = denoiser.next_logits(last, state)
         if position == 0:
             logits[:, c.eos_id] = -torch.inf
@@ -200,17 +200,17 @@ class PairMaker:
 
     def embed(self, texts: Texts, drafts: Sequence[Sequence[int]], kinds: np.ndarray) -> Pairs:
         """Settle drafts on what the encoder sees, and embed them; drafts that become empty or too long are left out."""
-        limit = self.denoiser.config.limit
+        max_length = self.denoiser.config.max_length
         written = [self.tokenizer.decode(list(draft)) for draft in drafts]
         seen = self.tokenizer.encode(written)
-        kept = [i for i, ids in enumerate(seen) if 0 < len(ids) <= limit]
+        kept = [i for i, ids in enumerate(seen) if 0 < len(ids) <= max_length]
         vectors = self.encode([written[i] for i in kept])
         mine = texts.take(np.array(kept, dtype=np.int64))
         own = {column.name: getattr(mine, column.name) for column in fields(Texts)}
-        own["ids"] = _padded([row[:n].tolist() for row, n in zip(mine.ids, mine.lengths, strict=True)], limit)
+        own["ids"] = _padded([row[:n].tolist() for row, n in zip(mine.ids, mine.lengths, strict=True)], max_length)
         return Pairs(
             **own,
-            drafts=_padded([seen[i] for i in kept], limit),
+            drafts=_padded([seen[i] for i in kept], max_length),
             draft_lengths=np.array([len(seen[i]) for i in kept], dtype=np.int64),
             draft_vectors=np.asarray(vectors),
             kinds=kinds[kept],

@@ -49,7 +49,7 @@ class DataPart:
 
     Attributes:
         base: for a student or a corrector: the checkpoint that it is made for, a name or a folder. Encoder, tokenizer
-            and limit are then those of the base.
+            and `max_length` are then those of the base.
         shards: folder of cached shards (`unembed embed --shards`), or one or several packs (`unembed pack`), whose
             texts are embedded while training; empty when `texts` are.
         texts: text files, folders or Hugging Face datasets (hf:allenai/c4?config=en) for online embedding.
@@ -58,7 +58,7 @@ class DataPart:
             the encoder takes by default, if any.
         tokenizer: "encoder" for the encoder's own; or a folder with tokenizer.json, or vocab.json and merges.txt, or a
             name on the model hub. Shards must have been made with the same (`unembed embed --tokenizer`).
-        limit: longest text in tokens.
+        max_length: longest text in tokens.
         exclude_sources: sources left out, as an out-of-domain test set.
         batch_size: texts a step.
         buckets: lengths that texts are padded to, such as [8, 16, 24, 32]: everything then stays on the device and all
@@ -77,7 +77,7 @@ class DataPart:
     encoder: str = "minilm"
     prompt_name: str = ""
     tokenizer: str = "encoder"
-    limit: int = 32
+    max_length: int = 32
     exclude_sources: tuple[str, ...] = ()
     batch_size: int = 256
     buckets: tuple[int, ...] = ()
@@ -92,11 +92,11 @@ class DataPart:
         """Check ranges; one folder may be given as a string."""
         if isinstance(self.shards, str):
             object.__setattr__(self, "shards", (self.shards,) if self.shards else ())
-        sizes = {"limit": (1, 4096), "batch_size": (1, 2**20), "max_texts": COUNT, "fitted": COUNT}
+        sizes = {"max_length": (1, 4096), "batch_size": (1, 2**20), "max_texts": COUNT, "fitted": COUNT}
         within("data", self, {**sizes, "noise": (0, 10), "join": SHARE, "crop": SHARE, "truncate": SHARE})
-        if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.limit):
+        if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.max_length):
             raise RecipeError(
-                f"data.buckets is {shown(list(self.buckets))}.", f"Use lengths from 1 that end with {self.limit}."
+                f"data.buckets is {shown(list(self.buckets))}.", f"Use lengths from 1 that end with {self.max_length}."
             )
 
 

@@ -106,10 +106,10 @@ class DenoiserTask(DenoiserBase):
         """See `Task`; only compiled code needs it."""
         if not compiled_blocks(self.model):
             return
-        ids = torch.randint(self.model.config.vocab_size, (8, self.model.config.limit))
+        ids = torch.randint(self.model.config.vocab_size, (8, self.model.config.max_length))
         ids = ids.masked_fill(self.model.banned.cpu()[ids], 0)
         vectors = self.model.whitening.mean.cpu().repeat(8, 1)
-        for n in (self.model.config.limit, max(1, self.model.config.limit // 2)):
+        for n in (self.model.config.max_length, max(1, self.model.config.max_length // 2)):
             loss = self.loss(ids[:, :n], vectors, torch.Generator().manual_seed(0))
             loss.backward()  # type: ignore[no-untyped-call]
         self.loss.positions = self.loss.cells = 0

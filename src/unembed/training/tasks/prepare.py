@@ -67,10 +67,10 @@ class Prepared:
     resident: Resident | None = None
 
 
-def _batches(dataset: Dataset, rows: np.ndarray, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(dataset: Dataset, rows: np.ndarray, max_length: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for start in range(0, len(rows), 8192):
         ids, lengths, vectors = dataset.gather(rows[start : start + 8192])
-        padded = np.zeros((len(ids), limit), dtype=np.int64)
+        padded = np.zeros((len(ids), max_length), dtype=np.int64)
         padded[:, : ids.shape[1]] = ids
         yield torch.from_numpy(padded), torch.from_numpy(np.asarray(lengths, dtype=np.int64)), torch.from_numpy(vectors)
 
@@ -96,7 +96,7 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
     config = ModelConfig(
         vector_dim=dimension,
         vocab_size=tokenizer.size,
-        limit=recipe.data.limit,
+        max_length=recipe.data.max_length,
         causal=recipe.objective.causal_share > 0,
         schedule=recipe.objective.schedule,
         null_vector=recipe.objective.vector_drop > 0,
@@ -189,7 +189,7 @@ def prepare(
                 "Leave both out, or train from shards.",
             )
         tokenizer, identity = pack.tokenizer, pack.identity
-        check_pack(pack, data.shards[0], tokenizer, data.limit)
+        check_pack(pack, data.shards[0], tokenizer, data.max_length)
         bf16 = resolve_precision(recipe.run.precision, device) == "bf16"
         embed = pack.encoder(device, torch.bfloat16 if bf16 else torch.float32)
         check_encoder(embed, identity, tokenizer)  # here, and in the precision that is used
@@ -256,11 +256,11 @@ def _closed_form(
         elif _has_all_parts(denoiser, checkpoint.denoiser):
             return Fitted.of(checkpoint.notes.get("fitted"))
     _log.info("fitting the closed-form parts on %d texts", len(source.rows))
-    batches = _batches(source.sample, source.rows, recipe.data.limit)
+    batches = _batches(source.sample, source.rows, recipe.data.max_length)
     if resident is not None and source.fitted is not None:
         batches = resident.sample(np.searchsorted(source.used, source.fitted.draw(source.used)))
     vocabulary = len(source.counts)
-    parts = fit_closed_form(batches, vocabulary, recipe.data.limit, positions=False)
+    parts = fit_closed_form(batches, vocabulary, recipe.data.max_length, positions=False)
     _fill(denoiser, parts)
     return source.fitted
 

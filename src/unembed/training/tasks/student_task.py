@@ -216,7 +216,7 @@ def make_student_task(
     part, base = recipe.student, beside.base.config
     torch.manual_seed(recipe.run.seed)
     shape = StudentConfig(
-        base.vector_dim, base.limit, beside.table.shape[1], part.width, part.layers, part.heads, part.mlp
+        base.vector_dim, base.max_length, beside.table.shape[1], part.width, part.layers, part.heads, part.mlp
     )
     student = StudentEncoder(shape)
     notes = dict((known or {}).get("notes", {}))
