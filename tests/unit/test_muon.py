@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_weight_decay_is_decoupled_and_a_matrix_without_gradient_stays() -> None
 
 @pytest.mark.parametrize("changes", [{}, {"backbone": "paper", "prefix_tokens": 0}], ids=str)
 def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(changes: dict[str, object]) -> None:
-    denoiser = Denoiser(ModelConfig(**{**CONFIG.to_dict(), **changes}))
+    denoiser = Denoiser(dataclasses.replace(CONFIG, **changes))
     optimizer = make_optimizer(denoiser, OptimizerPart(matrices="muon"))
     assert isinstance(optimizer, CombinedOptimizer) and isinstance(optimizer.parts[1], Muon)
     muon = {id(p): group["pieces"] for group in optimizer.parts[1].param_groups for p in group["params"]}
