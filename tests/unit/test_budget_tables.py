@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from unembed.evaluation.budget_tables import (
     budget_figure,
     cost_table,
     curve_table,
-    method_table,
+    overall_table,
     write_page,
 )
 from unembed.files import write_json
@@ -61,8 +62,8 @@ def test_tables_hold_every_budget_and_bin_with_texts() -> None:
     text = curve_table(curve())
     assert text.count("\n") == 2 + 3 * len(BUDGETS) and "9-16" not in text
     assert "| 1-8 | 20 | 64 | 0.840 [0.830, 0.850] |" in text and "| 32.0 | 640 | 6.40 | 0.250 |" in text
-    text = method_table([curve(), curve("best-of", 0.05)])
-    assert "| all | `best-of` | 0.100 [0.090, 0.110] |" in text and "64 queries" in text.splitlines()[0]
+    text = overall_table([curve(), curve("best-of", 0.05)])
+    assert "| Exact match | `best-of` | 0.100 [0.090, 0.110] |" in text and "64 queries" in text.splitlines()[0]
     assert "0.790" in ablation_table([curve("moves-all")]) and "0.190" in ablation_table([curve("x")], 4)
     row = {"method": "search", "budget": 4, "n": 8, "queries": 3.5, "passes": 120.0, "seconds": 0.5, "share": 0.31}
     assert "| `search` | 4 | 8 | 3.5 | 120 | 0.50 | 0.31 |" in cost_table([row])
@@ -88,9 +89,14 @@ def test_the_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     )
     text = write_page(folder, page)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert text.index("## set") < text.index("## other, a source left out of training") < text.index("moves-all")
-    assert all(text.count(f"{words}, over all lengths") == 2 for words in METRICS.values())
+    assert text.index("### set") < text.index("### other, a source left out of training") < text.index("moves-all")
+    assert text.count("| metric | method |") == 2 and text.count("Exact match of `combined` by length") == 1
     assert text.count("| method | budget | queries spent |") == 2
+    with (folder / "queries.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * len(BUDGETS) and set(METRICS) < set(rows[0])
+    last = next(row for row in rows if (row["set"], row["tokens"], row["queries"]) == ("set", "1-8", "64"))
+    assert (last["n"], last["bleu"], last["bleu_low"], last["passes"]) == ("20", "0.84", "0.83", "")
     assert (folder / "refinement-set.svg").exists() and "results/refinement-other.svg" in text
     assert write_page(folder, page) == text
     page.write_text("no marks")

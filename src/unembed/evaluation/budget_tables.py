@@ -1,20 +1,22 @@
 """Curves over queries as tables, a figure and a page, from result files alone.
 
-Contents: `curve_table`, `method_table`, `spent_table`, `cost_table`, `ablation_table`,
+Contents: `curve_table`, `overall_table`, `length_table`, `spent_table`, `cost_table`, `ablation_table`,
 `budget_figure`, `write_page`, `read_curves`.
 
 The page is docs/queries.md: what stands between its two marks is written anew from the files, the rest is left alone.
+It has the figures and what holds over all lengths; queries.csv beside the files has every number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError
-from unembed.evaluation.tables import cell, table
+from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import atomic_path, atomic_write_bytes, read_json
+from unembed.refinement.methods import DEFAULT
 from unembed.refinement.surrogate import MOVES
 
 METRICS = {
@@ -25,6 +27,7 @@ METRICS = {
     "cosine": "Cosine",
 }
 FIGURES = ("exact_match", "token_f1")
+SHOWN = ("exact_match", "token_f1", "cosine")  # on the page; the CSV file has all
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOT_RUN = "The curve has not been measured for this version; `python benchmarks/refinement.py` does it.\n"
 SUMMARY = "refinement.json"  # costs and ablations
@@ -61,26 +64,39 @@ def curve_table(result: Mapping[str, Any]) -> str:
     return table(header, lines)
 
 
-def method_table(results: Sequence[Mapping[str, Any]], metric: str = "exact_match") -> str:
-    """Methods beside each other on one set: a metric for each bin, a column a budget."""
+def overall_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Methods beside each other on one set, over all lengths: a row a metric and method, a column a budget."""
     budgets = sorted({entry["queries"] for result in results for entry in result["budgets"]})
     lines = []
-    for which in (None, *(_rows(results[0]) if results else [])):
+    for metric in SHOWN:
         for result in results:
-            cells = {entry["queries"]: _metrics(entry, which)[1].get(metric) for entry in result["budgets"]}
-            lines.append([which or "all", f"`{result['name']}`", *(cell(metric, cells.get(k)) for k in budgets)])
-    return table(["tokens", "method", *(f"{k} queries" for k in budgets)], lines, left=2)
+            cells = {entry["queries"]: entry["metrics"].get(metric) for entry in result["budgets"]}
+            lines.append([METRICS[metric], f"`{result['name']}`", *(cell(metric, cells.get(k)) for k in budgets)])
+    return table(["metric", "method", *map(_queries, budgets)], lines, left=2)
+
+
+def length_table(result: Mapping[str, Any], metric: str = "exact_match") -> str:
+    """One method on one set: a metric for each bin of length, a column a budget."""
+    lines = [
+        [which, *(cell(metric, _metrics(entry, which)[1].get(metric)) for entry in result["budgets"])]
+        for which in _rows(result)
+    ]
+    return table(["tokens", *(_queries(entry["queries"]) for entry in result["budgets"])], lines)
+
+
+def _queries(count: int) -> str:
+    return f"{count} {'query' if count == 1 else 'queries'}"
 
 
 def spent_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """What each budget of each method took in the run of the curve."""
+    """What each method took with its largest budget, in the run of the curve."""
     lines = []
     for result in results:
-        for entry in result["budgets"]:
-            met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
-            spent = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
-            lines.append([f"`{result['name']}`", str(entry["queries"]), *spent])
-    return table(["method", "budget", "queries spent", "passes", "s a text", "met"], lines)
+        entry = result["budgets"][-1]
+        met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
+        spent = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
+        lines.append([f"`{result['name']}`", str(entry["queries"]), *spent])
+    return table(["method", "budget", "queries spent", "passes", "s a text", "share of vectors met"], lines)
 
 
 def cost_table(costs: Sequence[Mapping[str, Any]]) -> str:
@@ -176,34 +192,37 @@ def render(curves: Sequence[dict[str, Any]], more: Mapping[str, Any], folder: Pa
     """
     if not curves:
         return NOT_RUN
-    parts = []
+    parts = [f"All numbers, each metric by length too: [queries.csv]({link}queries.csv).\n"]
     for name in dict.fromkeys(curve["data"]["name"] for curve in curves):
         here = [curve for curve in curves if curve["data"]["name"] == name]
-        best = next((curve for curve in here if curve["name"] == "combined"), here[-1])
+        best = next((curve for name in (DEFAULT, "combined") for curve in here if curve["name"] == name), here[-1])
         picture = f"refinement-{name}.svg"
         budget_figure(here, folder / picture)
         left_out = ", a source left out of training" if best.get("left_out") else ""
         floor = best["budgets"][0].get("floors", {}).get("cosine")
+        drafts = f", drafts by `{best['options']['strategy']}`" if best.get("options") else ""
         parts += [
-            f"## {name}{left_out}\n",
+            f"### {name}{left_out}\n",
+            f"![Exact match and token_f1 over queries on {name}, a panel for each length]({link}{picture})\n",
             f"n = {best['data']['n']} of {best['data']['of']} texts (seed {best['seed']}), {best['encoder']}, "
-            f"checkpoint `{best['checkpoint']['sha256'][:8]}`, {best['machine']['summary']}. Brackets are 95% "
-            f"bootstrap intervals; the cosine of random pairs of these texts is {cell('cosine', floor)}. Tolerance "
-            f"{(best['search'] or {}).get('tolerance', 0):.1g}.{_without(here)}\n",
-            f"![Exact match and token_f1 against queries on {name}](" + f"{link}{picture})\n",
+            f"checkpoint `{best['checkpoint']['sha256'][:8]}`{drafts}, tolerance "
+            f"{(best['search'] or {}).get('tolerance', 0):.1g}, {best['machine']['summary']}. Brackets are 95% "
+            f"bootstrap intervals; the cosine of random pairs of these texts is {cell('cosine', floor)}."
+            f"{_without(here)}\n",
+            overall_table(here),
         ]
-        for metric, words in METRICS.items():
-            parts += [f"{words}, over all lengths and by length in tokens:\n", method_table(here, metric)]
-        parts += ["What was spent, and the share of vectors that were met:\n", spent_table(here)]
+        if not left_out:
+            parts += [f"Exact match of `{best['name']}` by length in tokens:\n", length_table(best)]
+        parts += ["Spent with the largest budget:\n", spent_table(here)]
     if more.get("costs"):
         parts += [
-            "## What it costs\n",
+            "### What it costs\n",
             f"Runs of their own, one a budget, on {more['machine']['summary']}; the share in matrix products is "
             "operations counted over time, divided by the measured rate of a plain product.\n",
             cost_table(more["costs"]),
         ]
     if more.get("ablations"):
-        parts += ["## What is lost without a kind of move\n", ablation_table(more["ablations"])]
+        parts += ["### What is lost without a kind of move\n", ablation_table(more["ablations"])]
     return "\n".join(parts)
 
 
@@ -230,7 +249,19 @@ def write_page(folder: str | Path, page: str | Path) -> str:
         raise DataError(f"{page} lacks the marks {BEGIN} and {END}.", "Restore them where the figures belong.")
     summary = folder / SUMMARY
     more = read_json(summary) if summary.exists() else {}
-    filled = render(read_curves(folder), more, folder)
+    curves = read_curves(folder)
+    filled = render(curves, more, folder)
+    write_csv(folder / "queries.csv", [row for curve in curves for row in _rows_of(curve)])
     whole = f"{text.split(BEGIN)[0]}{BEGIN}\n\n{filled}\n{END}{text.split(END)[1]}"
     atomic_write_bytes(page, whole.encode())
     return whole
+
+
+def _rows_of(curve: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Every number of a curve: a row a budget, over all lengths and for each bin."""
+    for entry in curve["budgets"]:
+        for which in (None, *_rows(curve)):
+            n, metrics = _metrics(entry, which)
+            named = {"set": curve["data"]["name"], "method": curve["name"], "tokens": which or "all"}
+            cost = {} if which else {key: entry[key] for key in ("spent", "passes", "seconds", "met")}
+            yield {**named, "n": n or curve["data"]["n"], "queries": entry["queries"], **cost, **metrics}
