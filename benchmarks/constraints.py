@@ -25,6 +25,8 @@ import torch
 from unembed.data.shards import ShardDataset
 from unembed.evaluation.figures import known_plot
 from unembed.evaluation.sets import EvaluationSet
+from unembed.evaluation.tables import cell, write_csv
+from unembed.evaluation.tables import table as markdown
 from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import summary
@@ -38,9 +40,9 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 LABELS = {
     "nothing": "nothing",
     "length": "the length",
-    "positions": "tokens at their positions",
-    "words": "words, not where",
-    "prefix": "the beginning",
+    "positions": "{} of the tokens, with their positions",
+    "words": "{} of the tokens, as words without positions",
+    "prefix": "the first {} of the tokens",
 }
 
 
@@ -117,27 +119,29 @@ def held(preds: Sequence[Sequence[int]], scenario: Scenario) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The Markdown table of a result."""
-    lines = [
-        "| strategy | known | share | how | token_f1 | token_f1, unknown | token_accuracy | unknown | exact | BLEU |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """The Markdown table of a result: the strategy of its first rows, decoded beside the control."""
+    shown = ("token_f1_unknown", "token_accuracy_unknown", "exact_match")
+    strategy = result["rows"][0]["strategy"]
+    body = []
     for row in result["rows"]:
-        for how in ("decoded", "control"):
-            if how not in row:
-                continue
-            cells = []
-            for name in KEPT:
-                m, digits = row[how][name], 1 if name == "bleu" else 3
-                cells.append(f"{m['value']:.{digits}f} [{m['low']:.{digits}f}, {m['high']:.{digits}f}]")
-            share = f"{row['share']:.0%}" if row["share"] else ""
-            lines.append(f"| {row['strategy']} | {LABELS[row['known']]} | {share} | {how} | {' | '.join(cells)} |")
-    head = (
-        f"{result['data']['name']}, n = {result['data']['n']}, seed {result['seed']}, checkpoint "
-        f"{result['checkpoint'][:12]}, {result['precision']}; 95% bootstrap intervals over texts. `control`: what is "
-        "known is put into the result found without it.\n"
+        if row["strategy"] == strategy:
+            cells = [cell(name, row.get(how, {}).get(name)) for name in shown for how in ("decoded", "control")]
+            body.append([LABELS[row["known"]].format(f"{row['share']:.0%}"), *cells])
+    head = ["known", "token_f1", "control", "token_accuracy", "control", "exact_match", "control"]
+    text = (
+        f"{result['data']['name']}, n = {result['data']['n']}, seed {result['seed']}, `{strategy}`, checkpoint "
+        f"{result['checkpoint'][:8]}, {result['precision']}; 95% bootstrap intervals over texts. `token_f1` and "
+        "`token_accuracy` count the tokens that were not known. All metrics, and the strategy `adaptive`: "
+        "[constraints.csv](results/constraints.csv).\n"
     )
-    return head + "\n" + "\n".join(lines) + "\n"
+    return f"{text}\n{markdown(head, body)}"
+
+
+def spread(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every number of a result, a row for each scenario decoded and each control."""
+    named = ("strategy", "known", "share", "known_tokens", "passes", "satisfied")
+    rows = [(row, how) for row in result["rows"] for how in ("decoded", "control") if how in row]
+    return [{**{key: row[key] for key in named}, "how": how, **row[how]} for row, how in rows]
 
 
 def put_table(path: Path, text: str) -> None:
@@ -170,6 +174,7 @@ def main() -> None:
         run(args)
     result = json.loads(Path(args.out).read_text(encoding="utf-8"))
     put_table(Path(args.table), table(result))
+    write_csv(Path(args.out).with_suffix(".csv"), spread(result))
     known_plot(result, args.figure)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/passes.py --test data/test --out docs/results/passes.json --figure docs/results/passes-curve.svg
 
 Runs that the file holds for the same checkpoint and texts are kept, so that it can be stopped and started. --page puts
-the table into docs/strategies.md between its markers and measures nothing.
+the tables into docs/strategies.md between its markers, writes the CSV file beside --out, and measures nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES
 from unembed.evaluation import figures
 from unembed.evaluation.harness import Setting, evaluate
 from unembed.evaluation.sets import EvaluationSet
-from unembed.evaluation.tables import cell, table
+from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import atomic_write_bytes, read_json, write_json
 from unembed.inverter import Inverter
 
@@ -50,16 +50,30 @@ def settings(inverter: Inverter) -> list[Setting]:
 
 
 def page(rows: list[dict[str, Any]], path: Path) -> None:
-    """Fill the table of the page."""
+    """Fill the tables of the page: the parallel strategies by passes, the others with all that is shown."""
     head, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
-    body = [
+    parallel = [row for row in rows if row["strategy"] not in (*CAUSAL_STRATEGIES, "prior")]
+    by_name = {row["name"]: row for row in parallel}
+    wide = [
+        [f"`{name}`", *(cell("token_f1", by_name[f"{name}, {k} passes"]["metrics"]["token_f1"]) for k in PASSES)]
+        for name in dict.fromkeys(row["strategy"] for row in parallel)
+    ]
+    others = [
         [f"`{row['name']}`", f"{row['passes']:.1f}", *(cell(name, row["metrics"].get(name)) for name in SHOWN)]
         for row in sorted(rows, key=lambda row: (row["strategy"], row["passes"]))
+        if row not in parallel
     ]
     first = rows[0]
-    said = f"n = {first['data']['n']} of {first['data']['name']}, seed {first['seed']}, 95% bootstrap intervals.\n\n"
-    text = said + table(["run", "passes a text", *SHOWN], body)
+    text = "\n".join([
+        f"n = {first['data']['n']} of {first['data']['name']}, seed {first['seed']}, checkpoint "
+        f"`{first['stamp']['checkpoint'][:8]}`, 95% bootstrap intervals. Mean token_f1 of the strategies that start "
+        "from masks, by the most passes that a draft may take:\n",
+        table(["strategy", "1 pass", *(f"{k} passes" for k in PASSES[1:])], wide),
+        "The others, whose passes follow from the beam and the length:\n",
+        table(["run", "passes a text", *SHOWN], others),
+        "All numbers: [passes.csv](results/passes.csv).\n",
+    ])  # fmt: skip
     atomic_write_bytes(path, f"{head}{BEGIN}\n{text}{END}{tail}".encode())
 
 
@@ -98,6 +112,10 @@ def main() -> None:
     figures.frontier(rows, args.figure)
     if args.page:
         page(rows, Path(args.page))
+        named = [
+            {"run": r["name"], **{k: r[k] for k in ("strategy", "passes", "seconds")}, **r["metrics"]} for r in rows
+        ]
+        write_csv(out.with_suffix(".csv"), named)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unembed.evaluation.tables import write_csv
 from unembed.files import atomic_path, atomic_write_bytes
 
 COLUMNS = ("token_f1", "token_accuracy", "exact_match", "bleu")
@@ -34,6 +35,12 @@ def write(result: Path, page_path: Path) -> None:
     race: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     picture = result.with_suffix(".svg")
     figure(race, picture)
+    named = ("way", "seconds", "texts_seen", "end", "n", "passes", "milliseconds_per_text", "gflop_per_text")
+    rows = [(entry["name"], row) for entry in race["contestants"] for row in entry["decoded"]]
+    write_csv(
+        result.with_suffix(".csv"),
+        [{"contestant": name, **{key: row[key] for key in named}, **row["metrics"]} for name, row in rows],
+    )
     atomic_write_bytes(page_path, page(race, f"results/{picture.name}").encode())
 
 
@@ -47,7 +54,9 @@ def page(race: dict[str, Any], picture: str) -> str:
         f"`{race['data']['validation']}`; {race['machine']}; {race['side_by_side']} side by side. Brackets are 95% "
         "bootstrap intervals.",
         "",
-        f"![token_f1 and BLEU over the training time]({picture})",
+        f"![token_f1 and BLEU over the training time, a line for each contestant and way of decoding]({picture})",
+        "",
+        f"The points of these curves, and all metrics of each: [race.csv]({Path(picture).with_suffix('.csv')}).",
         "",
         "## At the end",
         "",
@@ -84,14 +93,6 @@ def page(race: dict[str, Any], picture: str) -> str:
             f"{train['texts_seen']:,} | {train['steps']:,} | {cost['training_gflop_per_text']:.3f} | {total:,.0f} | "
             f"{_losses(train['losses'])} |"
         )
-    lines += ["", "## Over time", "", "| contestant | decoded by | time | texts seen | token_f1 | BLEU |"]
-    lines.append("|---|---|---|---|---|---|")
-    for entry in race["contestants"]:
-        for row in sorted(entry["decoded"], key=lambda r: (r["way"], r["seconds"])):
-            if _in_curve(entry, row):
-                f1, bleu = (_interval(row["metrics"][name], name) for name in ("token_f1", "bleu"))
-                time = f"{row['seconds'] / 60:g} min"
-                lines.append(f"| {entry['name']} | {row['way']} | {time} | {row['texts_seen']:,} | {f1} | {bleu} |")
     lines += ["", "## The contestants", ""]
     lines += [f"- **{entry['name']}**: {entry['about']}." for entry in race["contestants"]]
     return "\n".join(lines) + "\n"

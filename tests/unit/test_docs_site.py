@@ -73,6 +73,13 @@ def test_no_relative_link_is_broken(page: Path) -> None:
             assert anchor in anchors(path), f"{page.name} links to {link}, but no heading is called that"
 
 
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda path: path.name)
+def test_no_page_is_a_wall_of_tables(page: Path) -> None:
+    """What is longer belongs into a CSV file of docs/results, with a figure on the page and a link."""
+    lines = [line for line in prose(page).splitlines() if line.startswith("|")]
+    assert len(lines) <= 80, f"{page.name} has {len(lines)} lines of tables"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_a_page_begins_with_one_title(page: Path) -> None:
     assert prose(page).startswith("# ")
@@ -111,5 +118,8 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     for page in nav():
         assert (site / ("index.html" if page == "index.md" else f"{page.removesuffix('.md')}/index.html")).exists()
     home = (site / "index.html").read_text(encoding="utf-8")
+    results = (site / "results" / "index.html").read_text(encoding="utf-8")
+    for picture in ("calibration.svg", "length.svg"):
+        assert f'src="{picture}"' in results and (site / "results" / picture).exists()
     assert 'src="decode.svg"' in home and (site / "decode.svg").exists()
     assert "&lt;!-- test" not in home

@@ -1,7 +1,7 @@
 """docs/paper.md: our figures beside those of arXiv 2602.11047, made from the file of cells alone.
 
 - `render`: the page from the values that `reproduction.Reproduction` keeps.
-- `write_page`: the same from the file, with figure 2 beside it.
+- `write_page`: the same from the file, with figure 2 and a CSV file of every cell beside it.
 - `read_curve`: what figure 2 needs of a training log.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from unembed.evaluation import paper_facts as paper
 from unembed.evaluation.figures import dynamics, read_log
 from unembed.evaluation.reproduction import PAPER_STRATEGIES, RATE
-from unembed.evaluation.tables import cell, table
+from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import PRIVATE, atomic_write_bytes, read_json
 
 FIGURE = "paper-dynamics.svg"
@@ -43,9 +43,19 @@ def write_page(values_path: str | Path, page: str | Path) -> str:
     values = read_json(values_path)
     if values.get("logs"):
         dynamics(values["logs"], Path(values_path).parent / FIGURE)
-    text = render(values, _link(Path(values_path).parent, Path(page).parent))
+    table_path = Path(values_path).with_suffix(".csv")
+    write_csv(table_path, _flat(values["cells"]))
+    text = render(values, _link(Path(values_path).parent, Path(page).parent), table_path.name)
     atomic_write_bytes(page, text.encode(), PRIVATE)  # it holds examples
     return text
+
+
+def _flat(cells: Cells) -> Iterable[dict[str, Any]]:
+    """Every cell that was scored, with its cost and metrics."""
+    for key, row in cells.items():
+        if "metrics" in row and "data" in row:
+            cost = {name: row[name] for name in ("passes", "queries", "seconds")}
+            yield {"cell": key, "n": row["data"]["n"], **cost, **row["metrics"]}
 
 
 def _link(folder: Path, page: Path) -> str:
@@ -99,28 +109,28 @@ def _strategies(values: Mapping[str, Any]) -> str:
     names = [name for name, model in values["models"].items() if model["role"] == "model"]
     rows = []
     for strategy in [*PAPER_STRATEGIES, "default"]:
+        theirs = ", ".join(f"{value:.3f}" for value in paper.COSINES.get(strategy, ())) or "-"
         for name in names:
             row = values["cells"].get(f"strategy/{name}/{strategy}")
             if row is not None:
-                label = f"`{strategy}`" if strategy != "default" else f"`{row['strategy']}` (its default)"
-                rows.append([label, f"**{name}**", *_cost(row), *_scores(row, _SCORES[1:]), _floor(row)])
-        for name, value in zip(paper.COSINE_ENCODERS, paper.COSINES.get(strategy, ()), strict=False):
-            blank = ["-"] * (len(_COST) + len(_SCORES) - 2)
-            rows.append([f"`{strategy}`", f"paper: {name}", *blank, f"{value:.3f}", "-"])
-    return table(["strategy", "encoder", *_COST, *_SCORES[1:], "cosine of random pairs"], rows, left=2)
+                label = f"`{strategy}`" if strategy != "default" else f"`{row['strategy']}` (its default then)"
+                rows.append([label, f"**{name}**", *_cost(row), *_scores(row, _SCORES[1:]), _floor(row), theirs])
+    last = f"the paper's cosine: {', '.join(paper.COSINE_ENCODERS)}"
+    return table(["strategy", "encoder", *_COST, *_SCORES[1:], "cosine of random pairs", last], rows, left=2)
 
 
 def _remasking(cells: Cells) -> str:
-    names = ("token_accuracy", "token_f1", "exact_match", "cosine", "bleu")
-    rows = []
+    """Ours with 8 and 32 passes beside the paper's figure, for each metric that the paper gives."""
+    names, header, rows = ("token_accuracy", "cosine", "bleu"), ["re-mask probability"], []
+    for name in names:
+        header += [f"{name}, 8 passes", "32 passes", "paper"]
     for probability, (accuracy, cosine, bleu) in paper.REMASKING.items():
-        for passes in (8, 32):
-            row = cells.get(f"remask/{passes}/{probability}")
-            if row is not None:
-                rows.append([f"{probability:.2f}", f"**ours**, {passes} passes", *_cost(row), *_scores(row, names)])
-        given = [f"{accuracy:.3f}", "-", "-", f"{cosine:.2f}", f"{bleu:.1f}"]
-        rows.append([f"{probability:.2f}", "paper", *["-"] * len(_COST), *given])
-    return table(["re-mask probability", "run", *_COST, *names], rows, left=2)
+        line = [f"{probability:.2f}"]
+        for name, theirs in zip(names, (f"{accuracy:.3f}", f"{cosine:.2f}", f"{bleu:.1f}"), strict=True):
+            ours = [cells.get(f"remask/{passes}/{probability}") for passes in (8, 32)]
+            line += [*(cell(name, row["metrics"].get(name) if row else None) for row in ours), theirs]
+        rows.append(line)
+    return table(header, rows)
 
 
 def _hyper_parameters(recipes: Mapping[str, Any]) -> str:
@@ -151,7 +161,7 @@ def _sentence(cells: Cells) -> str:
     for strategy in [*PAPER_STRATEGIES, "default"]:
         found = cells.get(f"sentence/{strategy}")
         if found is not None:
-            label = f"`{strategy}`" if strategy != "default" else f"`{found['strategy']}` (default)"
+            label = f"`{strategy}`" if strategy != "default" else f"`{found['strategy']}` (its default then)"
             row = found["rows"][0]
             theirs = paper.EXAMPLE_COSINES.get(strategy)
             end = [f"{row['passes']}", f"{row['cosine']:.2f}", "-" if theirs is None else f"{theirs:.2f}"]
@@ -160,25 +170,23 @@ def _sentence(cells: Cells) -> str:
 
 
 def _languages(values: Mapping[str, Any]) -> list[str]:
+    """One row a language: sequential decoding as in the paper's tables, and its first text."""
     parts = []
     names = [name for name, model in values["models"].items() if model["role"] == "multilingual"]
+    metrics = ("token_accuracy", "token_f1", "cosine")
+    header = ["language", "text", "recovered text", *_COST, *metrics, "cosine of random pairs"]
     for name in names:
-        prefix = f"language/{name}/"
-        found = {key[len(prefix) :]: row for key, row in values["cells"].items() if key.startswith(prefix)}
-        rows = [[*key.split("/"), *_cost(row), *_scores(row, _SCORES[1:]), _floor(row)] for key, row in found.items()]
-        header = ["language", "strategy", *_COST, *_SCORES[1:], "cosine of random pairs"]
-        parts += [f"### {name}: {_differs(values['models'][name])}\n", table(header, rows, left=2)]
-        prefix = f"language-example/{name}/"
-        rows = [
-            [key[len(prefix) :], part["original"], part["text"], f"{part['cosine']:.2f}", f"{part['token_f1']:.2f}"]
-            for key, example in values["cells"].items()
-            if key.startswith(prefix)
-            for part in example["rows"]
-        ]
-        parts.append(table(["language", "text", "recovered text", "cosine", "token_f1"], rows, left=3))
+        rows = []
+        for key, row in values["cells"].items():
+            _, found, language = key.removesuffix("/sequential").rpartition(f"language/{name}/")
+            if found and key.endswith("/sequential"):
+                example = values["cells"].get(f"language-example/{name}/{language}", {"rows": []})["rows"][:1]
+                texts = [part[field] for part in example for field in ("original", "text")] or ["-", "-"]
+                rows.append([language, *texts, *_cost(row), *_scores(row, metrics), _floor(row)])
+        parts += [f"### {name}: {_differs(values['models'][name])}\n", table(header, rows, left=3)]
     if not names:
         parts.append(
-            "Not measured: no multilingual encoder is at hand here. The command makes these tables when one is given: "
+            "Not measured: no multilingual encoder was at hand. The command makes these tables when it is given one: "
             "`--multilingual NAME=CHECKPOINT --languages FILE.tsv`.\n"
         )
     return parts
@@ -205,31 +213,35 @@ def _head(values: Mapping[str, Any]) -> list[str]:
     said = ", ".join(f"{name} (n = {n} of {of})" for name, n, of in sets if not name.count(" "))
     machines = sorted({row["machine"] for row in values["cells"].values()})
     lines = [
-        "# The paper's tables, run here\n",
-        "Made by `unembed reproduce`. "
-        f"Our rows: {said}; 95% bootstrap intervals, seed {cells[0]['seed'] if cells else '-'}; {'; '.join(machines)}. "
-        "The paper's rows are its own figures (arXiv 2602.11047, v1), on other encoders, data and compute.\n",
+        "# The paper's tables, measured here\n",
+        "`unembed reproduce` measures what the tables of [arXiv:2602.11047](https://arxiv.org/abs/2602.11047) show, "
+        "with models of this repository, and sets it beside the figures that the paper prints (v1). Encoders, data and "
+        "compute differ, so compare the strategies within a model rather than a row of ours with one of the paper's.\n",
+        f"Our rows: {said}; 95% bootstrap intervals, seed {cells[0]['seed'] if cells else '-'}; "
+        f"{'; '.join(machines)}.\n",
         f"`{_MASKED}` is what the paper calls token accuracy in its tables 1 and 5: {RATE:.0%} of a text is masked, "
-        "the rest and the length are shown. `token_accuracy` is decoded from all masks, length included. Only it "
-        "says what comes back from a vector. `ms a text` is wall-clock here; the machine may have had other work.\n",
-        "What differs from the paper, row by row:\n",
+        "and the rest and the length are shown. `token_accuracy` is decoded from masks alone, the length included; "
+        "only it says what comes back from a vector. `ms a text` is wall-clock time on this machine, which may have "
+        "had other work to do.\n",
+        "The models:\n",
     ]
     lines += [f"- **{name}**: {_differs(model)}." for name, model in values["models"].items()]
-    lines.append(f"- the paper: 8 x 768 and 78M parameters; {paper.COST['training']} on one A100.\n")
+    lines.append(f"- the paper's: 8 x 768, 78M parameters; {paper.COST['training']} on one A100.\n")
     lines += [f"{text}\n" for text in values.get("notes", [])]
     return lines
 
 
-def render(values: Mapping[str, Any], link: str = "results/") -> str:
-    """Render the page; `link` is the way from it to the folder of the figures."""
+def render(values: Mapping[str, Any], link: str = "results/", every: str = "paper.csv") -> str:
+    """Render the page; `link` is the way from it to the folder of the figures, `every` the CSV file there."""
     cells: Cells = values["cells"]
     two_stage = next((row for key, row in cells.items() if key.endswith("/two-stage")), None)
     parts = [
         *_head(values),
+        f"All cells with all their metrics, also those that these tables leave out: [{every}]({link}{every}).\n",
         "## Table 1: encoders, sequential greedy decoding\n",
         _encoders(values),
         "## Table 2: strategies and encoders\n",
-        "The paper averages the cosine over one sentence in ten languages; our rows are the set named above.\n",
+        "The paper's cosine is the mean over one sentence in ten languages, ours that over the texts named above.\n",
         _strategies(values),
         "## Table 3: re-masking probability of Euler\n",
         _remasking(cells),
@@ -246,8 +258,8 @@ def render(values: Mapping[str, Any], link: str = "results/") -> str:
     parts += ["## Baselines\n", _baselines(cells)]
     parts += [
         "## Not measured\n",
-        "- Perplexity under GPT-2: its weights cannot be had offline; nothing here stands in for it.",
-        f"- The paper's cost on an A100 ({paper.COST['sequential']}; {paper.COST['euler']}): there is no such machine "
-        "here. The column `ms a text` is this machine's.\n",
+        "- Perplexity under GPT-2: its weights cannot be had offline, and nothing here stands in for it.",
+        f"- The paper's cost on an A100 ({paper.COST['sequential']}; {paper.COST['euler']}): no A100 was at hand; "
+        "`ms a text` is this machine's.\n",
     ]
     return "\n".join(parts)
