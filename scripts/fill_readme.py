@@ -1,4 +1,4 @@
-"""Fill the results table of README.md from docs/results/*.json; no number in it is typed.
+"""Fill the examples and the table of README.md from docs/results/*.json; no number in it is typed.
 
 python scripts/fill_readme.py           # write
 python scripts/fill_readme.py --check   # exit 1 when the table is not what the files say
@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unembed.evaluation.tables import cell, read_results, table
+from unembed.evaluation.tables import cell, example_table, read_results, table
 from unembed.files import atomic_write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+EXAMPLES = 5
 SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine")
 
 
 def build(results: list[dict[str, Any]]) -> str:
-    """Make the table of the default strategy and the baselines on the test set, with the setting above it."""
+    """Make the first examples, and the table of the default strategy and the baselines on the test set."""
     inside = [r for r in results if not r.get("left_out") and r["data"]["name"] == "english-test"]
     default = next((r for r in inside if r.get("default")), None)
     if default is None:
@@ -39,8 +40,10 @@ def build(results: list[dict[str, Any]]) -> str:
     ]
     floor = default.get("floors", {}).get("cosine")
     lines = [
-        f"{default['data']['name']}, n = {default['data']['n']} of {default['data']['of']} texts of 1 to 32 tokens, "
-        f"encoder `{default['encoder']}`, 95% bootstrap intervals"
+        "The first sentences of a random subset of the test set, not chosen:\n",
+        example_table(default["examples"][:EXAMPLES]),
+        f"In figures: {default['data']['name']}, n = {default['data']['n']} of {default['data']['of']} texts of 1 to "
+        f"32 tokens, encoder `{default['encoder']}`, 95% bootstrap intervals"
         + (f"; the cosine of random pairs is {floor['value']:.2f}" if floor else "")
         + ".\n",
         table(["", "n", "lengths tried", "passes", "queries", *SHOWN], body),
