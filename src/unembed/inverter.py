@@ -50,6 +50,13 @@ class Inverter(Decoder):
         position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
     """
 
+    def __repr__(self) -> str:
+        """Name, encoder, longest text, and where and how it computes."""
+        return (
+            f"<Inverter {self.name!r}: vectors of {self.identity.name} ({self.dimension} dimensions) to texts of up to "
+            f"{self.max_length} tokens; {self.device}, {self.precision}>"
+        )
+
     @property
     def corrector(self) -> Corrector | None:
         """The corrector that lies beside the checkpoint's weights, read at first use; None where there is none."""
@@ -113,7 +120,7 @@ class Inverter(Decoder):
         """Recover the texts behind vectors; without queries the encoder is not asked.
 
         Args:
-            vectors: array, tensor or nested list of numbers, (n, d) or (d,).
+            vectors: array, tensor, nested list or column of arrays (such as a pandas Series), (n, d) or (d,).
             batch_size: vectors decoded together, 64 where None (prior: 4096); memory does not grow with n beyond the
                 results.
             trace: keep the steps in each `Recovery.trace`.

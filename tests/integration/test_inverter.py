@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -109,6 +110,7 @@ def test_every_kind_of_array_is_taken(inverter: Inverter, vectors: np.ndarray) -
         torch.from_numpy(vectors).requires_grad_(),
         np.asfortranarray(vectors),
         np.repeat(vectors, 2, axis=0)[::2],
+        pa.table({"v": list(vectors)})["v"],
         3.0 * vectors,  # the encoder makes vectors of length 1, so the length says nothing
     )
     for kind in kinds:
@@ -137,7 +139,7 @@ def bad_vectors(vectors: np.ndarray) -> dict[str, object]:
         "dimension 0": np.zeros((3, 0)),
         "3 axes": vectors[None],
         "0 axes": np.float32(3.0),
-        "type object": np.array([vectors[0], None], dtype=object),
+        "row 1 has the shape": np.array([vectors[0], None], dtype=object),
         "type <U": np.array(["a", "b"]),
         "not an array of numbers": [[1.0, 2.0], [1.0]],
         "type complex": vectors.astype(np.complex64),

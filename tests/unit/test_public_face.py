@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import logging
 import pickle
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ from unembed import Inverter, UnembedError, errors, load_encoder
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.data.tokenization import Tokenizer
 from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.stores.protocol import VectorBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(unembed.__file__).parent
@@ -162,6 +165,9 @@ KINDS: dict[str, Callable[[], object]] = {
     "torch on autograd": lambda: torch.from_numpy(ROWS).requires_grad_() * 1.0,
     "list of lists": lambda: ROWS.tolist(),
     "list of arrays": lambda: list(ROWS),
+    "array of arrays": lambda: pd.Series(list(ROWS)).to_numpy(),
+    "pandas Series of arrays": lambda: pd.Series(list(ROWS)),
+    "pandas column of lists": lambda: pd.DataFrame({"v": ROWS.tolist()})["v"],
 }
 
 
@@ -181,6 +187,25 @@ def test_numpy_and_torch_are_both_welcome(kind: str, inverter: Inverter) -> None
     assert list(inverter.stream(vectors[0], **options))
     after = np.array([np.asarray(row.detach().float() if hasattr(row, "detach") else row) for row in vectors])
     assert (before == after).all(), "what the caller owns is not changed"
+
+
+def test_what_is_public_says_what_it_is(inverter: Inverter) -> None:
+    """A repr is a line that names what one asks first; no vectors, and a long text only by its beginning."""
+    assert repr(inverter) == (
+        "<Inverter 'tiny': vectors of hashing:24 (24 dimensions) to texts of up to 8 tokens; cpu, fp32>"
+    )
+    found = inverter.invert(ROWS, strategy="confidence", passes=2, trace=True)[0]
+    assert repr(found) == f"Recovery({found.text!r}, likelihood={found.likelihood:.3f})"
+    asked = dataclasses.replace(found, text="word " * 50, confidence=0.5, cosine=0.75, queries=3)
+    assert repr(asked).startswith(f"Recovery('{('word ' * 12)[:57]}...', confidence=0.500, cosine=0.750, queries=3, ")
+    assert found.trace and repr(found.trace) == f"<Trace: {len(found.trace.steps)} steps, {found.trace.passes} passes>"
+    encoder = load_encoder("hashing:24")
+    assert repr(encoder) == "<HashingEncoder 'hashing:24', 24 dimensions>" and len(repr(encoder.identity)) < 250
+    assert repr(load_encoder("http://127.0.0.1:9/v1?model=m")) == (
+        "<HttpEncoder 'endpoint:m' at http://127.0.0.1:9/v1, unknown dimensions>"
+    )
+    batch = VectorBatch([5, 6], ROWS[:2], {"text": ["a", "b"]}, start=5)
+    assert repr(batch) == "<VectorBatch: 2 vectors of 24 dimensions from row 5; metadata ['text']>"
 
 
 @pytest.mark.parametrize("wrap", [np.asarray, torch.tensor, list], ids=["numpy", "torch", "list"])

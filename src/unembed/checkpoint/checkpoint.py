@@ -73,6 +73,14 @@ class Checkpoint:
     position_prior: PositionPrior | None = None
     weights: str = ""
 
+    def __repr__(self) -> str:
+        """Where it lies, and whose vectors it reads."""
+        c = self.denoiser.config
+        return (
+            f"<Checkpoint {self.path.name!r} ({self.sha256[:8]}): vectors of {self.identity.get('name')!r} "
+            f"({c.vector_dim} dimensions) to texts of up to {c.max_length} tokens>"
+        )
+
     @cached_property
     def corrector(self) -> Corrector | None:
         """The corrector that lies beside the weights, read at first use; None where there is none.

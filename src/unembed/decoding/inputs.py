@@ -1,6 +1,6 @@
 """What a caller passes to be decoded, checked: vectors and given tokens. Errors name the row and what was expected.
 
-Contents: `vector_rows`, `given_tokens`.
+Contents: `as_array`, `vector_rows`, `given_tokens`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def as_array(vectors: Any) -> np.ndarray:
+    """Turn an array, a tensor, nested lists, or a column of arrays (pandas, polars, pyarrow) into one array.
+
+    Raises:
+        TypeError, ValueError: there is no such array; rows of a column differ in shape.
+    """
+    if hasattr(vectors, "detach"):  # a torch tensor of any type, on any device
+        vectors = vectors.detach().cpu()
+        try:
+            vectors = vectors.numpy()
+        except TypeError:  # numpy has no bf16
+            vectors = vectors.float().numpy()
+    rows = np.asarray(vectors)
+    if rows.dtype != object or rows.ndim != 1 or not rows.size:
+        return rows
+    parts = [as_array(row) for row in rows]
+    odd = next((i for i, part in enumerate(parts) if part.shape != parts[0].shape), None)
+    if odd is not None:
+        raise ValueError(f"row {odd} has the shape {parts[odd].shape}, row 0 has {parts[0].shape}")
+    return np.stack(parts)
+
+
 def vector_rows(vectors: Any, dimension: int, encoder: str, normalised: bool = False) -> np.ndarray:
     """Turn what a caller passes into rows that can be inverted.
 
     Args:
-        vectors: array, tensor or nested list, (n, d) or (d,).
+        vectors: array, tensor, nested list or column of arrays, (n, d) or (d,).
         dimension: d.
         encoder: name of the encoder, for messages.
         normalised: whether the encoder makes vectors of length 1; rows of another length are then scaled to it.
@@ -35,9 +57,7 @@ def vector_rows(vectors: Any, dimension: int, encoder: str, normalised: bool = F
     """
     expected = f"the checkpoint expects vectors of dimension {dimension} made by {encoder}"
     try:
-        if hasattr(vectors, "detach"):  # a torch tensor of any type, on any device
-            vectors = vectors.detach().to("cpu").float().numpy()
-        rows = np.asarray(vectors)
+        rows = as_array(vectors)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"The vectors are not an array of numbers ({error}); {expected}.",
@@ -46,7 +66,7 @@ def vector_rows(vectors: Any, dimension: int, encoder: str, normalised: bool = F
     if rows.dtype.kind not in "fiu":
         raise InputError(
             f"The vectors are an array of type {rows.dtype}, not of numbers; {expected}.",
-            f"Pass float32 of shape (n, {dimension}); stack an array of arrays with numpy.stack.",
+            f"Pass float32 of shape (n, {dimension}), or a column whose rows are arrays of {dimension} numbers.",
         )
     if rows.ndim == 1 and rows.shape != (0,):
         rows = rows[None]

@@ -13,6 +13,8 @@ from unembed.decoding.confidence import Calibration, features_of
 from unembed.decoding.trace import Draft, Trace
 from unembed.priors.fit_score import Judged
 
+_SHOWN = 60
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -63,6 +65,15 @@ class Recovery:
     met: bool = False
     fit: float | None = None
     misfit: str | None = None
+
+    def __repr__(self) -> str:
+        """The beginning of the text, and the numbers that say how far to trust it."""
+        text = self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 3] + "..."
+        numbers = {"confidence": self.confidence, "fit": self.fit, "cosine": self.cosine}
+        told = [f"{name}={value:.3f}" for name, value in numbers.items() if value is not None]
+        told += [f"misfit={self.misfit!r}"] if self.misfit else []
+        told += [f"queries={self.queries}"] if self.queries else []
+        return f"Recovery({', '.join([repr(text), *told, f'likelihood={self.likelihood:.3f}'])})"
 
     @property
     def likelihood(self) -> float:

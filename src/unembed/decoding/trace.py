@@ -55,6 +55,10 @@ class Trace:
 
     steps: tuple[Step, ...]
 
+    def __repr__(self) -> str:
+        """How long it is."""
+        return f"<Trace: {len(self.steps)} steps, {self.passes} passes>"
+
     @property
     def passes(self) -> int:
         """Denoiser passes of the draft."""

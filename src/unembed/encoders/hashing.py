@@ -81,6 +81,9 @@ class HashingEncoder:
         self.dimension = dimension
         self.name = f"hashing:{dimension}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.dimension} dimensions>"
+
     @cached_property
     def identity(self) -> EncoderIdentity:
         """The identity; its revision is the hash of the tokenizer."""

@@ -82,6 +82,9 @@ class HttpEncoder:
         self._dimension = endpoint.dimensions
         self._model = ""
 
+    def __repr__(self) -> str:  # asks nothing
+        return f"<HttpEncoder {self.name!r} at {self.endpoint.url}, {self._dimension or 'unknown'} dimensions>"
+
     @property
     def dimension(self) -> int:
         """Length of a vector; asks the server where the spec does not say."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.checks import SchemaError, flag, listing, number, table, text, whole
@@ -69,8 +69,8 @@ class EncoderIdentity:
     prompt: str
     normalised: bool
     dimension: int
-    probes: tuple[str, str, str]
-    probe_vectors: tuple[tuple[float, ...], ...]
+    probes: tuple[str, str, str] = field(repr=False)
+    probe_vectors: tuple[tuple[float, ...], ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         """Check that probes and vectors fit together."""

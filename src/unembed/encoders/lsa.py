@@ -65,6 +65,9 @@ class LsaEncoder:
         self._json = tokenizer_json
         self._idf, self._components, self._revision = idf, components, revision
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.dimension} dimensions>"
+
     @cached_property
     def identity(self) -> EncoderIdentity:
         """The identity; its revision is the hash of the weights."""

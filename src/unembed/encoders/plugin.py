@@ -86,6 +86,9 @@ class PluginEncoder:
         self.inner = encoder
         self._plugin = plugin
 
+    def __repr__(self) -> str:
+        return f"<PluginEncoder {self._plugin!r}>"
+
     @property
     def name(self) -> str:
         """The name under which `load_encoder` finds it."""

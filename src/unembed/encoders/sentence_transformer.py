@@ -78,6 +78,9 @@ class SentenceTransformerEncoder:
         """Length of a vector; measured where the model does not say."""
         return int(self._known_dimension or self.encode(["a"]).shape[1])
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.dimension} dimensions>"
+
     @cached_property
     def identity(self) -> EncoderIdentity:
         """The identity; embeds three probe texts at first use."""

@@ -46,6 +46,9 @@ class TruncatedEncoder:
         forced = "" if normalise is None else f"&normalise={'yes' if normalise else 'no'}"
         self.name = f"{inner.name}?dimensions={dimensions}{forced}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.dimension} dimensions>"
+
     @cached_property
     def identity(self) -> EncoderIdentity:
         """The identity, with the revision and the prompt of the whole encoder."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unembed.decoding.inputs import as_array
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,10 +111,7 @@ def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Round
         vectors: (n, d), as they were stored or as a reader decoded them.
         quantisation: what the reader was told; a scale or offset of its own makes the rounding known exactly.
     """
-    if hasattr(vectors, "detach"):  # a torch tensor; numpy has no bf16
-        vectors = vectors.detach().cpu()
-        vectors = (vectors.float() if "bfloat16" in str(vectors.dtype) else vectors).numpy()
-    rows = np.asarray(vectors)
+    rows = as_array(vectors)
     if rows.ndim == 1:
         rows = rows[None]
     if quantisation is not None and quantisation.scale is not None:

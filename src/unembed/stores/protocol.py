@@ -48,6 +48,11 @@ class VectorBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """How many rows of which shape, from where on, and the other columns."""
+        n, d = self.vectors.shape
+        return f"<VectorBatch: {n} vectors of {d} dimensions from row {self.start}; metadata {list(self.metadata)}>"
+
     def row(self, index: int) -> int:
         """Return the number in the store, from 0, of the batch's row `index`."""
         return self.start + index if self.rows is None else self.rows[index]
