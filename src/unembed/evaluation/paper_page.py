@@ -16,6 +16,7 @@ from unembed.evaluation.figures import dynamics, read_log
 from unembed.evaluation.reproduction import PAPER_STRATEGIES, RATE
 from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import PRIVATE, atomic_write_bytes, read_json
+from unembed.training.recipes.recipe import RENAMED
 
 FIGURE = "paper-dynamics.svg"
 _MASKED = f"masked_token_accuracy@{RATE:g}"
@@ -137,7 +138,9 @@ def _hyper_parameters(recipes: Mapping[str, Any]) -> str:
     rows = []
     for key, value in paper.HYPER_PARAMETERS.items():
         part, _, name = key.partition(".")
-        rows.append([f"`{key}`", str(value), *(str(r.get(part, {}).get(name, "-")) for r in recipes.values())])
+        names = {name, *(old for (_, old), new in RENAMED.items() if new == name)}  # of the file, which may be older
+        found = ([r[part][one] for one in names if one in r.get(part, {})] for r in recipes.values())
+        rows.append([f"`{key}`", str(value), *(str((one or ["-"])[0]) for one in found)])
     return table(["key", "paper", *(f"`{name}`" for name in recipes)], rows)
 
 

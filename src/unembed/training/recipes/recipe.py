@@ -57,7 +57,7 @@ _hints = functools.cache(typing.get_type_hints)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-_RENAMED = {("data", "limit"): "max_length"}
+RENAMED = {("data", "limit"): "max_length"}
 """Keys of older recipes, and what they are called now."""
 
 
@@ -208,7 +208,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     arguments = {}
     for key, value in values.items():
-        key = _RENAMED.get((where, key), key)
+        key = RENAMED.get((where, key), key)
         name = f"{where}.{key}" if where else key
         if key not in known:
             near = difflib.get_close_matches(str(key)[:100], known, 1)
