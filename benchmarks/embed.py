@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--texts", nargs="+", required=True, help="text files: .txt .tsv .jsonl .parquet, also .zst")
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--limit", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")

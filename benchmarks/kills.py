@@ -56,7 +56,7 @@ decoded = 4
 WORDS = "the a cat dog saw found old red house tree near behind and under small bird".split()
 BAD = ("lost", "doubled", "different", "leftovers")
 ROWS, TEXTS = 2560, 20_000
-ENCODER = ("--encoder", "hashing:32", "--limit", "12")
+ENCODER = ("--encoder", "hashing:32", "--max-length", "12")
 
 
 def make_place(folder: Path) -> dict[str, Path]:

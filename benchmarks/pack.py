@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", nargs="+", required=True)
     parser.add_argument("--encoder", default="minilm")
-    parser.add_argument("--limit", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=32)
     parser.add_argument("--out", help="JSON")
     parser.add_argument("--page", help="a page with the marks of the table")
     args = parser.parse_args()
