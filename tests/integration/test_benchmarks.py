@@ -159,7 +159,7 @@ def test_a_stream_of_vectors_is_read_whole_and_in_order_in_bounded_memory(script
 
 def test_embed(script, home):
     _, out = script(
-        "embed", "--encoder", "hashing:16", "--texts", home / "texts.txt", "--count", 50, "--limit", LIMIT, *QUICK
+        "embed", "--encoder", "hashing:16", "--texts", home / "texts.txt", "--count", 50, "--max-length", LIMIT, *QUICK
     )
     found = one_line(out)
     assert found["texts"] == 50 and found["tokens"] > 150 and found["texts_per_second"] > 0
