@@ -32,7 +32,7 @@ class StepLoss:
         part: what is learnt.
         shortlist: draws the columns of the softmax, or None for the full vocabulary.
         precision: "bf16" (autocast) or "fp32".
-        noise: standard deviation of noise on the vectors, as a share of their norm.
+        noise: length of the Gaussian noise on the vectors, as a share of their norm.
 
     Attributes:
         positions, cells: rows that went through the blocks, and logits, since they were last set to zero.

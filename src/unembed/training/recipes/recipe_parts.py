@@ -64,7 +64,7 @@ class DataPart:
         buckets: lengths that texts are padded to, such as [8, 16, 24, 32]: everything then stays on the device and all
             shapes are fixed, for a GPU; it needs packs. Empty: batches of one exact length, nothing is padded.
         max_texts: use only the first so many texts of a seeded order, 0 for all.
-        noise: standard deviation of noise added to a vector, as a share of its norm.
+        noise: length of the Gaussian noise added to a vector, as a share of its norm.
         fitted: the closed-form parts are fitted on so many texts, drawn with the seed; 0: all of the shards; of packs,
             whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
         crop: how often a text is cut to a run of its words, where it is embedded while training.
