@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unembed.evaluation.harness import evaluate
     from unembed.inverter import Inverter, Recovery
     from unembed.network.denoiser import Denoiser
+    from unembed.plugins import register
     from unembed.stores.files import read_vectors
     from unembed.training.loop import train
     from unembed.training.recipes.recipe import Recipe
@@ -36,6 +37,7 @@ _HOMES = {
     "load_checkpoint": "unembed.checkpoint.checkpoint",
     "load_encoder": "unembed.encoders.registry",
     "read_vectors": "unembed.stores.files",
+    "register": "unembed.plugins",
     "train": "unembed.training.loop",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "load_checkpoint",
     "load_encoder",
     "read_vectors",
+    "register",
     "train",
 ]
 

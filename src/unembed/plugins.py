@@ -1,16 +1,76 @@
-"""Code of other packages: what goes wrong in it is one error of ours that names it, and ends no program by itself.
+"""Code of other packages: how it is found, and what goes wrong in it is one error of ours that names it.
 
-Contents: `guarded`, `told`.
+Contents: `register`, `plugin`, `plugin_names`, `REPAIR`, `guarded`, `told`.
+
+A package adds a strategy, a re-masking rule, a noise schedule, a store or an encoder with an entry point, and a program
+with `register`. What is built in comes first: whoever asks here has looked there.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any
 
-from unembed.errors import UnembedError
+from unembed.errors import InputError, UnembedError
 
+GROUPS = {
+    "strategy": "unembed.strategies",
+    "remasking": "unembed.remasking",
+    "schedule": "unembed.schedules",
+    "store": "unembed.stores",
+    "encoder": "unembed.encoders",
+}
+"""What can be added -> the group of its entry points, whose names are the names that users write."""
+
+REPAIR = "Repair or remove the package that brings it."
 _LONGEST = 200
+_registered: dict[tuple[str, str], Any] = {}
+
+
+def register(kind: str, name: str, value: Any) -> None:
+    """Add a strategy, a re-masking rule, a noise schedule, a store or an encoder in this process.
+
+    A package does the same with an entry point of the group `unembed.strategies`, `unembed.remasking`,
+    `unembed.schedules`, `unembed.stores` or `unembed.encoders`; then the command line finds it too. What is built in
+    keeps its name. The value is checked where it is first used.
+
+    Args:
+        kind: "strategy", "remasking", "schedule", "store" or "encoder".
+        name: how it is called in options and recipes, or the scheme of a store.
+        value: a `Strategy`; a rule from `View` to (A, n) bool; a class of `Schedule`; a function
+            `open(address, column, id_column)` that returns a `Store`; a function that returns an `Encoder`.
+
+    Raises:
+        InputError: another kind, or no name.
+    """
+    if kind not in GROUPS:
+        raise InputError(f"A plug-in cannot be a {kind!r}.", f"Use one of: {', '.join(GROUPS)}.")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"A {kind} cannot be registered as {name!r}.", "Give it a name.")
+    _registered[kind, name] = value
+
+
+def plugin_names(kind: str) -> list[str]:
+    """Names of a kind that were registered here or come with installed packages, sorted."""
+    here = {name for of, name in _registered if of == kind}
+    return sorted({*here, *(point.name for point in entry_points(group=GROUPS[kind]))})
+
+
+def plugin(kind: str, name: str, error: type[UnembedError] = InputError) -> Any:
+    """What was registered under a name, or what an installed package brings; None where nothing is.
+
+    Raises:
+        UnembedError: of the type `error`; the package cannot be imported.
+    """
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    for point in entry_points(group=GROUPS[kind], name=name):
+        what = f"The plug-in for {kind} {name!r} ({point.value}) cannot be imported"
+        with guarded(lambda cause, what=what: error(f"{what} ({told(cause)}).", REPAIR)):  # type: ignore[misc]
+            return point.load()
+    return None
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import unembed
+from unembed import plugins
 from unembed.errors import InputError
-from unembed.stores import registry
 from unembed.stores.registry import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +196,7 @@ def test_a_broken_store_is_said_in_two_sentences(broken: Path, monkeypatch: pyte
     """At its import, when it is opened, and while it is read: nothing is traced, and no exit code 0 without a row."""
     monkeypatch.syspath_prepend(str(broken))
     for name, said in (("absent", "ModuleNotFoundError"), ("leaves", "SystemExit: 0"), ("escapes", "Odd")):
-        with pytest.raises(InputError, match=rf"plugin for {name}:// .*cannot be imported \({said}"):
+        with pytest.raises(InputError, match=rf"plug-in for store '{name}' .*cannot be imported \({said}"):
             open_store(f"{name}://place")
 
     def stops(address: str, column: str | None, id_column: str | None) -> Any:
@@ -209,7 +209,7 @@ def test_a_broken_store_is_said_in_two_sentences(broken: Path, monkeypatch: pyte
 
         return SimpleNamespace(name=address, dimension=2, count=None, batches=batches)
 
-    monkeypatch.setitem(registry._OPENERS, "own", stops)
+    monkeypatch.setitem(plugins._registered, ("store", "own"), stops)
     with pytest.raises(InputError, match="own:// cannot open it"):
         open_store("own://shut")
     with pytest.raises(InputError, match="own:// fails while it is read"):

@@ -9,11 +9,11 @@ import torch
 from decoding_helpers import some_vectors, tiny_denoiser
 from torch import Tensor
 
-from unembed.decoding.config import STRATEGIES, DecodeConfig
+from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.proposals import choose_tokens
-from unembed.decoding.strategies.remasking import at_random_or_unsure, least_sure, remdm_cap, remdm_sigma, to_rate
+from unembed.decoding.strategies.remasking import by_rule, least_sure, remdm_cap, remdm_sigma, to_rate
 from unembed.decoding.strategies.selection import View, by_schedule, entropy_bounded, leftmost, surest
 from unembed.decoding.strategies.table import get_strategy
 from unembed.diffusion.schedule import get_schedule
@@ -43,7 +43,7 @@ def view_of(masked: Tensor, step: int = 0, passes: int = 4, schedule: str = "lin
 
 def test_every_named_strategy_exists() -> None:
     for name in STRATEGIES:
-        assert get_strategy(name).name == name
+        assert get_strategy(name).causal_draft == (name in CAUSAL_STRATEGIES)
     with pytest.raises(InputError, match="nothing"):
         get_strategy("nothing")
 
@@ -114,11 +114,11 @@ def test_euler_remask_by_probability_and_by_threshold() -> None:
     masked = torch.zeros(100, 50, dtype=torch.bool)
     masked[:, 0] = True
     view = view_of(masked, step=2, strategy="euler-remask", remask=0.2)
-    reopened = at_random_or_unsure(view)
+    reopened = by_rule(view)
     assert reopened[:, 1:].float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert not reopened[:, 0].any()
     unsure = view_of(masked, step=2, strategy="euler-remask", remask=0.2, remask_rule="threshold")
-    assert torch.equal(at_random_or_unsure(unsure), (unsure.confidence < 0.2) & ~masked)
+    assert torch.equal(by_rule(unsure), (unsure.confidence < 0.2) & ~masked)
 
 
 def test_two_stage_remasks_to_the_rate_and_draft_correct_the_least_sure() -> None:

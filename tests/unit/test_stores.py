@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from unembed.errors import InputError
+from unembed.plugins import register
 from unembed.stores.files import open_file, read_vectors
 from unembed.stores.protocol import VectorBatch
-from unembed.stores.registry import open_store, register_store
+from unembed.stores.registry import open_store
 from unembed.stores.writing import write_vectors
 
 ROWS, DIMENSION = 23, 6
@@ -239,7 +240,7 @@ def test_a_batch_can_be_cut(vectors: np.ndarray) -> None:
 def test_registry(tmp_path: Path, vectors: np.ndarray) -> None:
     path = write(tmp_path / "a.npy", vectors)
     assert open_store(f"file://{path}").count == ROWS
-    register_store("test+store", lambda address, column, id_column: open_file(path))
+    register("store", "test+store", lambda address, column, id_column: open_file(path))
     assert open_store("test+store://x").dimension == DIMENSION
     with pytest.raises(InputError, match="No store is registered for nowhere://"):
         open_store("nowhere://x")

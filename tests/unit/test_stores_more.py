@@ -28,10 +28,11 @@ from safetensors.numpy import save_file
 
 from unembed.cli import invert
 from unembed.errors import InputError
+from unembed.plugins import register
 from unembed.stores.files import open_file, read_vectors
 from unembed.stores.quantised import Quantisation, parse_numbers
 from unembed.stores.reading import BadRow, Reading
-from unembed.stores.registry import open_store, register_store
+from unembed.stores.registry import open_store
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 DTYPES = ("float16", "float32", "float64", "int8", "uint8")
@@ -501,6 +502,6 @@ def test_stdin_and_quantised_on_the_command_line(tmp_path: Path, run: Callable[.
         assert found.exit_code == 0 and len(found.stdout.splitlines()) == 4, found
     for options in (["--scale", "x"], ["--scale", "1", "--packed"], ["--scale", str(tmp_path / "no.npy")]):
         assert isinstance(run("-", "--format", "npy", *options, input=array.getvalue()).exception, InputError)
-    register_store("test+more", lambda address, column, id_column: open_file(tmp_path / "absent.npy"))
+    register("store", "test+more", lambda address, column, id_column: open_file(tmp_path / "absent.npy"))
     with pytest.raises(InputError, match=r"test[+]more://, which is no file"):
         open_store("test+more://x", kind="npy")

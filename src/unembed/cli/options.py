@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from unembed.decoding.config import STRATEGIES
+from unembed.plugins import plugin_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,12 +89,21 @@ def precision_option(command: F) -> F:
     )(command)
 
 
+class _Strategy(click.Choice[str]):
+    """A built-in strategy, or one of a plug-in, which is only looked for where it is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name."""
+        known = value not in STRATEGIES and value in plugin_names("strategy")
+        return value if known else super().convert(value, param, ctx)
+
+
 def decoding_options(command: F) -> F:
     """Add the options of `DecodeConfig` and the batch size; an option that is not given leaves the config's default."""
     options = [
         click.option(
             "--strategy",
-            type=click.Choice(list(STRATEGIES)),
+            type=_Strategy(list(STRATEGIES)),
             default=None,
             help="How a draft is decoded; prior takes no pass of the network.",
         ),

@@ -1,6 +1,6 @@
 """What a decode may spend and how it goes about it. Free of torch, so that the command line can show it fast.
 
-Contents: `STRATEGIES` (names and one line each), `DecodeConfig`.
+Contents: `STRATEGIES` (names and one line each), `strategy_names`, `REMASK_RULES`, `DecodeConfig`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unembed.errors import InputError
+from unembed.plugins import plugin, plugin_names
 
 STRATEGIES: dict[str, str] = {
     "adaptive": "as many positions a pass as an entropy bound allows, at least enough to end in time",
@@ -23,6 +24,12 @@ STRATEGIES: dict[str, str] = {
 }
 CAUSAL_STRATEGIES = ("left-to-right", "draft-correct")
 RANDOM_STRATEGIES = ("euler", "euler-remask", "two-stage", "remdm")
+REMASK_RULES = ("probability", "threshold")
+
+
+def strategy_names() -> list[str]:
+    """Names of the strategies, those of plug-ins behind the built-in ones."""
+    return list(dict.fromkeys([*STRATEGIES, *plugin_names("strategy")]))
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class DecodeConfig:
     """Everything that fixes a decode besides the weights and the vector.
 
     Attributes:
-        strategy: a key of `STRATEGIES`. For "prior" no other option counts, and those that sample are refused.
+        strategy: a key of `STRATEGIES`, or the name of a plug-in. For "prior" no other option counts, and those that
+            sample are refused.
         passes: the most denoiser passes a draft may take; for draft-correct, passes of correction after the draft;
             not used by left-to-right, which takes one (incremental) pass a token.
         temperature: of the token choice; 0 takes the likeliest. Sampling adds float64 Gumbel noise.
@@ -40,7 +48,7 @@ class DecodeConfig:
             put in the place of some vectors, or else from the mean vector (2207.12598); 1 is off, any other value
             costs two passes for one.
         remask: euler-remask: the probability, or the threshold, of re-masking; remdm: the cap of sigma.
-        remask_rule: euler-remask: "probability" or "threshold".
+        remask_rule: euler-remask: "probability", "threshold", or the name of a plug-in.
         remask_rate: two-stage: share of the draft that is re-masked; draft-correct: the share at the first pass.
         entropy_bound: adaptive: nats that a group of tokens committed together may hold besides its largest.
         beam: hypotheses kept by left-to-right and draft-correct.
@@ -86,8 +94,8 @@ class DecodeConfig:
         Raises:
             InputError: naming the option and what it may be.
         """
-        _one_of("strategy", self.strategy, tuple(STRATEGIES))
-        _one_of("remask_rule", self.remask_rule, ("probability", "threshold"))
+        _one_of("strategy", self.strategy, tuple(STRATEGIES), "strategy")
+        _one_of("remask_rule", self.remask_rule, REMASK_RULES, "remasking")
         _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order", "student"))
         _one_of("score", self.score, ("commit", "pseudo"))
         for name, most in (("passes", 10_000), ("samples", 10_000), ("lengths", 10_000), ("beam", 1_000)):
@@ -117,7 +125,7 @@ class DecodeConfig:
                 "The strategy prior has one draft and no pass: it takes no temperature, samples or guidance.",
                 "Leave them out, or use another strategy.",
             )
-        if self.samples > 1 and self.temperature == 0 and self.strategy not in RANDOM_STRATEGIES:
+        if self.samples > 1 and self.temperature == 0 and not self.random:
             raise InputError(
                 f"{self.samples} samples of {self.strategy} at temperature 0 would all be equal.",
                 "Set a temperature above 0, such as 0.7, or samples = 1.",
@@ -127,6 +135,13 @@ class DecodeConfig:
     def causal(self) -> bool:
         """Whether the draft is made left to right."""
         return self.strategy in CAUSAL_STRATEGIES
+
+    @property
+    def random(self) -> bool:
+        """Whether the strategy's own rules draw random numbers."""
+        if self.strategy in STRATEGIES:
+            return self.strategy in RANDOM_STRATEGIES
+        return bool(getattr(plugin("strategy", self.strategy), "random", False))
 
     @property
     def batch_size(self) -> int:
@@ -139,7 +154,11 @@ class DecodeConfig:
         return 1 if self.guidance == 1 else 2
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, allowed: tuple[str, ...], kind: str = "") -> None:
+    """Refuse another value than those allowed, or than the names of plug-ins of a kind."""
+    if value in allowed:
+        return
+    allowed = tuple(dict.fromkeys([*allowed, *(plugin_names(kind) if kind else ())]))
     if value not in allowed:
         raise InputError(f"{name} is {_short(value)}.", f"Use one of: {', '.join(allowed)}.")
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError
+from unembed.plugins import guarded, plugin, plugin_names, told
 
 
 class Schedule:
@@ -126,12 +127,34 @@ SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (Linear, Cosine, Expo
 
 
 def get_schedule(name: str) -> Schedule:
-    """Return the schedule of that name.
+    """Return the schedule of that name, built in or of a plug-in.
 
     Raises:
-        InputError: no such schedule.
+        InputError: no such schedule, or a plug-in that is none: alpha must be 1 at first, never rise, and have a slope.
     """
-    try:
+    if name in SCHEDULES:
         return SCHEDULES[name]()
-    except KeyError:
-        raise InputError(f"There is no schedule {name!r}.", f"Use one of: {', '.join(sorted(SCHEDULES))}.") from None
+    found = plugin("schedule", name)
+    if found is None:
+        names = ", ".join(sorted({*SCHEDULES, *plugin_names("schedule")}))
+        raise InputError(f"There is no schedule {name!r}.", f"Use one of: {names}.")
+    if not (isinstance(found, type) and issubclass(found, Schedule)):
+        raise InputError(f"The schedule {name!r} is no class of Schedule.", _REGISTER)
+    with guarded(lambda error: InputError(f"The schedule {name!r} fails ({told(error)}).", _REGISTER)):
+        schedule: Schedule = found()
+        t = torch.linspace(0, 1, 101, dtype=torch.float64)
+        alpha, back = schedule.alpha(t), schedule.time(schedule.alpha(t))
+        sound = bool((alpha[0] - 1).abs() < 1e-6 and (alpha.diff() <= 0).all() and (alpha >= 0).all())
+        sound = sound and bool((schedule.alpha(back) - alpha).abs().max() < 1e-4)
+        slope = alpha.diff() / t.diff()
+        middle = schedule.alpha_prime((t[1:] + t[:-1]) / 2)
+        sound = sound and bool((middle - slope).abs().max() < 0.05 * slope.abs().max())
+    if not sound:
+        raise InputError(
+            f"The schedule {name!r} breaks its law: alpha falls from 1, alpha_prime is its slope, time its inverse.",
+            _REGISTER,
+        )
+    return schedule
+
+
+_REGISTER = "Register a class of Schedule with alpha, alpha_prime and time; docs/strategies.md shows one."

@@ -1,33 +1,25 @@
 """Encoders that other packages bring, found by entry point, and watched: what they get wrong is said in two sentences.
 
-Contents: `GROUP`, `plugin_names`, `load_plugin`, `PluginEncoder`.
+Contents: `load_plugin`, `PluginEncoder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import EncoderError
-from unembed.plugins import guarded, told
+from unembed.plugins import REPAIR, guarded, plugin, told
 
 if TYPE_CHECKING:
     import numpy as np
 
-GROUP = "unembed.encoders"
 _MEMBERS = ("name", "dimension", "encode", "tokenizer_json")  # `identity` too, but asking for it would embed the probes
-_REPAIR = "Repair or remove the package that brings it."
-
-
-def plugin_names() -> set[str]:
-    """Names under which installed packages registered encoders."""
-    return {entry.name for entry in entry_points(group=GROUP)}
 
 
 def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
-    """Load the encoder that an installed package registered, or return None where no package did.
+    """Load the encoder that a package or a program registered, or return None where none did.
 
     Args:
         name: the name of the entry point.
@@ -36,37 +28,25 @@ def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
     Raises:
         EncoderError: it cannot be imported, does not take the options, fails, or returns something else.
     """
-    for entry in entry_points(group=GROUP, name=name):
-        load = _import(entry)
-
-        def refuse(error: BaseException) -> EncoderError:
-            if isinstance(error, TypeError) and "keyword argument" in str(error):
-                return EncoderError(f"The encoder {name!r} cannot take these options ({error}).", "Remove them.")
-            return EncoderError(f"The plugin for encoder {name!r} cannot load it ({told(error)}).", _REPAIR)
-
-        with guarded(refuse):
-            encoder = load(**options)
-            missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
-        if missing:
-            raise EncoderError(
-                f"The plugin for encoder {name!r} ({entry.value}) returns a {type(encoder).__name__} without "
-                f"{', '.join(missing)}, which is no encoder.",
-                _REPAIR,
-            )
-        return PluginEncoder(encoder, name)
-    return None
-
-
-def _import(entry: EntryPoint) -> Callable[..., Any]:
-    """The function behind an entry point."""
+    load = plugin("encoder", name, EncoderError)
+    if load is None:
+        return None
 
     def refuse(error: BaseException) -> EncoderError:
-        what = f"The plugin for encoder {entry.name!r} ({entry.value}) cannot be imported ({told(error)})."
-        return EncoderError(what, _REPAIR)
+        if isinstance(error, TypeError) and "keyword argument" in str(error):
+            return EncoderError(f"The encoder {name!r} cannot take these options ({error}).", "Remove them.")
+        return EncoderError(f"The plug-in for encoder {name!r} cannot load it ({told(error)}).", REPAIR)
 
     with guarded(refuse):
-        load: Callable[..., Any] = entry.load()
-    return load
+        encoder = load(**options)
+        missing = [member for member in _MEMBERS if not hasattr(encoder, member)]
+    if missing:
+        raise EncoderError(
+            f"The plug-in for encoder {name!r} returns a {type(encoder).__name__} without {', '.join(missing)}, which "
+            "is no encoder.",
+            REPAIR,
+        )
+    return PluginEncoder(encoder, name)
 
 
 class PluginEncoder:
@@ -149,7 +129,7 @@ class PluginEncoder:
         return getattr(self.inner, name)
 
     def _failed(self, what: str) -> Callable[[BaseException], EncoderError]:
-        return lambda error: EncoderError(f"The plugin encoder {self._plugin!r} {what} ({told(error)}).", _REPAIR)
+        return lambda error: EncoderError(f"The plug-in encoder {self._plugin!r} {what} ({told(error)}).", REPAIR)
 
     def _wrong(self, found: str, expected: str) -> EncoderError:
-        return EncoderError(f"The plugin encoder {self._plugin!r} {found} and not {expected}.", _REPAIR)
+        return EncoderError(f"The plug-in encoder {self._plugin!r} {found} and not {expected}.", REPAIR)

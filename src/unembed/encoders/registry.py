@@ -26,9 +26,10 @@ from typing import Any
 
 from unembed.encoders.endpoint import ENDPOINTS
 from unembed.encoders.identity import EncoderIdentity
-from unembed.encoders.plugin import load_plugin, plugin_names
+from unembed.encoders.plugin import load_plugin
 from unembed.encoders.protocol import Encoder
 from unembed.errors import EncoderError
+from unembed.plugins import plugin_names
 
 
 def _minilm(**options: Any) -> Encoder:
@@ -66,7 +67,7 @@ _SWITCH = {"yes": True, "no": False}
 
 def encoder_names() -> list[str]:
     """Names of the built-in encoders and of plugins, sorted."""
-    return sorted({*_BUILT_IN, *plugin_names()})
+    return sorted({*_BUILT_IN, *plugin_names("encoder")})
 
 
 def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
@@ -182,7 +183,7 @@ def load_matching(identity: EncoderIdentity, source: str | Encoder | None = None
     known, name = {**options}, source or _named(identity)
     if not takes_device(name):
         known = {key: value for key, value in known.items() if key not in ("device", "precision")}
-    if (takes_device(name) or identity.prompt) and name.partition("?")[0] not in plugin_names():
+    if (takes_device(name) or identity.prompt) and name.partition("?")[0] not in plugin_names("encoder"):
         known = {"prompt": identity.prompt, **known}
     encoder = load_encoder(name, **known)
     if identity.normalised and getattr(encoder, "normalise", None) is False and not encoder.identity.normalised:
@@ -194,7 +195,7 @@ def load_matching(identity: EncoderIdentity, source: str | Encoder | None = None
 def _named(identity: EncoderIdentity) -> str:
     """What may be loaded for an identity: its own name, or what the environment says."""
     base = identity.name.partition("?")[0]
-    if base.partition(":")[0] in _OWN or base in plugin_names():
+    if base.partition(":")[0] in _OWN or base in plugin_names("encoder"):
         return identity.name
     given = os.environ.get(ENVIRONMENT, "").strip()
     if given:

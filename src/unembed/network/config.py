@@ -8,6 +8,7 @@ from typing import Any
 from unembed.checks import Check, SchemaError, anything, flag, mapping, number, one_of, text, whole
 from unembed.encoders.identity import MOST_DIMENSIONS
 from unembed.errors import CheckpointError, InputError
+from unembed.plugins import plugin_names
 
 _CHOICES = {
     "canvas": ("length", "eos"),
@@ -225,7 +226,8 @@ def _known(value: Any, name: str) -> Any:
     mapping(anything, 100)(value, name)
     for key, kind in ModelConfig.__annotations__.items() | Shape.__annotations__.items():
         if key in value:
-            check: Check = one_of(sorted(SCHEDULES)) if key == "schedule" else _OF_TYPE[str(kind)]
+            known = key == "schedule" and value[key] not in SCHEDULES
+            check: Check = one_of(sorted({*SCHEDULES, *plugin_names("schedule")})) if known else _OF_TYPE[str(kind)]
             check(value[key], f"{name}.{key}")
     return value
 

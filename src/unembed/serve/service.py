@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.decoding.config import RANDOM_STRATEGIES, STRATEGIES, DecodeConfig
+from unembed.decoding.config import STRATEGIES, DecodeConfig, strategy_names
 from unembed.decoding.inputs import vector_rows
 from unembed.decoding.wording import UNLIKE, Wording
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
@@ -55,24 +55,29 @@ class Service:
         }
         prior = inverter.denoiser.token_prior
         self.wording = Wording(inverter.tokenizer, prior) if prior is not None else None
+        only = None if inverter.denoiser.config.fills_masks else "left-to-right"
+        self.strategies = [
+            {
+                "name": name,
+                "description": STRATEGIES.get(name, "of a plug-in"),
+                "random": DecodeConfig(strategy=name).random,
+            }
+            for name in strategy_names()
+            if only in (None, name)
+        ]
         self.refinements = [name for name in REFINEMENTS if self.queries and needs.get(name, True)]
 
     def models(self) -> dict[str, Any]:
         """What the server has."""
         inverter = self.inverter
         identity = inverter.identity.to_dict()
-        only = None if inverter.denoiser.config.fills_masks else "left-to-right"
         model = {
             "name": inverter.name,
             "sha256": inverter.sha256,
             "encoder": {k: v for k, v in identity.items() if not k.startswith("probe")},
             "dimension": inverter.dimension,
             "limit": inverter.max_length,
-            "strategies": [
-                {"name": name, "description": text, "random": name in RANDOM_STRATEGIES}
-                for name, text in STRATEGIES.items()
-                if only in (None, name)
-            ],
+            "strategies": self.strategies,
             "defaults": asdict(inverter.resolve({})),
             "refinements": self.refinements,
             "queries": self.queries,

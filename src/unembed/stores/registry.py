@@ -1,38 +1,23 @@
 """Stores by address: a path is a file; `scheme:rest` asks a store that registered `scheme`.
 
-Others add a store with an entry point of the group "unembed.stores" whose value is a function
-`open(address, column, id_column) -> Store`.
+Others add a store with an entry point of the group "unembed.stores", or `unembed.register("store", SCHEME, open)`: a
+function `open(address, column, id_column) -> Store`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.plugins import guarded, told
+from unembed.plugins import REPAIR, guarded, plugin, plugin_names, told
 from unembed.stores.files import open_file
 from unembed.stores.protocol import Store, VectorBatch
 from unembed.stores.reading import Reading
 
-Opener = Callable[[str, str | None, str | None], Store]
-
-GROUP = "unembed.stores"
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
-_OPENERS: dict[str, Opener] = {}
-
-
-def register_store(scheme: str, opener: Opener) -> None:
-    """Let `opener` handle addresses that begin with `scheme://` in this process."""
-    _OPENERS[scheme] = opener
-
-
-def store_schemes() -> list[str]:
-    """Return the schemes that can be opened, those of installed plugins included."""
-    return sorted({"file", *_OPENERS, *(point.name for point in entry_points(group=GROUP))})
 
 
 def open_store(
@@ -66,24 +51,18 @@ def open_store(
             f"A format, a scale, an offset or packed bits are given for {scheme}://, which is no file.",
             "Leave out --format, --scale, --offset and --packed.",
         )
-    opener = _OPENERS.get(scheme)
+    opener = plugin("store", scheme)
     if opener is None:
-        point = next(iter(entry_points(group=GROUP, name=scheme)), None)
-        if point is None:
-            raise InputError(
-                f"No store is registered for {scheme}://.",
-                f"Use a file, or install a store for it (known: {', '.join(store_schemes())}).",
-            )
-        with guarded(_refuse(scheme, f"({point.value}) cannot be imported")):
-            opener = point.load()
+        known = ", ".join(["file", *plugin_names("store")])
+        raise InputError(
+            f"No store is registered for {scheme}://.", f"Use a file, or install a store for it (known: {known})."
+        )
     with guarded(_refuse(scheme, "cannot open it")):
         return PluginStore(opener(str(address), column, id_column), scheme)
 
 
 def _refuse(scheme: str, what: str) -> Callable[[BaseException], InputError]:
-    return lambda error: InputError(
-        f"The plugin for {scheme}:// {what} ({told(error)}).", "Repair or remove the package that brings it."
-    )
+    return lambda error: InputError(f"The plug-in for {scheme}:// {what} ({told(error)}).", REPAIR)
 
 
 class PluginStore:

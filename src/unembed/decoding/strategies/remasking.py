@@ -1,6 +1,7 @@
 """Which committed positions are opened again before a pass. Each rule maps a `View` to (A, n) bool.
 
-Contents: the rules `nothing`, `at_random_or_unsure`, `to_rate`, `least_sure`, `remdm_cap`, and `remdm_sigma`.
+Contents: the rules `nothing`, `by_rule` with the named rules behind it, `to_rate`, `least_sure`, `remdm_cap`, and
+`remdm_sigma`.
 
 The loop never reopens given tokens. Re-masking comes at the beginning of a pass and every pass ends with a commit, so
 no rule can leave a mask behind.
@@ -11,8 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unembed.decoding.strategies.selection import View, first_ranked
+from unembed.decoding.config import REMASK_RULES
+from unembed.decoding.strategies.selection import Rule, View, first_ranked, watched
 from unembed.diffusion.schedule import Schedule
+from unembed.errors import InputError
+from unembed.plugins import plugin
 
 
 def nothing(view: View) -> Tensor:
@@ -20,12 +24,39 @@ def nothing(view: View) -> Tensor:
     return torch.zeros_like(view.masked)
 
 
-def at_random_or_unsure(view: View) -> Tensor:
-    """Reopen each token with a probability, or those committed below a threshold (2602.11047, section 4, table 3)."""
+def at_random(view: View) -> Tensor:
+    """Reopen each token with the probability `remask` (2602.11047, section 4, table 3)."""
+    return view.uniform < view.config.remask
+
+
+def unsure(view: View) -> Tensor:
+    """Reopen the tokens that were committed below the threshold `remask` (the same table)."""
+    return view.confidence < view.config.remask
+
+
+_RULES: dict[str, Rule] = {"probability": at_random, "threshold": unsure}
+assert tuple(_RULES) == REMASK_RULES
+
+
+def by_rule(view: View) -> Tensor:
+    """Reopen by the rule that the option `remask_rule` names, built in or of a plug-in, from the second pass on.
+
+    Raises:
+        InputError: a plug-in that is no rule, fails, or returns something else than (A, n) bool.
+    """
     if view.step == 0:
         return nothing(view)
-    score = view.uniform if view.config.remask_rule == "probability" else view.confidence
-    return view.free & ~view.masked & (score < view.config.remask)
+    name = view.config.remask_rule
+    rule = _RULES.get(name)
+    if rule is None:
+        found = plugin("remasking", name)
+        if not callable(found):
+            raise InputError(
+                f"The re-masking rule {name!r} is a {type(found).__name__} and no function of a View.",
+                "Register a function that returns (A, n) bool; docs/strategies.md shows one.",
+            )
+        rule = watched(found, f"The re-masking rule {name!r}")
+    return view.free & ~view.masked & rule(view)
 
 
 def to_rate(view: View) -> Tensor:

@@ -1,6 +1,6 @@
 """Which masked positions are committed in a pass. Each rule maps a `View` to (A, n) bool.
 
-Contents: `View`, and the rules `leftmost`, `surest`, `entropy_bounded`, `by_schedule`, `everything`.
+Contents: `View`, `watched`, and the rules `leftmost`, `surest`, `entropy_bounded`, `by_schedule`, `everything`.
 
 The loop commits only masked positions, and all that are left in the last pass; no rule can leave a mask behind.
 """
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
 from unembed.diffusion.schedule import Schedule
+from unembed.errors import InputError
+from unembed.plugins import guarded, told
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,30 @@ class View:
 
 
 Rule = Callable[[View], Tensor]
+
+
+def watched(rule: Rule, what: str, axes: int = 2) -> Rule:
+    """Watch somebody else's rule: what it gets wrong is said in two sentences.
+
+    Args:
+        rule: of a plug-in.
+        what: it, at the beginning of a sentence.
+        axes: 2 for positions, (A, n) bool; 1 for drafts, (A,) bool.
+    """
+
+    def call(view: View) -> Tensor:
+        with guarded(lambda error: InputError(f"{what} fails ({told(error)}).", "Repair it, or use another.")):
+            found = rule(view)
+        shape = view.masked.shape[:axes]
+        if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != shape:
+            kind = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"{what} returns {kind} where torch.bool of shape {tuple(shape)} is expected.",
+                "Repair it, or use another.",
+            )
+        return found
+
+    return call
 
 
 def first_ranked(score: Tensor, allowed: Tensor, count: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Strategies: a selection rule, a re-masking rule and a stop rule under one name.
 
-Contents: `Strategy`, `get_strategy`, and the registry behind it. Names and one-line descriptions stand in `config`.
+Contents: `Strategy`, `get_strategy`. Names and one-line descriptions stand in `config`; others come from plug-ins.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unembed.decoding.config import STRATEGIES
+from unembed.decoding.config import STRATEGIES, strategy_names
 from unembed.decoding.strategies.remasking import (
-    at_random_or_unsure,
+    by_rule,
     least_sure,
     nothing,
     remdm_cap,
@@ -29,8 +29,10 @@ from unembed.decoding.strategies.selection import (
     leftmost,
     surest,
     times,
+    watched,
 )
 from unembed.errors import InputError
+from unembed.plugins import plugin
 
 
 def when_full(view: View) -> Tensor:
@@ -48,7 +50,6 @@ class Strategy:
     """A way from all masks (or from a left-to-right draft) to a draft without masks.
 
     Attributes:
-        name: as in `config.STRATEGIES`.
         select: which masked positions are committed after a pass.
         remask: which committed positions are reopened before a pass.
         stop: (A,) bool after a pass, which drafts leave the batch.
@@ -58,7 +59,6 @@ class Strategy:
         network: takes passes; otherwise the rules are not used (`decoding/prior.py`).
     """
 
-    name: str
     select: Rule
     remask: Rule = nothing
     stop: Callable[[View], Tensor] = when_full
@@ -100,30 +100,42 @@ def _remdm_select(view: View) -> Tensor:
     return view.masked & (view.uniform < (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t))
 
 
-_REGISTRY = {
-    strategy.name: strategy
-    for strategy in (
-        Strategy("adaptive", entropy_bounded, entropy=True),
-        Strategy("confidence", surest),
-        Strategy("sequential", leftmost),
-        Strategy("euler", by_schedule, random=True),
-        Strategy("euler-remask", by_schedule, at_random_or_unsure, after_last, random=True),
-        Strategy("two-stage", _two_stage_select, _two_stage_remask, _two_stage_stop, random=True),
-        Strategy("remdm", _remdm_select, remdm_cap, after_last, random=True),
-        Strategy("left-to-right", everything, causal_draft=True),
-        Strategy("draft-correct", everything, least_sure, after_last, causal_draft=True),
-        Strategy("prior", everything, network=False),
-    )
+_BUILT_IN = {
+    "adaptive": Strategy(entropy_bounded, entropy=True),
+    "confidence": Strategy(surest),
+    "sequential": Strategy(leftmost),
+    "euler": Strategy(by_schedule, random=True),
+    "euler-remask": Strategy(by_schedule, by_rule, after_last, random=True),
+    "two-stage": Strategy(_two_stage_select, _two_stage_remask, _two_stage_stop, random=True),
+    "remdm": Strategy(_remdm_select, remdm_cap, after_last, random=True),
+    "left-to-right": Strategy(everything, causal_draft=True),
+    "draft-correct": Strategy(everything, least_sure, after_last, causal_draft=True),
+    "prior": Strategy(everything, network=False),
 }
-assert list(_REGISTRY) == list(STRATEGIES)
+assert list(_BUILT_IN) == list(STRATEGIES)
 
 
 def get_strategy(name: str) -> Strategy:
-    """Look a strategy up.
+    """Look a strategy up, built in or of a plug-in, whose rules are then watched.
 
     Raises:
-        InputError: no such strategy.
+        InputError: no such strategy, or a plug-in that is none.
     """
-    if name not in _REGISTRY:
-        raise InputError(f"There is no strategy {name!r}.", f"Use one of: {', '.join(_REGISTRY)}.")
-    return _REGISTRY[name]
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    found = plugin("strategy", name)
+    if found is None:
+        raise InputError(f"There is no strategy {name!r}.", f"Use one of: {', '.join(strategy_names())}.")
+    what = f"The strategy {name!r}"
+    if not isinstance(found, Strategy) or found.causal_draft or not found.network:
+        kind = "does not start from masks" if isinstance(found, Strategy) else f"is a {type(found).__name__}"
+        raise InputError(
+            f"{what} {kind}; a plug-in is a Strategy from masks.",
+            "Register Strategy(select, ...); docs/strategies.md shows one.",
+        )
+    return replace(
+        found,
+        select=watched(found.select, what),
+        remask=watched(found.remask, what),
+        stop=watched(found.stop, what, axes=1),
+    )

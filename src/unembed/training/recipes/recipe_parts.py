@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from unembed.errors import RecipeError
 from unembed.network.config import Shape
+from unembed.plugins import plugin_names
 from unembed.training.recipes.recipe_values import (
     BELOW_ONE,
     COUNT,
@@ -131,7 +132,8 @@ class ObjectivePart:
     def __post_init__(self) -> None:
         """Check ranges."""
         one_of("objective.masking", self.masking, ("count", "time"))
-        one_of("objective.schedule", self.schedule, SCHEDULE_NAMES)
+        if self.schedule not in SCHEDULE_NAMES:
+            one_of("objective.schedule", self.schedule, (*SCHEDULE_NAMES, *plugin_names("schedule")))
         one_of("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"))
         if self.loss_weight == "printed" and self.masking != "time":
             raise RecipeError(
