@@ -1,6 +1,6 @@
 """From a finished canvas to drafts: their scores, and which one is given back.
 
-Contents: `choose`, `keep_best`, `agreement`, `placement`.
+Contents: `choose`, `keep_best`, `agreement`, `placement`; `token_probabilities` of texts that no decode wrote.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas
+from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.judge import Judge
+from unembed.decoding.noise import Noise
+from unembed.decoding.proposals import Proposer
 from unembed.decoding.trace import Draft, Trace
 from unembed.metrics.text import token_f1
+from unembed.network.denoiser import Denoiser
+from unembed.network.precision import autocast
 
 
 def choose(
@@ -109,6 +114,32 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
             first.setdefault(drafts[rows[i]], rows[i])
         kept += list(first.values())[: config.keep]
     return canvas.text.new_tensor(sorted(kept))
+
+
+def token_probabilities(
+    denoiser: Denoiser, vectors: Tensor, drafts: Sequence[tuple[int, tuple[int, ...]]]
+) -> list[tuple[float, ...]]:
+    """Probability of each token of finished texts given the tokens at positions of the other parity; two passes a text.
+
+    Args:
+        denoiser: the network; one that fills no masks, or learns the end on the canvas, is sure of nothing.
+        vectors: (T, d) targets.
+        drafts: the row of its target and its ids for each draft.
+    """
+    config, device = denoiser.config, denoiser.banned.device
+    if not drafts or not config.fills_masks or config.canvas != "length":
+        return [(0.0,) * len(ids) for _, ids in drafts]
+    lengths = torch.tensor([len(ids) for _, ids in drafts], device=device)
+    text = torch.tensor([row for row, _ in drafts], device=device)
+    zeros = torch.zeros_like(text)
+    with torch.inference_mode(), autocast(denoiser):
+        condition = denoiser.condition(vectors.to(device, torch.float32))
+        canvas = empty_canvas(denoiser, lengths, text, zeros, zeros.float(), len(vectors), None)
+        canvas.ids[canvas.inside] = torch.tensor([token for _, ids in drafts for token in ids], device=device)
+        canvas.masked = torch.zeros_like(canvas.masked)
+        proposer = Proposer(denoiser, condition, DecodeConfig(), Noise([], device))
+        found = proposer.pseudo_likelihood(canvas, torch.arange(len(drafts), device=device)).exp()
+    return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found.tolist(), drafts, strict=True)]
 
 
 def canvas_limit(canvas: Canvas) -> int:

@@ -143,10 +143,10 @@ def _decode(
     proposer = Proposer(denoiser, condition, config, noise, enforcer, top)
     every = torch.arange(len(canvas), device=device)
     if config.strategy == "draft-correct":
-        canvas.log_prob = torch.where(canvas.unknown, proposer.judge(canvas, every), canvas.log_prob)
+        canvas.log_prob = torch.where(canvas.unknown, proposer.pseudo_likelihood(canvas, every), canvas.log_prob)
         canvas.end_log_prob = torch.zeros_like(canvas.end_log_prob)
     yield from run(proposer, canvas, strategy, config, traced)
-    judged = proposer.judge(canvas, every) if config.score == "pseudo" else None
+    judged = proposer.pseudo_likelihood(canvas, every) if config.score == "pseudo" else None
     return choose(canvas, config, judged, vectors, judge)
 
 

@@ -194,17 +194,17 @@ class Proposer:
             raise no_text(int(canvas.text[index[log_prob.isnan().any(1).nonzero()[0]]]))
         return Proposals(tokens, log_prob, spread, words, best)
 
-    def judge(self, canvas: Canvas, index: Tensor, groups: int = 2) -> Tensor:
-        """Log-probability of each unknown token when every `groups`-th position is masked: (A, n), 0 elsewhere.
+    def pseudo_likelihood(self, canvas: Canvas, index: Tensor) -> Tensor:
+        """Log-probability of each unknown token given the positions of the other parity: (A, n), 0 elsewhere.
 
-        Takes `groups` passes (fewer for texts of fewer tokens), which are counted.
+        Takes two passes (one for texts of one token), which are counted.
         """
         ids = canvas.ids[index]
         out = torch.zeros_like(ids, dtype=torch.float32)
         position = torch.arange(ids.shape[1], device=ids.device)
         judged = (canvas.unknown & canvas.written())[index]
-        for group in range(groups):
-            hidden = judged & (position % groups == group)
+        for parity in (0, 1):
+            hidden = judged & (position % 2 == parity)
             some = hidden.any(1).nonzero().flatten()
             if not len(some):
                 continue

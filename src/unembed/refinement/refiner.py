@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.choosing import token_probabilities
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode
@@ -24,7 +25,6 @@ from unembed.refinement.aids import Aids
 from unembed.refinement.best_of import gather
 from unembed.refinement.budget import Budget
 from unembed.refinement.correct import correct
-from unembed.refinement.judging import judge
 from unembed.refinement.ledger import Ledger, Spent, counting_passes
 from unembed.refinement.methods import DEFAULT, check_method
 from unembed.refinement.refined import Asked, Refined
@@ -254,7 +254,7 @@ class Refiner:
         """Make drafts of what was asked; tokens that no decode has committed get a probability now."""
         known = [{draft.ids: draft for draft in part} for part in drafts]
         new = [(i, a.ids) for i, part in enumerate(kept) for a in part if a.ids not in known[i]]
-        sure = dict(zip(new, judge(self.denoiser, vectors, new), strict=True))
+        sure = dict(zip(new, token_probabilities(self.denoiser, vectors, new), strict=True))
         out = []
         for i, part in enumerate(kept):
             row = []
