@@ -216,8 +216,7 @@ class Proposer:
                 for rows in self._parts(len(owner)):
                     logits = self._scores(canvas, index[chunk], readings, rows, forbid=False)
                     places = at[rows], column[rows]
-                    truth = logits.gather(1, ids[places].unsqueeze(1)).squeeze(1)
-                    out[places] = truth - logits.logsumexp(-1)
+                    out[places] = logits.log_softmax(-1).gather(1, ids[places].unsqueeze(1)).squeeze(1)
             canvas.count(index[some], self.config.cost)
         return out
 
