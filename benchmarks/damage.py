@@ -129,11 +129,11 @@ def named(parts: ClosedForm, texts: Texts) -> np.ndarray:
 def trained(inverter: Inverter, train: Texts, test: Texts) -> dict[str, Any]:
     """What fitting on the damage wins back, for each of `CHANGES`."""
     size, max_length = inverter.tokenizer.size, inverter.max_length
-    whole = fit_closed_form(batches(train), size, max_length, positions=False)
+    whole = fit_closed_form(batches(train), size, max_length)
     found: dict[str, Any] = {}
     for name, change in CHANGES.items():
         read = test[0], damaged(test[1], **change)
-        own = fit_closed_form(batches((train[0], damaged(train[1], **change))), size, max_length, positions=False)
+        own = fit_closed_form(batches((train[0], damaged(train[1], **change))), size, max_length)
         as_it_is, for_it = named(whole, read), named(own, read)
         found[name] = {
             "change": change,

@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_checkpoints.py --count 100000 --seed 0 --out docs/results/fuzz-checkpoints.json
 
-A small whole checkpoint (network, tokenizer, calibration, position prior, student, corrector) has one of its files
+A small whole checkpoint (network, tokenizer, calibration, student, corrector) has one of its files
 changed: bytes (`fuzzing.mutate`), values of JSON (another type, out of range, nested, missing), parts of the tokenizer
 that make texts longer or take long, tensors (other shapes and types, NaN, names). The checksums are mended, as an
 author of such a file would; in every twentieth they are not, and then the checkpoint must be refused. What loads then
@@ -35,7 +35,6 @@ from unembed.inverter import Inverter
 from unembed.network.corrector import Corrector, CorrectorConfig
 from unembed.network.denoiser import Denoiser, ModelConfig
 from unembed.network.student import StudentConfig, StudentEncoder
-from unembed.priors.position_prior import PositionPrior
 
 DIMENSION, LIMIT = 8, 5
 TEXT = "the old house by the river"
@@ -97,7 +96,6 @@ def good() -> dict[str, bytes]:
             {"left-to-right": fitted},
             notes,
             dtype="int6",
-            position_prior=PositionPrior(LIMIT, DIMENSION, denoiser.config.vocab_size, tokens=8, rank=4),
         )
         checkpoint = load_checkpoint(folder)
         student = StudentEncoder(StudentConfig(DIMENSION, LIMIT, 8, 8, 1, 2, 16))

@@ -69,7 +69,6 @@ def write(old: Checkpoint, new: Checkpoint, share: float, out: Path, dtype: str,
         old.calibration,
         notes_of(old.notes, new.notes, history),
         dtype=dtype,
-        position_prior=old.position_prior,
     )
 
 

@@ -4,10 +4,8 @@
 
 With --corrector or --student what `unembed train` made of recipes/corrector.toml or recipes/student.toml is put beside
 the weights in --out, which it must have been trained beside, and nothing else is done; the checksum that results name
-stays. With --decode-only the model in --out gets another default decode and its calibration; its weights stay. With
---positions a position prior for the strategy prior is fitted on those training shards and stored beside the
-weights; with --positions-only it is added to the model in --out and nothing else is done (its config.json, and so the
-checksum that results name, becomes another). The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
+stays. With --decode-only the model in --out gets another default decode and its calibration; its weights stay.
+The calibration is fitted on validation texts of the sources that were trained on, for the default strategy and for
 those named by --strategies. The card's tables come from docs/results/*.json (run it again with --card-only).
 """
 
@@ -17,14 +15,13 @@ import argparse
 import csv
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from unembed.checkpoint.checkpoint import Checkpoint, add_position_prior, load_checkpoint, save_checkpoint
+from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.checkpoint.student_file import STUDENT_FILE, read_student, write_student
 from unembed.checkpoint.sums import list_files
@@ -34,8 +31,6 @@ from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, read_results, table
 from unembed.files import atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.inverter import Inverter
-from unembed.priors.fit import fit_position_prior
-from unembed.priors.position_prior import PositionPrior
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MIB = 64
@@ -43,25 +38,6 @@ FILE_MIB = 15
 STORED = {"int8": "int8 by row", "int6": "matrices in 6 bits by row, the token prior in 4"}
 SHOWN = ("token_f1", "token_accuracy", "exact_match", "bleu", "cosine")
 _log = logging.getLogger("ship")
-
-
-def fit_places(checkpoint: Checkpoint, shards: str, most: int) -> PositionPrior:
-    """Fit the position prior to a checkpoint's whitening, on the first texts of the sources that were trained on."""
-    dataset = ShardDataset(shards)
-    names, excluded = dataset.source_names, checkpoint.recipe["data"]["exclude_sources"]
-    rows = np.flatnonzero([names[i] not in excluded for i in np.asarray(dataset.sources)])[:most]
-    denoiser = checkpoint.denoiser
-    max_length = denoiser.config.max_length
-
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(rows), 8192):
-            ids, lengths, vectors = dataset.gather(rows[start : start + 8192])
-            padded = np.zeros((len(ids), max_length), dtype=np.int64)
-            padded[:, : ids.shape[1]] = ids
-            yield torch.from_numpy(padded), torch.from_numpy(lengths), torch.from_numpy(vectors)
-
-    _log.info("fitting the position prior on %d texts", len(rows))
-    return fit_position_prior(batches(), denoiser.whitening, denoiser.config.vocab_size, max_length)
 
 
 def check_size(folder: str | Path) -> None:
@@ -115,8 +91,6 @@ def ship(args: argparse.Namespace) -> None:
     """Calibrate and store."""
     checkpoint = load_checkpoint(args.run)
     inverter = Inverter.from_pretrained(args.run)
-    if args.positions:
-        inverter.position_prior = fit_places(checkpoint, args.positions, args.position_texts)
     calibration = calibrate(inverter, checkpoint, args)
     notes = {
         **checkpoint.notes,
@@ -134,7 +108,6 @@ def ship(args: argparse.Namespace) -> None:
         calibration,
         notes,
         dtype="int6",
-        position_prior=inverter.position_prior,
     )
     check_size(args.out)
 
@@ -265,16 +238,11 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--positions", help="training shards: fit a position prior for the strategy prior")
-    parser.add_argument("--position-texts", type=int, default=200_000, help="the first so many of them")
-    parser.add_argument("--positions-only", action="store_true", help="add it to the model in --out, no more")
     parser.add_argument("--corrector", help="a corrector's file: put it beside the model in --out, no more")
     parser.add_argument("--student", help="folder of a student: put it beside the model in --out, no more")
     parser.add_argument("--decode-only", action="store_true", help="give the model in --out the --decode, no more")
     parser.add_argument("--card-only", action="store_true")
     args = parser.parse_args()
-    if args.positions_only and not args.positions:
-        parser.error("--positions-only needs --positions")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -284,10 +252,6 @@ def main() -> None:
         add_student(Path(args.out), args.student)
     elif args.decode_only:
         set_default(Path(args.out), args)
-    elif args.positions_only:
-        places = fit_places(load_checkpoint(args.out), args.positions, args.position_texts)
-        add_position_prior(args.out, places)
-        check_size(args.out)
     elif not args.card_only:
         ship(args)
     path = Path(args.out) / "README.md"

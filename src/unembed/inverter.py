@@ -47,7 +47,6 @@ class Inverter(Decoder):
         name, sha256: of the checkpoint.
         calibrations: confidence calibrations as stored in the checkpoint, or None.
         precision: "fp32" or "bf16".
-        position_prior: what the strategy prior places tokens by, beside the network's own parts; or None.
     """
 
     def __repr__(self) -> str:

@@ -145,7 +145,7 @@ def test_parts_fitted_on_the_device_are_those_of_the_exact_path(packs: Path) -> 
     embed = pack.encoder("cpu", torch.float32)
     rows = [torch.from_numpy(row[:n]) for row, n in zip(ids, lengths, strict=True)]
     batch = (torch.from_numpy(ids), torch.from_numpy(lengths), torch.cat([embed(r.unsqueeze(0)) for r in rows]))
-    parts = fit_closed_form([batch], pack.tokenizer.size, 12, positions=False)
+    parts = fit_closed_form([batch], pack.tokenizer.size, 12)
     assert torch.allclose(model.whitening.mean, parts.whitening.mean, atol=1e-6)
     assert torch.allclose(model.whitening.matrix, parts.whitening.matrix, rtol=1e-3, atol=1e-3)
     assert model.token_prior is not None and torch.equal(model.token_prior.counts, parts.token_prior.counts)

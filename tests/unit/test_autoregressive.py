@@ -128,8 +128,6 @@ def test_other_strategies_refuse_it(network: Denoiser, strategy: str) -> None:
     with pytest.raises(InputError, match=f"autoregressive, so it cannot decode by {strategy}") as error:
         decode(network, vectors(2), DecodeConfig(strategy=strategy))
     assert "left-to-right" in error.value.do
-    with pytest.raises(InputError, match="pseudo-likelihood"):
-        decode(network, vectors(2), DecodeConfig(strategy="left-to-right", score="pseudo"))
 
 
 @pytest.mark.parametrize("key, value", [("prefix_tokens", 0), ("canvas", "eos"), ("time_conditioning", True)])

@@ -7,13 +7,12 @@ import pytest
 import torch
 from decoding_helpers import DIM, some_vectors, tiny_denoiser
 
-from unembed.decoding.choosing import _ranked, agreement, placement
+from unembed.decoding.choosing import agreement
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.judge import Judge
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
 from unembed.metrics.text import token_f1
-from unembed.network.denoiser import GIVEN, MASK
 from unembed.network.student import StudentConfig, StudentEncoder
 
 
@@ -65,25 +64,6 @@ def test_a_draft_alone_agrees_with_itself() -> None:
     assert agreement((5, 6), [(5, 7), (8, 9)]) == pytest.approx(0.25)
 
 
-def test_pseudo_likelihood_judges_each_half_given_the_other() -> None:
-    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(4)
-    config = DecodeConfig(strategy="confidence", passes=2, lengths=1, score="pseudo")
-    plain = decode(denoiser, vectors, DecodeConfig(strategy="confidence", passes=2, lengths=1))
-    for draft, before, vector in zip(decode(denoiser, vectors, config), plain, vectors, strict=True):
-        assert draft.ids == before.ids and draft.token_confidence == before.token_confidence
-        assert draft.passes == before.passes + min(2, draft.length)
-        ids, total = torch.tensor([draft.ids]), 0.0
-        for parity in (0, 1):
-            hidden = (torch.arange(draft.length) % 2 == parity).unsqueeze(0)
-            if not hidden.any():
-                continue
-            states = torch.where(hidden, MASK, GIVEN)
-            with torch.inference_mode():
-                logits = denoiser.logits(ids, states, denoiser.condition(vector.view(1, -1)))
-            total += float(logits.log_softmax(-1).gather(2, ids.unsqueeze(2))[hidden].sum())
-        assert draft.log_likelihood == pytest.approx(total, abs=1e-4)
-
-
 def test_the_end_counts_in_the_likelihood_where_it_is_learnt() -> None:
     denoiser = tiny_denoiser("eos", max_length=6)
     config = DecodeConfig(strategy="sequential", passes=7)
@@ -101,17 +81,6 @@ def test_given_tokens_do_not_count_in_the_likelihood() -> None:
     given = torch.full((2, 6), 9)
     draft = decode(denoiser, vectors, DecodeConfig(lengths=1), given=given)[0]
     assert draft.ids == (9,) * 6 and draft.log_likelihood == 0 and draft.passes == 0
-
-
-def test_order_counts_in_mbr_order() -> None:
-    """Of two drafts with the same words, the one whose words stand where the others have them is taken."""
-    drafts = [(1, 2, 3, 4), (4, 3, 2, 1), (1, 2, 3, 5), (1, 2, 3)]
-    assert placement((1, 2, 3, 4), [(1, 2, 3, 5), (1, 2)]) == pytest.approx((0.75 + 0.5) / 2)
-    assert placement((1,), []) == 1.0
-    order, score = _ranked(drafts, [0.0] * 4, "mbr-order")
-    assert order[0] == 0 and order[-1] == 1
-    expected = (agreement(drafts[0], drafts[1:]) + placement(drafts[0], drafts[1:])) / 2
-    assert score[0] == pytest.approx(expected)
 
 
 def test_a_student_adds_the_cosine_that_it_sees() -> None:

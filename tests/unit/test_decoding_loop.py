@@ -118,7 +118,7 @@ def test_another_seed_gives_other_samples() -> None:
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_passes_counted_are_passes_made(canvas: str, strategy: str, guidance: float) -> None:
     denoiser, vectors = tiny_denoiser(canvas, max_length=10), some_vectors(4)
-    config = config_of(strategy, passes=5, lengths=2, samples=2, temperature=0.7, guidance=guidance, score="pseudo")
+    config = config_of(strategy, passes=5, lengths=2, samples=2, temperature=0.7, guidance=guidance)
     drafts = decode(denoiser, vectors, config)
     assert sum(d.spent for d in drafts) == denoiser.rows_run
     for draft in drafts:
@@ -268,7 +268,6 @@ def test_more_lengths_than_there_are_means_all() -> None:
         {"temperature": -1},
         {"lengths": True},
         {"choose": "best"},
-        {"score": "cosine"},
         {"remask": 1.5},
         {"beam": 4},
         {"strategy": "left-to-right", "beam": 4, "temperature": 1.0},

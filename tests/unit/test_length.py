@@ -14,7 +14,7 @@ from unembed.priors.length_prior import LengthHead
 
 
 def test_planted_lengths_come_back_with_sane_probabilities() -> None:
-    parts = fit_closed_form(planted(4000).batches(1000), VOCABULARY, LIMIT, positions=False)
+    parts = fit_closed_form(planted(4000).batches(1000), VOCABULARY, LIMIT)
     data = planted(1000, seed=1)
     log_probs = parts.length_head.log_probs(parts.whitening(data.vectors))
     assert log_probs.shape == (1000, LIMIT)
@@ -26,7 +26,7 @@ def test_planted_lengths_come_back_with_sane_probabilities() -> None:
 
 
 def test_a_length_never_seen_stays_possible_but_unlikely() -> None:
-    parts = fit_closed_form(planted(2000).batches(1000), VOCABULARY, LIMIT, positions=False)
+    parts = fit_closed_form(planted(2000).batches(1000), VOCABULARY, LIMIT)
     log_probs = parts.length_head.log_probs(parts.whitening(planted(100, seed=2).vectors))
     assert bool(torch.isfinite(log_probs).all())
     assert float(log_probs[:, 0].exp().max()) < 0.05

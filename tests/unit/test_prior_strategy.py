@@ -1,28 +1,24 @@
-"""Strategy `prior`: texts from closed-form parts alone, on planted data; and its file in a checkpoint."""
+"""Strategy `prior`: texts from closed-form parts alone, on planted data."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted import DIM, LIMIT, VOCABULARY, planted
 
-from unembed.checkpoint.checkpoint import add_position_prior, load_checkpoint, save_checkpoint, verify_checkpoint
-from unembed.checkpoint.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.decoding.confidence import draft_features, features_of
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader, prior_drafts
-from unembed.errors import CheckpointError, DataError, InputError
+from unembed.errors import InputError
 from unembed.metrics.text import token_f1
 from unembed.network.denoiser import Denoiser, ModelConfig
-from unembed.priors.fit import ClosedForm, fit_closed_form, fit_position_prior
-from unembed.priors.position_prior import PositionPrior
+from unembed.priors.fit import ClosedForm, fit_closed_form
 
 PRIOR = DecodeConfig(strategy="prior")
 
@@ -34,7 +30,7 @@ def parts() -> ClosedForm:
 
 @pytest.fixture(scope="module")
 def bare(parts: ClosedForm) -> PriorReader:
-    return PriorReader(parts.whitening, parts.token_prior, lambda v: parts.length_head.log_probs(parts.whitening(v)))
+    return PriorReader.fitted(parts)
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +55,12 @@ def denoiser(parts: ClosedForm) -> Denoiser:
     return network
 
 
-def in_place(texts: list[list[int]], ids: torch.Tensor) -> float:
-    pairs = [(a, b) for text, row in zip(texts, ids.tolist(), strict=True) for a, b in zip(text, row, strict=False)]
-    return float(np.mean([a == b for a, b in pairs]))
-
-
-def test_the_words_are_found_without_places_and_the_places_with_them(parts: ClosedForm, bare: PriorReader) -> None:
+def test_the_words_are_found_and_none_is_repeated(bare: PriorReader) -> None:
     data = planted(300, seed=7)
     truth = [row[:n] for row, n in zip(data.ids.tolist(), data.lengths.tolist(), strict=True)]
-    without = bare.read(data.vectors, data.lengths).texts()
-    placed = PriorReader.fitted(parts).read(data.vectors, data.lengths).texts()
-    assert token_f1(without, truth) > 0.8 and token_f1(placed, truth) > 0.8
-    assert in_place(without, data.ids) < 0.5 < in_place(placed, data.ids)
-    assert all(len(set(text)) == len(text) for text in without)  # it repeats none
+    texts = bare.read(data.vectors, data.lengths).texts()
+    assert token_f1(texts, truth) > 0.8
+    assert all(len(set(text)) == len(text) for text in texts)
 
 
 def test_the_surest_tokens_come_first_and_their_presence_means_something(bare: PriorReader) -> None:
@@ -84,30 +73,25 @@ def test_the_surest_tokens_come_first_and_their_presence_means_something(bare: P
     assert float(right[presence > 0.9].float().mean()) > float(right[presence < 0.5].float().mean()) + 0.03
 
 
-@pytest.mark.parametrize("places", [False, True])
-def test_a_row_does_not_depend_on_the_rows_beside_it(parts: ClosedForm, bare: PriorReader, places: bool) -> None:
-    reader = PriorReader.fitted(parts) if places else bare
+def test_a_row_does_not_depend_on_the_rows_beside_it(bare: PriorReader) -> None:
     vectors = planted(700, seed=9).vectors  # more than one chunk
-    together = reader.read(vectors).texts()
-    assert together[:40] == [reader.read(row[None]).texts()[0] for row in vectors[:40]]
-    assert together[650:] == reader.read(vectors[650:]).texts()
+    together = bare.read(vectors).texts()
+    assert together[:40] == [bare.read(row[None]).texts()[0] for row in vectors[:40]]
+    assert together[650:] == bare.read(vectors[650:]).texts()
 
 
-@pytest.mark.parametrize("places", [False, True])
-def test_given_tokens_stand_and_lengthen_the_text(parts: ClosedForm, bare: PriorReader, places: bool) -> None:
-    reader = PriorReader.fitted(parts) if places else bare
+def test_given_tokens_stand_and_lengthen_the_text(bare: PriorReader) -> None:
     data = planted(50, seed=3)
     given = torch.full((50, LIMIT), -1)
     given[:, 1], given[7], given[9, LIMIT - 1] = 20, torch.arange(10, 10 + LIMIT), 11
-    drafts = prior_drafts(reader, data.vectors, given, traced=True)
+    drafts = prior_drafts(bare, data.vectors, given, traced=True)
     for row, draft in enumerate(drafts):
         known = {i: token for i, token in enumerate(given[row].tolist()) if token >= 0}
         assert all(draft.ids[i] == token and draft.token_confidence[i] == 1 for i, token in known.items())
         assert draft.trace is not None and len(draft.trace.steps) == 1
         assert draft.trace.steps[0].chosen == tuple(i for i in range(draft.length) if i not in known)
-        if not places:
-            free = [token for i, token in enumerate(draft.ids) if i not in known]
-            assert len(set(free)) == len(free) and not set(free) & set(known.values())
+        free = [token for i, token in enumerate(draft.ids) if i not in known]
+        assert len(set(free)) == len(free) and not set(free) & set(known.values())
     assert drafts[7].ids == tuple(range(10, 10 + LIMIT)) and drafts[9].length == LIMIT
 
 
@@ -139,44 +123,6 @@ def test_what_makes_no_sense_is_refused(denoiser: Denoiser) -> None:
 def test_features_of_many_drafts_are_those_of_each(bare: PriorReader) -> None:
     drafts = prior_drafts(bare, planted(30, seed=2).vectors)
     assert np.allclose(features_of(drafts), np.stack([draft_features(draft) for draft in drafts]))
-
-
-def test_a_position_prior_travels_beside_the_weights(
-    parts: ClosedForm, denoiser: Denoiser, bare: PriorReader, tmp_path: Path
-) -> None:
-    places = fit_position_prior(planted(3000).batches(500), parts.whitening, VOCABULARY, LIMIT, tokens=40, rank=40)
-    folder = tmp_path / "with"
-    save_checkpoint(folder, denoiser, "{}", {}, {}, position_prior=places)
-    added = tmp_path / "added"
-    save_checkpoint(added, denoiser, "{}", {}, {})
-    assert load_checkpoint(added).position_prior is None
-    add_position_prior(added, places)
-    for path in (folder, added):
-        assert POSITION_FILE in verify_checkpoint(path)[0]
-        loaded = load_checkpoint(path)
-        assert loaded.position_prior is not None
-        data = planted(200, seed=5)
-        args = parts.whitening, parts.token_prior, bare.length_log_probs
-        before = PriorReader(*args, places).read(data.vectors, data.lengths).texts()
-        after = PriorReader(*args, loaded.position_prior).read(data.vectors, data.lengths).texts()
-        assert np.mean([a == b for a, b in zip(before, after, strict=True)]) > 0.95
-        assert in_place(after, data.ids) > 0.5 > in_place(bare.read(data.vectors, data.lengths).texts(), data.ids)
-    save_checkpoint(added, denoiser, "{}", {}, {})  # one without takes its place
-    assert not (added / POSITION_FILE).exists() and load_checkpoint(added).position_prior is None
-    damaged = bytearray((folder / POSITION_FILE).read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    (folder / POSITION_FILE).write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(folder)
-
-
-def test_a_position_prior_that_is_too_large_or_foreign_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="MiB"):
-        write_position_prior(tmp_path / POSITION_FILE, PositionPrior(32, 128, 3000, tokens=1600, rank=64))
-    assert not (tmp_path / POSITION_FILE).exists()
-    write_position_prior(tmp_path / POSITION_FILE, PositionPrior(8, 16, 100))
-    with pytest.raises(CheckpointError, match="does not belong"):
-        read_position_prior(tmp_path / POSITION_FILE, 8, 24, 100)
 
 
 def test_rules_of_tokens_and_lengths_hold(denoiser: Denoiser) -> None:

@@ -1,14 +1,14 @@
 """A checkpoint is a directory: config, tokenizer, encoder identity, recipe, calibration and safetensors shards.
 
-Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_position_prior`,
-`add_fit_score`, `weights_digest`.
+Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint`, `add_fit_score`,
+`weights_digest`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" or
 "int6" matrices are stored by rows of codes and dequantised at load (`codec.py`; design, decision 17), with "int6" the
 token prior in 4 bits; the whitening matrix stays in float32, because it blows small components up. The squares of the
 token prior's means are made at load, from the means as they were stored.
-A position prior for the strategy `prior` may lie beside them (`position_file.py`), and a corrector
-(`corrector_file.py`) and how held-out vectors look (`fit_score.py`), which config.json does not name.
+A corrector may lie beside them (`corrector_file.py`), and how held-out vectors look (`fit_score.py`); config.json names
+neither.
 config.json is written last and names the sha256 of every file that the model is made of: a directory without it is not
 a checkpoint. SHA256SUMS (`sums.py`) lists every file of the directory, also those that were put beside the model later.
 """
@@ -28,7 +28,6 @@ from torch import Tensor
 from unembed.checkpoint.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.checkpoint.config_file import FORMAT, MOST_TOKENIZER, VERSION, read_config, read_object, read_text
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, read_corrector
-from unembed.checkpoint.position_file import POSITION_FILE, read_position_prior, write_position_prior
 from unembed.checkpoint.sums import LISTED, REPAIR, check_all, check_file, check_listed, list_files
 from unembed.checkpoint.tensor_file import read_tensors
 from unembed.errors import CheckpointError, DataError
@@ -37,7 +36,6 @@ from unembed.network.corrector import Corrector
 from unembed.network.denoiser import Denoiser, ModelConfig
 from unembed.network.variants.autoregressive import build_denoiser
 from unembed.priors.fit_score import FIT_FILE, FitScore, read_fit_score, write_fit_score
-from unembed.priors.position_prior import PositionPrior
 from unembed.priors.token_prior import squares
 
 SHARD_BYTES = 15 * 2**20 - 4096
@@ -58,7 +56,6 @@ class Checkpoint:
         calibration: knots of the confidence calibration, or None.
         notes: free facts (steps, texts seen, licence).
         sha256: digest of config.json, which names every other file's digest.
-        position_prior: what the strategy `prior` reads places from beside the network's own parts, or None.
         weights: digest of the weights alone, "" where they come from elsewhere.
     """
 
@@ -70,7 +67,6 @@ class Checkpoint:
     calibration: dict[str, Any] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
-    position_prior: PositionPrior | None = None
     weights: str = ""
 
     def __repr__(self) -> str:
@@ -167,7 +163,6 @@ def save_checkpoint(
     notes: dict[str, Any] | None = None,
     dtype: str = "fp32",
     state: dict[str, Tensor] | None = None,
-    position_prior: PositionPrior | None = None,
     fit_score: FitScore | None = None,
 ) -> None:
     """Write a checkpoint directory; each file appears whole, config.json last.
@@ -182,7 +177,6 @@ def save_checkpoint(
         notes: see `Checkpoint`.
         dtype: "fp32", "fp16", "int8" or "int6" for the stored weights.
         state: weights to store instead of the denoiser's own, such as the EMA.
-        position_prior: see `Checkpoint`.
         fit_score: see `Checkpoint`.
 
     Raises:
@@ -209,9 +203,6 @@ def save_checkpoint(
     if calibration is not None:
         write_json(path / "calibration.json", calibration)
         names.append("calibration.json")
-    if position_prior is not None:
-        write_position_prior(path / POSITION_FILE, position_prior)
-        names.append(POSITION_FILE)
     if fit_score is None:
         (path / FIT_FILE).unlink(missing_ok=True)
     else:
@@ -227,27 +218,10 @@ def save_checkpoint(
         "files": files,
     }
     write_json(path / "config.json", config)
-    for old in (*path.glob("model-*.safetensors"), *path.glob(POSITION_FILE)):
+    for old in path.glob("model-*.safetensors"):
         if old.name not in files:
             old.unlink()
     list_files(path, *files, *([] if fit_score is None else [FIT_FILE]), "config.json")
-
-
-def add_position_prior(path: str | Path, prior: PositionPrior) -> None:
-    """Add a position prior to a checkpoint directory, or replace the one that is there.
-
-    Its config.json, and with it its digest, becomes another.
-
-    Raises:
-        CheckpointError: not a whole checkpoint.
-        DataError: the prior is too large, or the directory cannot be written.
-    """
-    path = Path(path)
-    config = read_config(path)
-    write_position_prior(path / POSITION_FILE, prior)
-    config["files"][POSITION_FILE] = sha256_file(path / POSITION_FILE)
-    write_json(path / "config.json", config)
-    list_files(path, POSITION_FILE, "config.json")
 
 
 def add_fit_score(path: str | Path, score: FitScore) -> None:
@@ -310,10 +284,6 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             state[_SQUARE] = squares(codes, scale) if scale.shape == codes.shape[:1] else scale
         load_into(denoiser, state, path, REPAIR)
         calibration = read_object(path / "calibration.json") if "calibration.json" in config["files"] else None
-        places = None
-        if POSITION_FILE in config["files"]:
-            c = denoiser.config
-            places = read_position_prior(path / POSITION_FILE, c.max_length, c.vector_dim, c.vocab_size).to(device)
         return Checkpoint(
             path=path,
             denoiser=denoiser.to(device).eval(),
@@ -323,7 +293,6 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             calibration=calibration,
             notes=config.get("notes", {}),
             sha256=sha256_file(path / "config.json"),
-            position_prior=places,
             weights=weights_digest(config),
         )
     except (RuntimeError, KeyError, ValueError, IndexError, TypeError, DataError) as error:

@@ -20,11 +20,6 @@ def check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
             f"This checkpoint is autoregressive, so it cannot decode by {config.strategy}.",
             "Use the strategy left-to-right, greedy or with a beam.",
         )
-    if config.score == "pseudo":
-        raise InputError(
-            "This checkpoint is autoregressive, so drafts cannot be scored by pseudo-likelihood.",
-            'Use score = "commit".',
-        )
 
 
 def one_form(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:

@@ -1,6 +1,6 @@
 """From a finished canvas to drafts: their scores, and which one is given back.
 
-Contents: `choose`, `keep_best`, `agreement`, `placement`; `token_probabilities` of texts that no decode wrote.
+Contents: `choose`, `keep_best`, `agreement`; `token_probabilities` of texts that no decode wrote.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from unembed.network.precision import autocast
 def choose(
     canvas: Canvas,
     config: DecodeConfig,
-    judged: Tensor | None = None,
     vectors: Tensor | None = None,
     judge: Judge | None = None,
 ) -> list[Draft]:
@@ -37,7 +36,6 @@ def choose(
     Args:
         canvas: without masks.
         config: choose, length_weight, length_power, student_weight.
-        judged: (D, n) pseudo-log-likelihoods that replace those at commitment in the score.
         vectors: (B, d) raw encoder vectors, for choose "student".
         judge: the student, likewise; None goes by the likelihood alone.
 
@@ -45,13 +43,11 @@ def choose(
         One draft for each text, the others as its alternatives.
     """
     written = canvas.written()
-    counted = (canvas.log_prob if judged is None else judged) * (written & canvas.unknown)
-    likelihood = counted.double().sum(1)
-    if judged is None:
-        likelihood = likelihood + canvas.end_log_prob.double()
+    counted = canvas.log_prob * (written & canvas.unknown)
+    likelihood = counted.double().sum(1) + canvas.end_log_prob.double()
     weight = config.length_weight
     if weight is None:
-        weight = 0.0 if config.strategy == "left-to-right" and judged is None else 1.0
+        weight = 0.0 if config.strategy == "left-to-right" else 1.0
     kept = (written & (canvas.ids != canvas.end_id)).cpu()
     kept[:, canvas_limit(canvas) :] = False
     ids, probability = canvas.ids.cpu(), canvas.log_prob.exp().cpu()
@@ -152,21 +148,10 @@ def agreement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> floa
     return token_f1([draft] * len(others), others) if others else 1.0
 
 
-def placement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> float:
-    """Mean share of positions that a draft and each other have in common; 1 for a draft alone."""
-    if not others:
-        return 1.0
-    same = [sum(a == b for a, b in zip(draft, other, strict=False)) / max(len(draft), len(other)) for other in others]
-    return sum(same) / len(same)
-
-
 def _ranked(ids: list[tuple[int, ...]], score: list[float], how: str) -> tuple[list[int], list[float]]:
     """Order drafts, best first, and the scores that the order goes by."""
-    if how.startswith("mbr"):
+    if how == "mbr":
         means = [agreement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
-        if how == "mbr-order":
-            places = [placement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
-            means = [(mean + place) / 2 for mean, place in zip(means, places, strict=True)]
         return sorted(range(len(ids)), key=lambda i: (-means[i], -score[i])), means
     return sorted(range(len(ids)), key=lambda i: -score[i]), score
 

@@ -56,12 +56,9 @@ class DecodeConfig:
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
         choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
-            others (minimum Bayes risk), "mbr-order" the mean of that and of the share of equal positions, "student"
-            that of the highest score with the cosine added that a student encoder sees between draft and vector; the
-            checkpoint must have one.
+            others (minimum Bayes risk), "student" that of the highest score with the cosine added that a student
+            encoder sees between draft and vector; the checkpoint must have one.
         student_weight: nats that a cosine of 1 is worth with choose "student".
-        score: "commit" adds the log-probabilities at which tokens were committed, "pseudo" those of each half of the
-            draft given the other half (two more passes a draft).
         length_weight: weight of log p(n) in the score; None is 1, or 0 for left-to-right drafts, whose own
             probability of the end says the same.
         length_power: the log-likelihood is divided by n to this power in the score.
@@ -83,7 +80,6 @@ class DecodeConfig:
     seed: int = 0
     choose: str = "likelihood"
     student_weight: float = 100.0
-    score: str = "commit"
     length_weight: float | None = None
     length_power: float = 0.0
     schedule: str = "linear"
@@ -96,8 +92,7 @@ class DecodeConfig:
         """
         _one_of("strategy", self.strategy, tuple(STRATEGIES), "strategy")
         _one_of("remask_rule", self.remask_rule, REMASK_RULES, "remasking")
-        _one_of("choose", self.choose, ("likelihood", "mbr", "mbr-order", "student"))
-        _one_of("score", self.score, ("commit", "pseudo"))
+        _one_of("choose", self.choose, ("likelihood", "mbr", "student"))
         for name, most in (("passes", 10_000), ("samples", 10_000), ("lengths", 10_000), ("beam", 1_000)):
             _whole(name, getattr(self, name), 1, most)
         for name, most in (("seed", 2**63 - 1), ("keep", 10_000)):

@@ -55,7 +55,6 @@ class Decoder:
         self.tokenizer: Tokenizer = beside.tokenizer
         self.identity: EncoderIdentity = beside.identity
         self.calibrations = checkpoint.calibration
-        self.position_prior = checkpoint.position_prior
         self._checkpoint = checkpoint
         self.name = name or Path(checkpoint.path).name
         self.sha256 = checkpoint.sha256
@@ -114,7 +113,7 @@ class Decoder:
         Raises:
             InputError: the checkpoint has no token prior.
         """
-        return PriorReader.of(self.denoiser, self.position_prior)
+        return PriorReader.of(self.denoiser)
 
     def resolve(self, options: Mapping[str, Any]) -> DecodeConfig:
         """Work out what `options` mean for this checkpoint.

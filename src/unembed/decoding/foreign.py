@@ -22,6 +22,9 @@ from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError, UnembedError
 
+_GONE = ("score",)
+"""Options that older checkpoints may name; what is left decides alone (docs/log.md)."""
+_NOW: dict[object, object] = {"mbr-order": "mbr"}
 _MOST_DRAFTS = 1024
 _MOST_COST = 16_384  # drafts times passes; the shipped model asks for 384
 
@@ -49,6 +52,7 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
         only = {} if config.fills_masks else {"strategy": "left-to-right"}
         defaults = checkpoint.notes.get("decode") or only
         mapping(_option, 50)(defaults, "its default decode")
+        defaults = {name: _NOW.get(value, value) for name, value in defaults.items() if name not in _GONE}
         unknown = sorted({*defaults} - {*DECODE_OPTIONS})
         if unknown:
             raise SchemaError(f"its default decode has an option that this version does not know ({unknown[0]})")

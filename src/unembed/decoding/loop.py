@@ -141,13 +141,12 @@ def _decode(
     noise = Noise([(seeds[t], *key) for t, key in zip(canvas.text.tolist(), keys, strict=True)], device)
     enforcer = None if rules is None else Enforcer(rules, denoiser.config.vocab_size, device)
     proposer = Proposer(denoiser, condition, config, noise, enforcer, top)
-    every = torch.arange(len(canvas), device=device)
     if config.strategy == "draft-correct":
+        every = torch.arange(len(canvas), device=device)
         canvas.log_prob = torch.where(canvas.unknown, proposer.pseudo_likelihood(canvas, every), canvas.log_prob)
         canvas.end_log_prob = torch.zeros_like(canvas.end_log_prob)
     yield from run(proposer, canvas, strategy, config, traced)
-    judged = proposer.pseudo_likelihood(canvas, every) if config.score == "pseudo" else None
-    return choose(canvas, config, judged, vectors, judge)
+    return choose(canvas, config, vectors, judge)
 
 
 def _read(

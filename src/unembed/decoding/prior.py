@@ -4,9 +4,8 @@ Contents: `PriorReader` (vectors to token ids), `PriorTexts`, `prior_drafts` (wh
 
 One matrix product scores the frequent tokens of a batch, the best `POOL` of each row are kept, and the rest is done in
 that pool. The surest token is taken first. It explains a part of the vector: tokens whose means point the same way lose
-`explain` times the product of the two means. The number of tokens is the likeliest length. Where there is a position
-prior, a token is chosen together with its place and may come again; where there is none, the text is the n most likely
-tokens without repetition, the surest first.
+`explain` times the product of the two means. The number of tokens is the likeliest length; the text is the n most
+likely tokens without repetition, the surest first.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from unembed.errors import InputError
 from unembed.network.denoiser import Denoiser
 from unembed.network.precision import supports_fast_bf16
 from unembed.priors.fit import ClosedForm
-from unembed.priors.position_prior import PositionPrior
 from unembed.priors.token_prior import TokenPrior
 from unembed.priors.whitening import Whitening
 
@@ -34,9 +32,6 @@ POOL = 64
 
 PRESENCE, EXPLAIN = 0.6, 0.2
 """Weight of the token prior's z . m - 1/2 |m|^2 beside the log odds of presence, and of what a token explains."""
-
-PLACED, EXPLAIN_PLACED, REPEAT = 0.4, 0.15, 1.0
-"""The same beside a position prior, and the nats that a second use of a token costs."""
 
 _CHUNK = 256  # rows whose scores are held at a time
 
@@ -72,7 +67,6 @@ class PriorReader:
         whitening: of the vectors.
         token_prior: which tokens occur.
         length_log_probs: raw vectors (B, d) -> log p(n | vector) (B, max_length).
-        position_prior: which tokens stand where, or None.
         banned: (V,) bool, ids that are never output.
 
     Raises:
@@ -84,7 +78,6 @@ class PriorReader:
         whitening: Whitening,
         token_prior: TokenPrior,
         length_log_probs: Callable[[Tensor], Tensor],
-        position_prior: PositionPrior | None = None,
         banned: Tensor | None = None,
     ) -> None:
         counts = token_prior.counts if banned is None else token_prior.counts.masked_fill(banned, 0)
@@ -94,19 +87,17 @@ class PriorReader:
             raise InputError(
                 "The token prior of this checkpoint has seen no text.", "Use another strategy, such as adaptive."
             )
-        self.whitening, self.length_log_probs, self.position_prior = whitening, length_log_probs, position_prior
+        self.whitening, self.length_log_probs = whitening, length_log_probs
         device = self.tokens.device
         self.dtype = torch.bfloat16 if supports_fast_bf16(device) else torch.float32
         self.means = token_prior.means(self.tokens).to(self.dtype)
         self.half = 0.5 * self.means.float().square().sum(1)
         self.log_odds = token_prior.log_odds[self.tokens]
         self.bias = (self.log_odds - PRESENCE * self.half).to(self.dtype)
-        if position_prior is not None:
-            self._places = _Places(position_prior, self.tokens)
 
     @classmethod
-    def of(cls, denoiser: Denoiser, position_prior: PositionPrior | None = None) -> PriorReader:
-        """Make a reader of a denoiser's closed-form parts and, where there is one, a position prior of its checkpoint.
+    def of(cls, denoiser: Denoiser) -> PriorReader:
+        """Make a reader of a denoiser's closed-form parts.
 
         Raises:
             InputError: the denoiser has no token prior.
@@ -118,7 +109,7 @@ class PriorReader:
             )
         banned = denoiser.banned.clone()
         banned[denoiser.config.eos_id] = True
-        return cls(denoiser.whitening, denoiser.token_prior, denoiser.length_log_probs, position_prior, banned)
+        return cls(denoiser.whitening, denoiser.token_prior, denoiser.length_log_probs, banned)
 
     @classmethod
     def fitted(cls, parts: ClosedForm) -> PriorReader:
@@ -127,7 +118,7 @@ class PriorReader:
         def length_log_probs(vectors: Tensor) -> Tensor:
             return parts.length_head.log_probs(parts.whitening(vectors))
 
-        return cls(parts.whitening, parts.token_prior, length_log_probs, parts.position_prior)
+        return cls(parts.whitening, parts.token_prior, length_log_probs)
 
     @torch.no_grad()
     def read(
@@ -167,11 +158,8 @@ class PriorReader:
             longest = int(lengths[part].max())
             own = known[part, :longest]
             pool = self._pool(self.whitening(vectors[part].float()), own if given is not None else None)
-            if self.position_prior is None:
-                inside = torch.arange(longest, device=device) < lengths[part, None]
-                index, sure = _most_likely(pool, inside & (own < 0))
-            else:
-                index, sure = self._placed(pool, lengths[part], own)
+            inside = torch.arange(longest, device=device) < lengths[part, None]
+            index, sure = _most_likely(pool, inside & (own < 0))
             ids[part, :longest], presence[part, :longest] = self.tokens[index], sure
         ids, presence = torch.where(known >= 0, known, ids), torch.where(known >= 0, 1.0, presence)
         behind = torch.arange(n, device=device) >= lengths[:, None]
@@ -188,36 +176,18 @@ class PriorReader:
         used = torch.zeros_like(index, dtype=torch.bool)
         if known is not None:
             used = (self.tokens[index][..., None] == known[:, None]).any(-1)
-        return _Pool(z, index, evidence, log_odds, shared, used)
-
-    def _placed(self, pool: _Pool, lengths: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose tokens with their places, rows of one length together; returns indices and presence (C, n)."""
-        out = torch.zeros_like(known)
-        presence = torch.zeros(known.shape, device=known.device)
-        for n in lengths.unique().tolist():
-            rows = (lengths == n).nonzero()[:, 0]
-            part = pool.select(rows)
-            evidence, frequency = self._places.scores(part.z, part.index, n)
-            evidence += PLACED * part.evidence[:, None]
-            ids, sure = _place(part, evidence, frequency, known[rows, :n] < 0)
-            out[rows, :n], presence[rows, :n] = ids, sure
-        return out, presence
+        return _Pool(index, log_odds, shared, used)
 
 
 @dataclass
 class _Pool:
-    """The K most likely tokens of C rows: `index` (C, K) into the reader's tokens, `evidence` and `log_odds` (C, K),
-    `shared` (C, K, K) products of their means, `used` (C, K) those that stand in the text already; `z` (C, d)."""
+    """The K most likely tokens of C rows: `index` (C, K) into the reader's tokens, their `log_odds` (C, K), `shared`
+    (C, K, K) products of their means, `used` (C, K) those that stand in the text already."""
 
-    z: Tensor
     index: Tensor
-    evidence: Tensor
     log_odds: Tensor
     shared: Tensor
     used: Tensor
-
-    def select(self, rows: Tensor) -> _Pool:
-        return _Pool(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def _most_likely(pool: _Pool, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,70 +207,6 @@ def _most_likely(pool: _Pool, free: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(free, dtype=torch.long), torch.zeros(free.shape, device=free.device)
     rank = (free.long().cumsum(1) - 1).clamp(0, len(chosen) - 1)
     return torch.stack(chosen, 1).gather(1, rank), torch.stack(sure, 1).sigmoid().gather(1, rank)
-
-
-def _place(pool: _Pool, evidence: Tensor, frequency: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Fill the free places (R, n); evidence and frequency (R, n, K) score the pool there, the surest pair first."""
-    rows, n, width = evidence.shape
-    every = torch.arange(rows, device=free.device)
-    shared = EXPLAIN_PLACED * pool.shared
-    given = (shared * pool.used[:, :, None]).sum(1)
-    explained = evidence.clamp(min=0) + REPEAT
-    scores = evidence + frequency - given[:, None]
-    scores = scores - explained * pool.used[:, None]
-    scores = scores.masked_fill(~free[..., None], -torch.inf)
-    log_odds, used = pool.log_odds - given, pool.used.clone()
-    ids = torch.zeros(rows, n, dtype=torch.long, device=free.device)
-    sure = torch.zeros(rows, n, device=free.device)
-    for _ in range(n):
-        best, flat = scores.view(rows, -1).max(dim=1)
-        place, column = flat // width, flat % width
-        live = best > -torch.inf
-        ids[every[live], place[live]] = pool.index[every, column][live]
-        sure[every[live], place[live]] = log_odds[every, column][live]
-        scores[every, place] = -torch.inf
-        fresh = (~used[every, column])[:, None]
-        used[every, column] = True
-        delta = shared[every, column] * fresh
-        delta[every, column] = 0.0
-        scores -= delta[:, None]
-        log_odds = log_odds - delta
-        scores[every, :, column] -= explained[every, :, column] * fresh
-    return ids, sure.sigmoid()
-
-
-class _Places:
-    """A position prior laid out for the reader's tokens (N): means as floats, and the class of each token by place."""
-
-    def __init__(self, prior: PositionPrior, tokens: Tensor) -> None:
-        self.basis = prior.basis
-        pad = torch.nn.functional.pad  # the last class is that of tokens without one: it says nothing
-        self.means = pad(prior.codes.float() * (prior.scale * prior.weight)[..., None], (0, 0, 0, 1))
-        self.half = pad(prior.half_square * prior.weight, (0, 1))
-        column = torch.full((prior.vocab_size,), -1, dtype=torch.long, device=tokens.device)
-        column[tokens] = torch.arange(len(tokens), device=tokens.device)
-        shape = (2, prior.max_length, len(tokens))
-        self.classes = torch.full(shape, prior.tokens, dtype=torch.long, device=tokens.device)
-        self.frequency = (prior.log_frequency[tokens] + prior.rest[..., None]).contiguous()
-        for side in range(2):
-            for place in range(prior.max_length):
-                mine = column[prior.token_ids[side, place].long()]
-                kept = (mine >= 0).nonzero()[:, 0]
-                self.classes[side, place, mine[kept]] = kept
-                self.frequency[side, place, mine[kept]] = prior.log_p[side, place, kept]
-        self.general = prior.log_frequency[tokens]
-
-    def scores(self, z: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Evidence and log frequency (R, n, K) of the tokens `index` (R, K) at each place of a text of n tokens."""
-        low = z @ self.basis
-        evidence = torch.zeros(len(z), n, index.shape[1], device=z.device)
-        frequency = -self.general[index][:, None].repeat(1, n, 1)
-        for place in range(n):
-            for side, at in ((0, place), (1, n - 1 - place)):
-                scored = torch.addmm(-self.half[side, at], low, self.means[side, at].T)
-                evidence[:, place] += scored.gather(1, self.classes[side, at][index])
-                frequency[:, place] += self.frequency[side, at][index]
-        return evidence, frequency
 
 
 def prior_drafts(

@@ -73,7 +73,7 @@ class Draft:
         ids: token ids, without the end token.
         token_confidence: probability of each token when it was committed, at temperature 1; 1 for given tokens. In
             draft-correct a token that was kept has its probability given the other half of the draft.
-        log_likelihood: log-likelihood that the score uses (`DecodeConfig.score`), the end token included, given
+        log_likelihood: log-likelihood that the score uses, the end token included, given
             tokens left out; nats.
         log_prior_length: log p(n | vector) of the length head; 0 where the canvas learns the end.
         length: number of tokens.

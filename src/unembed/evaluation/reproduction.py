@@ -92,6 +92,8 @@ class Reproduction:
             raise DataError(f"{self.path} holds something else than cells.", "Give the cells another file.")
         fits = old.get("format") == FORMAT
         self.values: dict[str, Any] = old if fits else {"format": FORMAT, "cells": {}, "models": {}}
+        for kept in self.values["cells"].values():
+            kept["stamp"].get("options", {}).pop("score", None)  # an option that is gone; every cell had the same
 
     def cell(self, name: str, stamp: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> None:
         """Run `make` and keep what it returns, unless a cell of the same stamp is there.

@@ -1,9 +1,8 @@
 """One streaming pass over tokens and vectors fits every part of the model that needs no gradient.
 
 What is here:
-    ClosedForm       whitening, token prior, position prior and length head together
+    ClosedForm       whitening, token prior and length head together
     fit_closed_form  the pass: memory does not depend on the size of the corpus
-    fit_position_prior  the position prior alone, for a checkpoint that has the other parts
 
 Texts are read off them by `decoding/prior.py`.
 
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from unembed.errors import DataError
-from unembed.priors.class_sums import ClassSums, PositionSums, distinct_tokens
+from unembed.priors.class_sums import ClassSums, distinct_tokens
 from unembed.priors.length_prior import LengthHead
-from unembed.priors.token_prior import SHRINK, PositionPrior, TokenPrior
+from unembed.priors.token_prior import SHRINK, TokenPrior
 from unembed.priors.whitening import Moments, Whitening
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -33,27 +32,24 @@ class ClosedForm(nn.Module):
         vocab_size: V.
         dim: dimension d of the vectors.
         max_length: longest text, in tokens.
-        positions: whether there is a position prior; `position_prior` is None otherwise.
     """
 
-    def __init__(self, vocab_size: int, dim: int, max_length: int, positions: bool = True) -> None:
+    def __init__(self, vocab_size: int, dim: int, max_length: int) -> None:
         super().__init__()
         self.vocab_size, self.dim, self.max_length = vocab_size, dim, max_length
         self.whitening = Whitening(dim)
         self.token_prior = TokenPrior(vocab_size, dim)
-        self.position_prior = PositionPrior(max_length, dim, vocab_size) if positions else None
         self.length_head = LengthHead(dim, max_length)
 
 
 class _Fitter:
     """What the pass has collected so far."""
 
-    def __init__(self, vocab_size: int, max_length: int, dim: int, shift: Tensor, positions: bool, warmup: int) -> None:
+    def __init__(self, vocab_size: int, max_length: int, dim: int, shift: Tensor) -> None:
         self.vocab_size, self.max_length, self.dim, self.shift = vocab_size, max_length, dim, shift
         self.moments = Moments(dim)
         self.tokens = ClassSums(vocab_size, dim, shift.device)
         self.by_length = ClassSums(max_length, dim, shift.device)
-        self.positions = PositionSums(vocab_size, max_length, dim, warmup=warmup) if positions else None
 
     def update(self, ids: Tensor, lengths: Tensor, vectors: Tensor) -> None:
         low, high = int(lengths.min()), int(lengths.max())
@@ -67,11 +63,9 @@ class _Fitter:
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         self.tokens.add(centred, *distinct_tokens(ids, inside))
         self.by_length.add(centred, torch.arange(len(lengths), device=ids.device), lengths - 1)
-        if self.positions is not None:
-            self.positions.add(centred, ids, lengths)
 
     def finish(self, shrink: float, weight: float, whitening_shrink: float) -> ClosedForm:
-        result = ClosedForm(self.vocab_size, self.dim, self.max_length, self.positions is not None)
+        result = ClosedForm(self.vocab_size, self.dim, self.max_length)
         whitening = result.whitening = Whitening.fit(self.moments, whitening_shrink)
         matrix, offset = whitening.matrix, whitening.mean - self.shift.cpu()
         result.token_prior = TokenPrior.from_sums(
@@ -80,8 +74,6 @@ class _Fitter:
         spread = matrix.double() @ self.moments.covariance @ matrix.double()
         lengths = self.by_length
         result.length_head = LengthHead.from_sums(lengths.mapped(offset, matrix), lengths.counts.cpu(), spread)
-        if self.positions is not None:
-            result.position_prior = PositionPrior.from_sums(*self.positions.finish(offset, matrix))
         return result
 
 
@@ -90,24 +82,20 @@ def fit_closed_form(
     vocab_size: int,
     max_length: int,
     *,
-    positions: bool = True,
     shrink: float = SHRINK,
     weight: float = 0.5,
     whitening_shrink: float = 1e-3,
-    warmup: int = 50_000,
 ) -> ClosedForm:
     """Fit whitening, priors and the length head in one pass.
 
     Args:
         batches: (ids (B, <= max_length) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder makes). Batches
-            of some thousand rows are fastest. On any device, where all sums then stand; with `positions` on the CPU.
+            of some thousand rows are fastest. On any device, where all sums then stand.
         vocab_size: V.
         max_length: longest text, in tokens.
-        positions: fit the position prior too (150 MB of sums at the size of MiniLM).
         shrink: pseudo-count of the token prior's means.
         weight: weight of the Gaussian part of the token prior.
         whitening_shrink: see `Whitening.fit`.
-        warmup: texts that are held back to choose the classes of the position prior; they should be a fair sample.
 
     Returns:
         The fitted parts, on the CPU.
@@ -121,34 +109,8 @@ def fit_closed_form(
             continue
         vectors = vectors.float()
         if fitter is None:
-            fitter = _Fitter(vocab_size, max_length, vectors.shape[1], vectors.mean(0), positions, warmup)
+            fitter = _Fitter(vocab_size, max_length, vectors.shape[1], vectors.mean(0))
         fitter.update(ids.long(), lengths.long(), vectors)
     if fitter is None:
         raise DataError("There is nothing to fit the priors on.", "Give at least one batch of texts and vectors.")
     return fitter.finish(shrink, weight, whitening_shrink)
-
-
-def fit_position_prior(
-    batches: Iterable[Batch], whitening: Whitening, vocab_size: int, max_length: int, tokens: int = 1000, rank: int = 48
-) -> PositionPrior:
-    """Fit a position prior to the whitening of a checkpoint, in one pass.
-
-    Args:
-        batches: as for `fit_closed_form`.
-        whitening: of the checkpoint.
-        vocab_size: V.
-        max_length: longest text, in tokens.
-        tokens: classes per side and position.
-        rank: dimensions that the means are kept in; 2 x 32 x 1,000 x 48 codes take 3 MB.
-
-    Raises:
-        DataError: no text at all.
-    """
-    dim = len(whitening.mean)
-    sums, seen = PositionSums(vocab_size, max_length, dim, tokens), 0
-    for ids, lengths, vectors in batches:
-        sums.add(whitening(vectors.float()), ids.long(), lengths.long())
-        seen += len(lengths)
-    if not seen:
-        raise DataError("There is nothing to fit the position prior on.", "Give at least one batch of texts.")
-    return PositionPrior.from_sums(*sums.finish(torch.zeros(dim), torch.eye(dim)), rank=rank, weight=0.6)

@@ -2,12 +2,11 @@
 
 What is here:
     TokenPrior      p(token occurs in the text | vector)
-    PositionPrior   p(token at a position | vector), from `position_prior`
     squares         |m|^2 of means that are held as codes
 
 For classes that share a covariance S, log p(w | v) - log p(w) = v' S^-1 mu_w - 1/2 mu_w' S^-1 mu_w (linear discriminant
 analysis). In whitened space z the matrix is the identity. Means are shrunk by n / (n + 20) and the log-odds count half,
-because tokens are not independent of each other (DESIGN, decision 2.5). Everything is a buffer: saved and loaded with
+because tokens are not independent of each other. Everything is a buffer: saved and loaded with
 `state_dict`.
 """
 
@@ -16,10 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unembed.priors.position_prior import PositionPrior
 from unembed.priors.rows import quantise_rows
-
-__all__ = ["SHRINK", "PositionPrior", "TokenPrior", "squares"]
 
 SHRINK = 20.0
 """Pseudo-count towards the global mean (zero, in whitened space)."""

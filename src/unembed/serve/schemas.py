@@ -58,7 +58,6 @@ class Options(_Request):
     keep: int | None = Field(None, ge=0, le=64, description="Of draft-correct: drafts that are corrected, 0 for all.")
     seed: int | None = Field(None, ge=0, le=2**53 - 1, description="Of everything random.")
     choose: str | None = Field(None, max_length=40)
-    score: str | None = Field(None, max_length=40)
     length_weight: Number | None = Field(None, ge=0, le=1e9)
     length_power: Number | None = Field(None, ge=0, le=1)
     schedule: str | None = Field(None, max_length=40)

@@ -260,7 +260,7 @@ def _closed_form(
     if resident is not None and source.fitted is not None:
         batches = resident.sample(np.searchsorted(source.used, source.fitted.draw(source.used)))
     vocabulary = len(source.counts)
-    parts = fit_closed_form(batches, vocabulary, recipe.data.max_length, positions=False)
+    parts = fit_closed_form(batches, vocabulary, recipe.data.max_length)
     _fill(denoiser, parts)
     return source.fitted
 
