@@ -70,7 +70,7 @@ def fill(page: Path, result: dict[str, Any]) -> None:
         f"{result['queries']} queries, combined; mean cosine of the first draft {result['first']['value']:.3f}, "
         f"of the last {result['last']['value']:.3f}."
     )
-    shown = table(["move", "queries a text", "share that was nearer", "share of the cosine gained"], rows)
+    shown = table(["move", "queries per text", "share that was nearer", "share of the cosine gained"], rows)
     body = f"{BEGIN}\n\n{told}\n\n{shown}\n\n{END}"
     atomic_write_bytes(page, (head + body + rest.split(END)[1]).encode())
 

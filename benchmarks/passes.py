@@ -71,7 +71,7 @@ def page(rows: list[dict[str, Any]], path: Path) -> None:
         "from masks, by the most passes that a draft may take:\n",
         table(["strategy", "1 pass", *(f"{k} passes" for k in PASSES[1:])], wide),
         "The others, whose passes follow from the beam and the length:\n",
-        table(["run", "passes a text", *SHOWN], others),
+        table(["run", "passes per text", *SHOWN], others),
         "All numbers: [passes.csv](results/passes.csv).\n",
     ])  # fmt: skip
     atomic_write_bytes(path, f"{head}{BEGIN}\n{text}{END}{tail}".encode())

@@ -60,7 +60,7 @@ def page(race: dict[str, Any], picture: str) -> str:
         "",
         "## At the end",
         "",
-        "| contestant | decoded by | " + " | ".join(COLUMNS) + " | passes | ms a text | GFLOP a text |",
+        "| contestant | decoded by | " + " | ".join(COLUMNS) + " | passes | ms per text | GFLOP per text |",
         "|---|---|" + "---|" * (len(COLUMNS) + 3),
     ]
     for entry in race["contestants"]:
@@ -79,7 +79,7 @@ def page(race: dict[str, Any], picture: str) -> str:
         "Parameters without the vocabulary (embedding and output bias); operations of matrix products, forward and",
         "backward, counted on real batches.",
         "",
-        "| contestant | parameters | blocks | texts seen | steps | GFLOP a text | GFLOP in all | nats a token |",
+        "| contestant | parameters | blocks | texts seen | steps | GFLOP per text | GFLOP in all | nats per token |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in race["contestants"]:

@@ -49,7 +49,7 @@ def _metrics(entry: Mapping[str, Any], which: str | None) -> tuple[int | None, M
 
 def curve_table(result: Mapping[str, Any]) -> str:
     """One method on one set: every budget, over all lengths and in each bin."""
-    header = ["tokens", "n", "queries", *METRICS, "queries spent", "passes", "s a text", "met"]
+    header = ["tokens", "n", "queries", *METRICS, "queries spent", "passes", "s per text", "met"]
     lines = []
     for which in (None, *_rows(result)):
         for entry in result["budgets"]:
@@ -96,12 +96,12 @@ def spent_table(results: Sequence[Mapping[str, Any]]) -> str:
         met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
         spent = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
         lines.append([f"`{result['name']}`", str(entry["queries"]), *spent])
-    return table(["method", "budget", "queries spent", "passes", "s a text", "share of vectors met"], lines)
+    return table(["method", "budget", "queries spent", "passes", "s per text", "share of vectors met"], lines)
 
 
 def cost_table(costs: Sequence[Mapping[str, Any]]) -> str:
     """What each method and budget costs, in runs of its own."""
-    header = ["method", "budget", "n", "queries", "passes", "s a text", "share in matrix products"]
+    header = ["method", "budget", "n", "queries", "passes", "s per text", "share in matrix products"]
     lines = [
         [
             f"`{row['method']}`", str(row["budget"]), str(row["n"]), f"{row['queries']:.1f}", f"{row['passes']:.0f}",
@@ -166,7 +166,7 @@ def budget_figure(results: Sequence[Mapping[str, Any]], path: str | Path, metric
         n = _metrics(results[0]["budgets"][0], which)[0]
         axes.set_title(f"{which} tokens, n = {n}", fontsize="small")
     for axes in panels[-1]:
-        axes.set_xlabel("queries a text")
+        axes.set_xlabel("queries per text")
     handles = panels[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=max(len(results), 1), fontsize="small")
     kind = Path(path).suffix.lstrip(".").lower()

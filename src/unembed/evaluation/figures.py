@@ -83,7 +83,7 @@ def training_curve(log: str | Path, path: str | Path, x: str = "texts") -> None:
     lines = [(label, _points(rows, kind, x, key)) for kind, key, label in curves]
     if not any(points for _, points in lines):
         raise DataError(f"{log} holds no line with {x!r} and a loss.", "Give the log.jsonl of a training run.")
-    figure, axes = _canvas("Training", x, "nats a token")
+    figure, axes = _canvas("Training", x, "nats per token")
     for label, points in lines:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="" if "loss" in label else "o", ms=3)
@@ -113,7 +113,7 @@ def _bars(metrics: Sequence[dict[str, float]]) -> tuple[list[float], list[list[f
 def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: str = "token_f1") -> None:
     """Plot what each run of a strategy gets beside the passes that it spends, one row a run, the best first.
 
-    The left part has the metric with its interval, the right part the mean passes a text on a logarithmic axis. Rows
+    The left part has the metric with its interval, the right part the mean passes per text on a logarithmic axis. Rows
     are named, so nothing hangs on colour; the default's is bold and filled. Strategies of about equal cost would hide
     each other in a plain plot of one against the other.
     """
@@ -144,7 +144,7 @@ def passes_curve(results: Sequence[dict[str, Any]], path: str | Path, metric: st
     left.set_yticks(rows, names)
     for label, r in zip(left.get_yticklabels(), runs, strict=True):
         label.set_fontweight("bold" if r.get("default") else "normal")
-    right.set(xlabel="passes a text, mean", xscale="log", xlim=(1, 1.5 * max(passes) ** 1.2), ylim=left.get_ylim())
+    right.set(xlabel="passes per text, mean", xscale="log", xlim=(1, 1.5 * max(passes) ** 1.2), ylim=left.get_ylim())
     right.set_xticks([t for t in (1, 3, 10, 30, 100, 300, 1000) if t <= 2.2 * max(passes)])
     right.get_xaxis().set_major_formatter(lambda value, place: f"{value:g}")
     right.minorticks_off()
@@ -199,7 +199,7 @@ def dynamics(logs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path
         logs: run -> rows {texts, bound, "strategy/token_accuracy"}, as `paper_page.read_curve` returns them.
         path: PNG or SVG.
     """
-    figure, axes = _canvas("Validation over training", "texts seen", "bound, nats a token")
+    figure, axes = _canvas("Validation over training", "texts seen", "bound, nats per token")
     right = None
     for name, rows in logs.items():
         points = [(row["texts"], row["bound"]) for row in rows if "bound" in row]
@@ -251,7 +251,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = 
         path: PNG or SVG.
         metric: its name.
     """
-    figure, axes = _canvas(f"{metric} against passes", "passes a text (log scale)", metric)
+    figure, axes = _canvas(f"{metric} against passes", "passes per text (log scale)", metric)
     figure.set_size_inches(7.6, 5.2)
     marks = "osD^vP*Xhp"
     strategies = list(dict.fromkeys(row["strategy"] for row in rows if row["passes"] > 0))

@@ -76,4 +76,8 @@ EXAMPLE_COSINES: dict[str, float] = {"sequential": 0.82, "euler": 0.80, "euler-r
 LANGUAGES = ("en", "zh", "de", "ja", "fr", "es", "ko", "ru", "ar", "pt")
 
 # Appendix A.2, one A100.
-COST = {"training": "48 h for 200K steps", "sequential": "150 ms a text, 32 passes", "euler": "50 ms a text, 8 passes"}
+COST = {
+    "training": "48 h for 200K steps",
+    "sequential": "150 ms per text, 32 passes",
+    "euler": "50 ms per text, 8 passes",
+}

@@ -21,7 +21,7 @@ from unembed.training.recipes.recipe import RENAMED
 FIGURE = "paper-dynamics.svg"
 _MASKED = f"masked_token_accuracy@{RATE:g}"
 _SCORES = (_MASKED, "token_accuracy", "token_f1", "exact_match", "bleu", "cosine")
-_COST = ("n", "passes", "queries", "ms a text")
+_COST = ("n", "passes", "queries", "ms per text")
 Cells = Mapping[str, Mapping[str, Any]]
 
 
@@ -224,7 +224,7 @@ def _head(values: Mapping[str, Any]) -> list[str]:
         f"{'; '.join(machines)}.\n",
         f"`{_MASKED}` is what the paper calls token accuracy in its tables 1 and 5: {RATE:.0%} of a text is masked, "
         "and the rest and the length are shown. `token_accuracy` is decoded from masks alone, the length included; "
-        "only it says what comes back from a vector. `ms a text` is wall-clock time on this machine, which may have "
+        "only it says what comes back from a vector. `ms per text` is wall-clock time on this machine, which may have "
         "had other work to do.\n",
         "The models:\n",
     ]
@@ -263,6 +263,6 @@ def render(values: Mapping[str, Any], link: str = "results/", every: str = "pape
         "## Not measured\n",
         "- Perplexity under GPT-2: its weights cannot be had offline, and nothing here stands in for it.",
         f"- The paper's cost on an A100 ({paper.COST['sequential']}; {paper.COST['euler']}): no A100 was at hand; "
-        "`ms a text` is this machine's.\n",
+        "`ms per text` is this machine's.\n",
     ]
     return "\n".join(parts)

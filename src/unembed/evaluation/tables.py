@@ -243,8 +243,8 @@ def _default(r: dict[str, Any], link: str) -> list[str]:
     parts = [
         "### By length\n",
         f"![token_f1 by length: the default above the nearest neighbour]({link}length.svg)\n",
-        f"Mean `token_f1` of {_label(r)} and of the nearest neighbour, with 95% intervals. Short texts come back; of "
-        "long ones, many of the words do.\n",
+        f"Mean `token_f1` of {_label(r)} and of the nearest neighbour, with 95% intervals. Short "
+        "texts often come back whole; of long ones, many of the words do.\n",
         bin_table(r, "length", "tokens"),
     ]
     if r.get("calibration"):
@@ -252,8 +252,10 @@ def _default(r: dict[str, Any], link: str) -> list[str]:
         parts += [
             "### Can the confidence be trusted?\n",
             f"![Confidence against what came true]({link}calibration.svg)\n",
-            "Each point is a group of texts of about the same confidence; its area is their share. On the line, the "
-            f"confidence is right on average. Expected calibration error: {errors}.\n",
+            "Each point is a group of texts of about the same confidence; its area is their share. On the line the "
+            "confidence is right on average, above it too low, below it too high. Left for the share of right tokens "
+            "(`confidence`), right for the probability that all are right (`p_exact`). Expected calibration error: "
+            f"{errors}.\n",
         ]
     if "nearest_training_cosine" in r["bins"]:
         parts += [
@@ -263,7 +265,7 @@ def _default(r: dict[str, Any], link: str) -> list[str]:
             bin_table(r, "nearest_training_cosine", "cosine"),
         ]
     if r.get("examples"):
-        parts += ["### Examples (the first of the random subset, not chosen)\n", example_table(r["examples"])]
+        parts += ["### Examples, the first of the random subset\n", example_table(r["examples"])]
     return parts
 
 
