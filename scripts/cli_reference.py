@@ -34,7 +34,7 @@ _HEAD = f"""# Commands
 
 Written by `scripts/cli_reference.py` from the commands themselves. `unembed COMMAND --help` says the same.
 
-A command exits with 0 when it did what was asked, and with {USER_ERROR} when you can mend what went wrong: two lines on
+A command exits with 0 when it did what was asked, and with {USER_ERROR} when you can fix what went wrong: two lines on
 stderr say what is wrong and what to do. {INTERRUPTED} follows Ctrl-C, {PIPE_CLOSED} a reader that closed the pipe.
 
 {_MARK}

@@ -3,8 +3,8 @@
 Contents: `SchemaError`, `Check`, and what makes checks: `whole`, `number`, `flag`, `text`, `one_of`, `listing`,
 `table`, `mapping`, `anything`.
 
-A check takes a value and its name, and returns the value or raises. Nothing is converted: true is no number, 3.0 is no
-whole number, NaN and infinity are none at all.
+A check takes a value and its name, and returns the value or raises. Nothing is converted: true is not a number, 3.0 is
+not a whole number, NaN and infinity are none at all.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def flag(value: Any, name: str) -> Any:
 
 
 def text(most: int, lines: bool = False) -> Check:
-    """A string of at most so many characters, all of them printable, or also line breaks and tabs."""
+    """A string of at most `most` characters, all printable, or line breaks and tabs too."""
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, str) or len(value) > most:
@@ -92,7 +92,7 @@ def one_of(allowed: Collection[str]) -> Check:
 
 
 def listing(of: Check, least: int, most: int) -> Check:
-    """A list of so many values of a kind."""
+    """A list of values of one kind, with bounds on its length."""
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, list | tuple):
@@ -126,7 +126,7 @@ def table(keys: Mapping[str, Check], optional: Collection[str] = ()) -> Check:
 
 
 def mapping(of: Check, most: int, key: Check | None = None) -> Check:
-    """An object of at most so many keys, with values of one kind."""
+    """An object of at most `most` keys, with values of one kind."""
     named = key or text(1000)
 
     def check(value: Any, name: str) -> Any:

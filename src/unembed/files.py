@@ -26,7 +26,7 @@ from unembed.errors import DataError, InputError
 PRIVATE = 0o600
 LOCK = ".lock"
 _log = logging.getLogger(__name__)
-_LONGEST = 220  # bytes of a name; most file systems take 255, and beside a file stand others with longer names
+_LONGEST = 220  # bytes of a name; most file systems take 255, and next to a file are others with longer names
 _FOREIGN_TEMPORARY = re.compile(r"\.tmp\w{6}")  # of safetensors
 
 
@@ -249,7 +249,8 @@ def write_json(path: str | Path, value: Any, mode: int | None = None) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON that UTF-8 can hold: half a character (of a file's name, of JSON) makes all others stand as escapes too."""
+    """JSON that UTF-8 can hold: with a lone surrogate (of a file's name, of JSON) all other non-ASCII is escaped
+    too."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -271,7 +272,7 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(handle)
-    problem = "" if stat.S_ISREG(found.st_mode) else "is no regular file"
+    problem = "" if stat.S_ISREG(found.st_mode) else "is not a regular file"
     if not problem and most is not None and found.st_size > most:
         problem = f"holds {found.st_size} bytes, more than {most}"
     if problem:

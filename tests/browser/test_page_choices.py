@@ -35,7 +35,7 @@ def test_controls_reach_the_server(open_page: Open) -> None:
     page.click("#again")
     page.locator("#facts .fact", has_text="Passes").get_by_text("0", exact=True).wait_for()
     assert sent[-1]["options"] == {"strategy": "prior"}
-    page.get_by_role("button", name="Model's own settings").click()
+    page.get_by_role("button", name="Reset to the model's settings").click()
     assert page.get_by_label("Strategy").first.input_value() == "left-to-right"
 
 
@@ -124,7 +124,7 @@ def test_damage_makes_the_text_fall_apart(open_page: Open) -> None:
     sent = requests_to(page, "/v1/invert/stream")
     for name, value, part in (
         ("Noise", "1.4", "noise"),
-        ("Bits a number", "8", "bits"),
+        ("Bits per number", "8", "bits"),
         ("Dimensions kept", "16", "dimensions"),
     ):
         page.locator("#sliders").get_by_label(name).fill(value)
@@ -150,7 +150,7 @@ def test_damage_says_what_is_left_by_chance_and_what_search_loses(open_page: Ope
     noise, bits, kept = (search[name].index(value) for name, value in (("noise", 0.5), ("bits", 4), ("dimensions", 64)))
     wanted = {
         "Noise": ("0.5", search["recall"][noise][0][-1]),
-        "Bits a number": (str(bits), search["recall"][0][bits][-1]),
+        "Bits per number": (str(bits), search["recall"][0][bits][-1]),
         "Dimensions kept": ("64", search["recall"][0][0][kept]),
     }
     found = lambda: int(re.search(r"(\d+) % of the ten", page.inner_text(".damage-search"))[1])  # type: ignore[index] # noqa: E731

@@ -46,8 +46,8 @@ def test_opened_positions_are_seen(open_page: Open) -> None:
         if page.locator("#view .chip-open").count():
             break
     chip = page.locator("#view .chip-open").first
-    assert "opened again" in page.inner_text("#view .caption")
-    assert re.fullmatch(r"\w+ +opened again", chip.text_content().strip())
+    assert "masked again" in page.inner_text("#view .caption")
+    assert re.fullmatch(r"\w+ +masked again", chip.text_content().strip())
     assert "dashed" in chip.evaluate("(node) => getComputedStyle(node).borderStyle")
     assert "↺" in chip.locator(".chip-number").evaluate("(node) => getComputedStyle(node, '::before').content")
 
@@ -164,7 +164,7 @@ def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
     page.route("**/v1/invert/stream", answering())
     recover(page, ORDER)
     facts = facts_of(page)
-    assert facts["Confidence"] == "0.90" and facts["All right"] == "10 %" and facts["Fit"] == "0.40"
+    assert facts["Confidence"] == "0.90" and facts["Exact"] == "10 %" and facts["Fit"] == "0.40"
     assert "Mean token probability" not in facts
     assert "that calibration on validation texts expects" in page.inner_text(".facts-note")
     page.unroute("**/v1/invert/stream")
@@ -173,7 +173,7 @@ def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
     page.locator("#live", has_text="Mean token probability 80 percent").wait_for(state="attached")
     facts = facts_of(page)
     assert facts["Mean token probability"] == "0.80"
-    assert "Confidence" not in facts and "All right" not in facts
+    assert "Confidence" not in facts and "Exact" not in facts
     note = page.inner_text(".facts-note")
     assert "not calibrated" in note and "calibration on validation texts" not in note
 

@@ -108,7 +108,7 @@ def test_files_hold_what_was_known(place: Path, tmp_path: Path) -> None:
     [
         (["--length", "many"], "--length is 'many'"),
         (["--length", "9-12"], "holds no length from 1 to 8 (row 0)"),
-        (["--known", "three=doctor"], "which is no position and word"),
+        (["--known", "three=doctor"], "which is not a position and a word"),
         (["--known", "3=old", "--known", "3=man"], "two words at position 3"),
         (["--prefix", "the", "--prefix-column", "begin"], "Both --prefix and --prefix-column"),
         (["--prefix-column", "nothing"], "no column named 'nothing'"),

@@ -309,7 +309,7 @@ def test_a_compiler_that_fails_is_done_without(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     with caplog.at_level("WARNING"):
         found = losses_of(recipe(packs, run={"compile": "yes"}), tmp_path / "run")
-    assert "compiled code failed: going on without it" in caplog.text
+    assert "compiled code failed: continuing without it" in caplog.text
     assert np.allclose(found, want, rtol=1e-4)
 
 

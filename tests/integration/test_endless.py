@@ -115,7 +115,7 @@ def test_a_run_without_an_end_keeps_its_rate_and_a_cooldown_leaves_its_state_alo
     with caplog.at_level(logging.INFO, "unembed"):
         on = train(recipe(packs), run, resume=True, on_step=stop_at(63))
     assert (on.steps, on.finished) == (63, False)
-    assert f"going on behind step 60, {first.texts:,} texts" in caplog.messages
+    assert f"continuing after step 60, {first.texts:,} texts" in caplog.messages
     assert rates(run)[-1] == LR
 
 
@@ -265,7 +265,7 @@ def test_a_run_from_packs_is_validated_on_a_pack(
     packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(packs, tmp_path, "--set", f"validation.shards={tmp_path / 'nowhere'}")) == 2
-    assert "is no pack" in (words := said(capsys)) and "unembed pack" in words
+    assert "is not a pack" in (words := said(capsys)) and "unembed pack" in words
 
 
 def test_a_state_is_never_overwritten_by_a_new_run(

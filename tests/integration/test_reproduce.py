@@ -201,7 +201,7 @@ def test_other_languages_with_a_local_encoder_that_was_trained_for(place: Path, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--milestone", "early"], "is no NAME=PATH"),
+        (["--milestone", "early"], "is not a NAME=PATH"),
         (["--model", "tiny=elsewhere"], "twice"),
         (["--languages", "x.tsv"], "go together"),
         (["--model", "b=/nowhere"], "/nowhere"),

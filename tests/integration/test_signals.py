@@ -53,7 +53,7 @@ def test_invert_keeps_what_is_finished(
     if number == signal.SIGKILL:
         assert not err
     else:
-        assert "rows are finished and kept in" in err and "the same command with --resume goes on" in err
+        assert "rows are finished and kept in" in err and "the same command with --resume continues" in err
         assert err.strip().splitlines()[-1] == ("Interrupted." if number == signal.SIGINT else "Terminated.")
         assert {path.name for path in tmp_path.iterdir()} == {"v.npy", "o.csv.partial"}, "no temporary file is left"
     assert run(capsys, *args, "--resume").code == 0
@@ -112,7 +112,7 @@ def test_train_saves_its_state(
     process = start(*args)
     wait_for(process, lambda: (out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_size)
     err = stop(process, number)
-    assert "stopping: the state is saved, then validation and checkpoint" in err and "--resume goes on" in err
+    assert "stopping: the state is saved, then validation and checkpoint" in err and "--resume continues" in err
     names = {path.name for path in out.iterdir()}
     assert names >= {"state.safetensors", "checkpoint", "recipe.json", "log.jsonl"}
     assert not [name for name in names if name.endswith(".part")]

@@ -151,8 +151,8 @@ def test_what_is_no_plain_bert_is_refused(tmp_path: Path, options: dict[str, obj
 def test_prompts_cuts_and_foreign_encoders_are_refused(tmp_path: Path) -> None:
     encoder = small_bert(tmp_path)
     for other, reason in (
-        (HashingEncoder(16), "no sentence-transformers model"),
-        (TruncatedEncoder(encoder, 8), "no sentence-transformers model"),
+        (HashingEncoder(16), "not a sentence-transformers model"),
+        (TruncatedEncoder(encoder, 8), "not a sentence-transformers model"),
     ):
         with pytest.raises(EncoderError, match=reason):
             BertOnIds.from_encoder(other)

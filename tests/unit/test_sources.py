@@ -103,7 +103,7 @@ def test_empty_lines_are_skipped_and_line_ends_dropped(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "a"}\n{"text": \n', {}, r"t\.jsonl, line 2 is not JSON"),
         ("t.jsonl", b'{"body": "a"}\n', {}, "line 1 has no 'text'"),
         ("t.jsonl", b'{"text": 3}\n', {}, "line 1: 'text' is int"),
-        ("t.jsonl", b'{"text": "\\ud800"}\n', {}, "line 1: 'text' is no valid Unicode"),
+        ("t.jsonl", b'{"text": "\\ud800"}\n', {}, "line 1: 'text' is not valid Unicode"),
         ("t.jsonl", b"3\n", {}, "line 1 has no 'text'"),
         ("t.parquet", b"PAR1 but no", {}, "not a readable parquet"),
         ("t.parquet.zst", b"junk", {}, "not a whole"),

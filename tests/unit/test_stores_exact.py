@@ -109,7 +109,7 @@ def test_only_columns_that_are_used_are_given(tmp_path: Path, ending: str) -> No
     assert batch_of(path, "b").metadata == {"b": [3, 4]} and batch_of(path, "b").ids == [7, 8]
     assert set(next(read_vectors(path)).metadata) == {"a", "b"}, "the library gives all"
     for name in ("c", "id", "v"):
-        with pytest.raises(InputError, match=f"no column named '{name}' beside ids and vectors [(]it has: "):
+        with pytest.raises(InputError, match=f"no column named '{name}' besides ids and vectors [(]it has: "):
             batch_of(path, name)
 
 

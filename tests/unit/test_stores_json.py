@@ -206,7 +206,7 @@ def test_a_column_that_only_some_rows_have(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", lines(*values))
     late = read(path, wanted=frozenset(["late"]))[2]["late"]
     assert late == [None] * 101 + list(range(101, 120))
-    with pytest.raises(InputError, match=r"no column named 'typo' beside ids and vectors \(it has: late"):
+    with pytest.raises(InputError, match=r"no column named 'typo' besides ids and vectors \(it has: late"):
         read(path, wanted=frozenset(["typo"]))
 
 

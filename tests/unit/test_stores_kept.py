@@ -82,7 +82,7 @@ def test_numbers_have_the_digits_0_to_9(tmp_path: Path, odd: str) -> None:
         assert "x" not in read(save(tmp_path / "a.csv", text), on_bad=lambda row: None)[1]
     parts = [list(map(repr, A)), [odd, *map(repr, A[1:])]]
     pq.write_table(pa.table({"id": ["a", "x"], "v": parts}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"Row 1 .*no number"):
+    with pytest.raises(InputError, match=r"Row 1 .*not a number"):
         read(tmp_path / "a.parquet")
 
 

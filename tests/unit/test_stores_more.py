@@ -337,7 +337,7 @@ def test_packed_bits_as_text(tmp_path: Path) -> None:
     expected = [[1, *[-1] * 14, 1], [1] * 8 + [-1] * 8]
     assert rows_of(tmp_path / "a.jsonl", packed=True)[0].tolist() == expected
     (tmp_path / "a.jsonl").write_text("[128, 1]\n[-3, 0]\n")
-    says(tmp_path / "a.jsonl", "Row 1", "no byte", packed=True)
+    says(tmp_path / "a.jsonl", "Row 1", "not a byte", packed=True)
     np.save(tmp_path / "a.npy", np.ones((2, 2)))
     says(tmp_path / "a.npy", "float64", "--packed", packed=True)
 
@@ -503,5 +503,5 @@ def test_stdin_and_quantised_on_the_command_line(tmp_path: Path, run: Callable[.
     for options in (["--scale", "x"], ["--scale", "1", "--packed"], ["--scale", str(tmp_path / "no.npy")]):
         assert isinstance(run("-", "--format", "npy", *options, input=array.getvalue()).exception, InputError)
     register("store", "test+more", lambda address, column, id_column: open_file(tmp_path / "absent.npy"))
-    with pytest.raises(InputError, match=r"test[+]more://, which is no file"):
+    with pytest.raises(InputError, match=r"test[+]more://, which is not a file"):
         open_store("test+more://x", kind="npy")

@@ -298,7 +298,7 @@ def test_bytes_that_are_not_utf8_harm_only_where_they_are_used(tmp_path: Path) -
     for options in ({}, {"wanted": frozenset(["name"])}):
         with pytest.raises(InputError, match=r"Line 2 of .* not UTF-8 in column 'name'.*iconv"):
             read(path, **options)
-    with pytest.raises(InputError, match="no column named 'other' beside ids and vectors"):
+    with pytest.raises(InputError, match="no column named 'other' besides ids and vectors"):
         read(path, wanted=frozenset(["other"]))
 
 

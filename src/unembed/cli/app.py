@@ -1,6 +1,6 @@
 """The command `unembed`: the group of commands, and what happens when one fails.
 
-Exit codes: 0 success; 2 for anything that the user can mend, with two lines on stderr (what is wrong, what to do); 130
+Exit codes: 0 success; 2 for anything that the user can fix, with two lines on stderr (what is wrong, what to do); 130
 after Ctrl-C, 143 after SIGTERM; 141 when the reader of a pipe went away. A stack trace means a defect of the program.
 """
 

@@ -1,8 +1,8 @@
 """Cells of a CSV that no spreadsheet runs. Contents: `as_cell`, `escape_cell`.
 
 A spreadsheet takes a cell for a formula that begins with = + - or @, also in full width. It may split the line at
-semicolons or tabs although commas part the cells, so a cell may begin behind these, or behind a line break, inside a
-text. An apostrophe before the sign makes it text. A number keeps its sign: -1001234567890 is no formula.
+semicolons or tabs although commas separate the cells, so a cell may begin after these, or after a line break, inside a
+text. An apostrophe before the sign makes it text. A number keeps its sign: -1001234567890 is not a formula.
 """
 
 from __future__ import annotations

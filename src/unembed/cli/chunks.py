@@ -1,10 +1,10 @@
-"""Output that survives an interruption: finished chunks of rows stand in a folder until the file is whole.
+"""Output that survives an interruption: finished chunks of rows are kept in a folder until the file is whole.
 
 Contents: `Chunks`, `partial_folder`, `refuse_partial`.
 
 `texts.csv` grows in `texts.csv.partial/`, one file of JSON lines a chunk, each whole or absent and readable by the
-owner only. When the last chunk is there, they become the file, in order, and the folder goes. A run that goes on with
-the same settings finds what is finished, compares the input rows that it was made of, and reads on behind them, so its
+owner only. When the last chunk is there, they become the file, in order, and the folder goes. A run that continues with
+the same settings finds what is finished, compares the input rows that it was made of, and continues after them, so its
 file equals that of an unbroken run. One run at a time holds the folder, and nothing but files of runs is ever removed.
 """
 
@@ -63,7 +63,7 @@ def refuse_partial(out: str | Path, resumable: bool = True) -> None:
     stored = _ours(folder)
     if stored is not None and not stored.get("finished"):
         Lock(folder / LOCK, out).release()  # refused where a run is at work
-        how = "Add --resume to go on with it, or remove" if resumable else "Move or remove"
+        how = "Add --resume to continue with it, or remove" if resumable else "Move or remove"
         raise InputError(
             f"{folder} holds the finished rows of an interrupted run.", f"{how} that folder to begin anew."
         )
@@ -73,7 +73,7 @@ def _ours(folder: Path) -> dict[str, Any] | None:
     """What the settings file of a folder says; None where the folder is absent or empty.
 
     Raises:
-        InputError: it is no folder of ours.
+        InputError: it is not a folder of ours.
     """
     if not folder.is_symlink():
         if not folder.exists():
@@ -90,19 +90,19 @@ def _ours(folder: Path) -> dict[str, Any] | None:
             ):
                 return stored
     raise InputError(
-        f"{folder} stands where finished rows would be kept, and no run of this version made it.",
+        f"{folder} is where finished rows would be kept, and no run of this version made it.",
         "Move it away, or give the output another name.",
     )
 
 
 class Chunks:
-    """Rows of one output file, written chunk by chunk; goes on with those of an interrupted run, if there are any.
+    """Rows of one output file, written chunk by chunk; continues with those of an interrupted run, if there are any.
 
     As a context manager it keeps, however the block ends, every row that was handed over; a folder without any goes.
 
     Args:
         out: the file.
-        settings: JSON values that decide what the rows are; a run goes on with the same ones only.
+        settings: JSON values that decide what the rows are; a run continues with the same ones only.
         assemble: makes the file of the finished rows, read as often as it likes; None writes .jsonl, .csv or .parquet.
         resumable: whether --resume goes with the options of this run; only said.
         same: settings that need not be equal: what says whether those of then and now are the same for the rows.
@@ -133,7 +133,7 @@ class Chunks:
         self._flushed = float("-inf")
         self._failed = False
         self._seen = hashlib.sha256()  # of the input rows that are covered
-        self._marks: list[tuple[int, str]] = []  # input rows covered behind each kept chunk, and their digest
+        self._marks: list[tuple[int, str]] = []  # input rows covered after each kept chunk, and their digest
         self.done = 0
         settings = json.loads(json.dumps(plain(settings)))
         _ours(self.folder)
@@ -148,7 +148,7 @@ class Chunks:
             raise
 
     def _open(self, settings: dict[str, Any]) -> None:
-        """Go on with what the folder holds, or begin; the lock is held."""
+        """Continue with what the folder holds, or begin; the lock is held."""
         self.folder.chmod(0o700)
         stored = _ours(self.folder)
         remove_parts(self.folder)
@@ -172,7 +172,7 @@ class Chunks:
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         """Write what was handed over; remove a folder that holds no row; after an interruption, say what is kept.
 
-        An encoder that fails in the middle is told of like a signal: what was finished waits for --resume.
+        An encoder that fails in the middle is reported like a signal: what was finished waits for --resume.
         """
         try:
             if (self.folder / _SETTINGS).exists():
@@ -181,7 +181,7 @@ class Chunks:
                 if not self._count:
                     self._remove()
                 elif kind is not None and (not issubclass(kind, Exception) or issubclass(kind, EncoderError)):
-                    on = "; the same command with --resume goes on behind them" if self._resumable else ""
+                    on = "; the same command with --resume continues after them" if self._resumable else ""
                     note(f"\n{self.done} rows are finished and kept in {self.folder}{on}.")
         finally:
             self._lock.release()
@@ -254,7 +254,7 @@ class Chunks:
             if self._seen.hexdigest() != digest:
                 raise InputError(
                     f"The first {covered} rows of the input are not those that {self.folder} was made of.",
-                    "Give the input of then (rows may be added behind), or remove that folder to begin anew.",
+                    "Give the same input as before (rows may be added at its end), or remove the folder to start over.",
                 )
 
     def write(self, rows: Sequence[Row], covered: int | None = None, seen: Sequence[bytes] = ()) -> None:
@@ -331,6 +331,6 @@ class Chunks:
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        for path in sorted(self.folder.iterdir()):  # settings.json comes behind the chunks
+        for path in sorted(self.folder.iterdir()):  # settings.json comes after the chunks
             if _OURS.fullmatch(path.name) and path.name != LOCK:
                 path.unlink(missing_ok=True)

@@ -90,7 +90,7 @@ class Scores:
             elif n:
                 note(f"{n:,} {words}:", quiet or n == count)
                 show_scores(stdout_console(), report)
-        made = f"{self._spent / count:.1f} queries a text were" if self._queries else "no query was"
+        made = f"{self._spent / count:.1f} queries per text were" if self._queries else "no query was"
         note(f"n = {count} texts; {made} made to recover them.", quiet)
         if self._dropped:
             note(f"{self._dropped} originals are empty or hold unknown characters and are not scored.", quiet)

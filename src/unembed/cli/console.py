@@ -1,6 +1,6 @@
 """What goes to the terminal: notes and progress on stderr, logging, JSON on stdout.
 
-Ids, columns, names of files and recovered texts come from elsewhere. Whatever of them a terminal would obey instead of
+Ids, columns, names of files and recovered texts come from elsewhere. Whatever a terminal would obey instead of
 show (escape sequences, characters that turn the direction of reading) is written as an escape that can be seen.
 """
 
@@ -161,7 +161,7 @@ class _EchoHandler(logging.Handler):
     """Writes log messages to whatever stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; where stderr has gone away or is full, the work that it tells of goes on."""
+        """Print one message; where stderr has gone away or is full, the work that it reports on continues."""
         with contextlib.suppress(OSError):
             click.echo(visible(self.format(record), lines=True), err=True)
 

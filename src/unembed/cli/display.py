@@ -55,11 +55,11 @@ class RecoveryTable:
 
     Args:
         console: where it goes.
-        compare: whether a column with the originals stands beside.
+        compare: whether there is a column with the originals.
         refined: whether queries were made: their number and the cosine are shown.
 
     How far to trust a text is its confidence, or where nothing is calibrated its likelihood ("lik."); the fit of its
-    vector stands beside it, or what a misfit looks like.
+    original is shown, or what a misfit looks like.
     """
 
     def __init__(self, console: Console, compare: bool, refined: bool = False) -> None:
@@ -69,9 +69,9 @@ class RecoveryTable:
         """Print some rows.
 
         Args:
-            ids: one a row.
+            ids: one per row.
             recoveries: with `.text` and `.confidence`.
-            originals: one a row where originals are compared.
+            originals: one per row where originals are compared.
         """
         from rich import box
         from rich.table import Table

@@ -1,6 +1,6 @@
 """`unembed doctor`: does what is installed work, and do the model and the encoder belong together?
 
-A model knows its encoder by three probe texts and their vectors (design, decision 15). The doctor embeds the probes
+A model knows its encoder by three probe texts and their vectors. The doctor embeds the probes
 again; a cosine under 0.999 means that the vectors of this encoder are not those that the model has learnt from.
 """
 

@@ -1,6 +1,6 @@
 """`unembed embed`: texts in, vectors out, as one file or as shards for training.
 
-Each text is cut to the limit in tokens, decoded back, and exactly that text is embedded (design, decision 1).
+Each text is cut to the limit in tokens, decoded back, and exactly that text is embedded.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 @click.command("embed")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
 @click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
-@click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; goes on where it stopped.")
-@click.option("--resume", is_flag=True, help="With --out: go on with the finished rows of an interrupted run.")
+@click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; continues where it stopped.")
+@click.option("--resume", is_flag=True, help="With --out: continue with the finished rows of an interrupted run.")
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Name, folder or endpoint.")
 @click.option(
     "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="A folder or hub name; or the encoder's."
@@ -84,13 +84,13 @@ def command(
 ) -> None:
     """Embed TEXTS (.txt, .tsv, .jsonl, .parquet, each also .zst; files or folders) into a file or into shards.
 
-    A Hugging Face dataset is named hf:NAME, with options behind a question mark, and is read as a stream.
+    A Hugging Face dataset is named hf:NAME, with options after a question mark, and is read as a stream.
 
-    With --out a text stands beside its vector as it was (text) and as it was embedded (embedded_text), with its id and
-    the columns of --keep.
+    With --out each vector has its text beside it, as it was (text) and as it was embedded (embedded_text), with its id
+    and the columns of --keep.
 
     Texts that are empty or hold characters that the encoder's tokenizer does not know are dropped. Rows that are
-    finished when a run is interrupted are kept, in FILE.partial or as whole shards; the same command goes on behind
+    finished when a run is interrupted are kept, in FILE.partial or as whole shards; the same command continues after
     them, with --resume where it writes a file.
 
     \b
@@ -195,7 +195,7 @@ def _refuse_overwriting(out: str, texts: tuple[str, ...], encoder: str, tokenize
     for folder in filter(os.path.isdir, files):
         if format_of(Path(out)) and Path(folder).resolve() in Path(out).resolve().parents:
             raise InputError(
-                f"--out {out} lies in {folder}, all files of which are read as texts.", "Name a file elsewhere."
+                f"--out {out} is in {folder}, all files of which are read as texts.", "Name a file elsewhere."
             )
 
 

@@ -16,7 +16,7 @@ WORDS = {
     "language": "like texts of a language that the model does not know",
 }
 _CHANCE = 0.05  # so rarely as many misfits would turn up among texts that fit
-_LOW = 0.1  # a median below it, where 0.5 is usual, tells of the whole file
+_LOW = 0.1  # a median below it, where 0.5 is usual, says something about the whole file
 _FEWEST = 5  # rows that have a median
 
 

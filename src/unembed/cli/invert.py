@@ -36,7 +36,7 @@ CHUNK = 64  # vectors read and shown at a time
 @model_options
 @precision_option
 @click.option("--out", "-o", metavar="FILE", help="Write .jsonl, .csv or .parquet (mode 600) instead of a table.")
-@click.option("--resume", is_flag=True, help="Go on with the finished rows of an interrupted run.")
+@click.option("--resume", is_flag=True, help="Continue with the finished rows of an interrupted run.")
 @click.option("--column", metavar="NAME", help="Column or array with the vectors, or places such as 1-384.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
@@ -92,12 +92,12 @@ def command(
     row does not fit the model, and misfit says why: vector (another encoder, or damaged), long or language.
 
     Rows that are finished when a run with --out is interrupted are kept in FILE.partial; the same command with --resume
-    goes on behind them.
+    continues after them.
 
     Quantised vectors are read as scale * stored + offset, with one number or one per dimension ("0.1,0.2" or a .npy
     file); a .npy file of shape (2, dimension) holds sentence-transformers' ranges.
 
-    With --queries the encoder is asked how near drafts are, and the nearest found within so many queries a text is
+    With --queries the encoder measures how near drafts are, and the nearest found within that many queries per text is
     shown; after Ctrl-C the best so far.
 
     What is known of the texts beforehand is kept in every strategy: --prefix, --known, --require, --ban and --length,
@@ -238,7 +238,7 @@ def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:
 
 
 def _digests(inverter: Inverter, model: str) -> list[str]:
-    """Digests of the checkpoint and of what lies beside it and takes part in decoding."""
+    """Digests of the checkpoint and of the files next to it that take part in decoding."""
     from unembed.checkpoint.shipped import find_checkpoint
     from unembed.files import sha256_file
     from unembed.priors.fit_score import FIT_FILE
@@ -282,7 +282,7 @@ def _constraints(batch: VectorBatch, known: Known, source: str) -> dict[str, Any
 
 
 def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None, quiet: bool) -> Reading:
-    """Make what the reader is told of the options."""
+    """Make what the reader is given of the options."""
     from unembed.cli.console import note
     from unembed.stores.quantised import Quantisation, parse_numbers
     from unembed.stores.reading import Reading
@@ -340,6 +340,6 @@ def _column(batch: VectorBatch, name: str, source: str) -> list[Any]:
     if name not in batch.metadata:
         listed = ", ".join(batch.metadata) or "none"
         raise InputError(
-            f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
+            f"{source} has no column named {name!r} besides ids and vectors (it has: {listed}).", "Check the name."
         )
     return batch.metadata[name]

@@ -121,11 +121,11 @@ def _words_at(parts: Any, where: str) -> dict[int, str]:
         position, sign, word = part.partition("=")
         if not sign or not position.strip().isdigit() or not word.strip():
             raise InputError(
-                f"{where} holds {part.strip()!r}, which is no position and word.",
+                f"{where} holds {part.strip()!r}, which is not a position and a word.",
                 'Write the number of the token, from 0, and the word: "3=doctor".',
             )
         if out.setdefault(int(position), word.strip()) != word.strip():
-            raise InputError(f"{where} names two words at position {int(position)}.", "Keep one of them.")
+            raise InputError(f"{where} gives two words at position {int(position)}.", "Keep one of them.")
     return out
 
 
@@ -134,5 +134,5 @@ def _length(text: str | None) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", text)
     if found is None:
-        raise InputError(f"--length is {text!r}, which is no range.", "Write a range such as 5-12, or one number.")
+        raise InputError(f"--length is {text!r}, which is not a range.", "Write a range such as 5-12, or one number.")
     return int(found[1]), int(found[2] or found[1])

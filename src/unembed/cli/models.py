@@ -98,7 +98,7 @@ def show_model(model: str, as_json: bool, quiet: bool) -> None:
 def verify_model(model: str, as_json: bool, quiet: bool) -> None:
     """Compare every file of MODEL with its checksum, and load what they hold.
 
-    A file that no list names is named; it is no part of the model.
+    A file that no list names is named; it is not part of the model.
     """
     from unembed.checkpoint.checkpoint import verify_checkpoint
     from unembed.checkpoint.shipped import find_checkpoint

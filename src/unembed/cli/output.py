@@ -32,7 +32,7 @@ def check_output(path: str | Path, kinds: Sequence[str] = KINDS) -> Path:
     """Check the ending of an output path before any work is done.
 
     Raises:
-        InputError: another ending, or something of that name that is no file.
+        InputError: another ending, or something of that name that is not a file.
     """
     path = Path(path)
     if path.suffix.lower() not in kinds:
@@ -42,7 +42,7 @@ def check_output(path: str | Path, kinds: Sequence[str] = KINDS) -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder.", "Name a file.")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file but a pipe or a device.", "Name a file.")
+        raise InputError(f"{path} is not a file but a pipe or a device.", "Name a file.")
     return path
 
 
@@ -84,13 +84,13 @@ def open_lines(path: str | Path) -> Iterator[Write]:
 
 
 def _write_lines(stream: Any, rows: Sequence[Row]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     for row in rows:
         stream.write(json_text(plain(row)) + "\n")
 
 
 def _write_csv(path: Path, rows: Iterator[Sequence[Row]]) -> None:
-    """Write a header and one line a row; lists become JSON."""
+    """Write a header and one line per row; lists become JSON."""
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream)
         names: list[str] = []

@@ -16,7 +16,7 @@ from unembed.errors import InputError
 @click.command("pack")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS...")
 @click.option(
-    "--out", "-o", required=True, metavar="FOLDER", help="Where the pack is written; goes on where it stopped."
+    "--out", "-o", required=True, metavar="FOLDER", help="Where the pack is written; continues where it stopped."
 )
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Name or folder of a BERT.")
 @click.option(
@@ -52,7 +52,7 @@ def command(
     vectors: training makes these as it goes, which is what a GPU is fast at. `unembed train` takes a pack, or several,
     where it takes shards.
 
-    The encoder must be a BERT with mean or CLS pooling and no prompt, unless it is left out. The same command goes on
+    The encoder must be a BERT with mean or CLS pooling and no prompt, unless it is left out. The same command continues
     with a pack that was interrupted, and leaves alone one that is finished.
 
     \b

@@ -1,7 +1,7 @@
 """Rows of recovered text as parquet. Contents: `write_parquet`.
 
 Columns of our own have fixed types; those of the ids and of kept columns are decided by all rows
-(`stores/column_types.py`), so that no row can fail behind those that are written.
+(`stores/column_types.py`), so that no row can fail after those that are written.
 """
 
 from __future__ import annotations

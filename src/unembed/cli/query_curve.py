@@ -24,7 +24,7 @@ def read_budgets(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise InputError(f"--queries is {text!r}, which is no list of numbers.", "Write them as 0,4,16,64.")
+        raise InputError(f"--queries is {text!r}, which is not a list of numbers.", "Write them as 0,4,16,64.")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -46,7 +46,7 @@ def show_curve(
     Args:
         inverter: the model.
         data: the texts.
-        budgets: queries a text, ascending.
+        budgets: queries per text, ascending.
         method: how drafts are refined; the default where None.
         options: of the first decode.
         seed: of decoding and intervals.

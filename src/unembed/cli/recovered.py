@@ -30,7 +30,7 @@ COLUMNS: dict[str, Callable[[Recovery], Any]] = {
     "passes": lambda recovery: recovery.passes,
     "queries": lambda recovery: recovery.queries,
 }
-"""What is always written of a recovery, behind its id."""
+"""What is always written of a recovered row, after its id."""
 
 TOKENS: dict[str, Callable[[Recovery], Any]] = {
     "p_exact": lambda recovery: recovery.p_exact,
@@ -72,7 +72,7 @@ def kept_names(keep: Sequence[str], quiet: bool = False, own: Collection[str] = 
     """What the columns of --keep are called in the output, by their name in the input.
 
     A name that the output has itself, in capitals or not, becomes kept_NAME, whether or not this run writes that
-    column: no original ever stands where a recovered text is expected.
+    column: no original ever appears where a recovered text is expected.
 
     Args:
         keep: the values of --keep.
@@ -107,7 +107,7 @@ def open_sink(
 
     Args:
         as_json: JSON lines instead of a table.
-        compare: whether originals stand beside in the table.
+        compare: whether the table has a column of originals.
         chunks: of the file; None for standard output.
         chosen: the columns of a recovery.
     """

@@ -39,7 +39,7 @@ def refinement_options(command: F) -> F:
             default=None,
             help=f"How drafts are refined; default: {DEFAULT}.",
         ),
-        click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of refinement a text, on average."),
+        click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of refinement per text, on average."),
         click.option(
             "--tolerance",
             type=click.FloatRange(0, 2),
@@ -103,7 +103,8 @@ class Refining:
         for name, value in (("--trace", trace), ("--animate", animate)):
             if value is not None and self:
                 raise InputError(
-                    f"{name} shows how a draft is decoded, and --queries goes on behind it.", "Give one of the two."
+                    f"{name} shows how a draft is decoded, and --queries starts from finished drafts.",
+                    "Give one of the two.",
                 )
 
     def prepare(self, inverter: Inverter) -> None:
@@ -123,7 +124,7 @@ class Refining:
 
         Args:
             vectors: (n, d) of the batch.
-            quantisation: what the reader was told of the numbers.
+            quantisation: what the reader was given about the numbers.
             bar: shows how far the batch is.
         """
         if not self:

@@ -76,7 +76,7 @@ def command(
 ) -> None:
     """Run the paper's tables on DATA (texts, as for evaluate) and write them beside the paper's figures.
 
-    Every cell is written to --out as soon as it is measured; started again, the command goes on where it was.
+    Every cell is written to --out as soon as it is measured; started again, the command continues where it was.
 
     \b
     Examples:
@@ -148,7 +148,7 @@ def _pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
     for value in values:
         name, equals, path = value.partition("=")
         if not (name and equals and path):
-            raise InputError(f"{option} {value!r} is no NAME=PATH.", f"Write it like {option} a=runs/a/checkpoint.")
+            raise InputError(f"{option} {value!r} is not a NAME=PATH.", f"Write it like {option} a=runs/a/checkpoint.")
         if name in out:
             raise InputError(f"{option} names {name!r} twice.", "Give each its own name.")
         out[name] = path

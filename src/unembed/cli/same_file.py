@@ -1,4 +1,4 @@
-"""A file that is read is never written: outputs, inputs and the files of models are told apart before any work.
+"""A file that is read is never written: outputs, inputs and the files of models are compared before any work.
 
 Contents: `refuse_same`, `files_of`.
 
@@ -23,7 +23,7 @@ def refuse_same(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, I
 
     Args:
         outputs: path by option; None is left out.
-        inputs: paths by what they are ("the input"); addresses that are no paths and None are left out. "-" is
+        inputs: paths by what they are ("the input"); addresses that are not paths and None are left out. "-" is
             standard input, which may be a file.
 
     Raises:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", metavar="FOLDER", help="Where the run and its checkpoint are written.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key of the recipe; repeatable.")
 @click.option("--max-time", metavar="TIME", help='Time box, such as "90s", "20m" or "2h".')
-@click.option("--resume", is_flag=True, help="Go on from the state in --out.")
+@click.option("--resume", is_flag=True, help="Continue from the state in --out.")
 @click.option("--cooldown", metavar="TIME", help="From the state in --out, let the rate fall to zero in this time.")
 @click.option(
     "--init-from", metavar="MODEL", help="Start from the weights of a checkpoint, or of a student or corrector."
@@ -47,8 +47,8 @@ def command(
     """Train a model from RECIPE, a TOML file: a denoiser, a student encoder or a corrector.
 
     The resolved recipe, the log (JSON lines), the training curve and the checkpoint are written to --out. Ctrl-C,
-    SIGTERM and the end of the time box save the state and the checkpoint; --resume goes on from there, bit for bit on a
-    CPU. After a signal the exit code is 130 or 143; a second one ends the run at once.
+    SIGTERM and the end of the time box save the state and the checkpoint; --resume continues from there, bit for bit on
+    a CPU. After a signal the exit code is 130 or 143; a second one ends the run at once.
 
     A run with run.horizon = "none" never ends by itself. --cooldown makes a checkpoint worth using from its state, in
     OUT/cooldown, and leaves the state as it is.
@@ -124,9 +124,9 @@ def _tell(result: TrainingResult, endless: bool, cooling: bool, quiet: bool) -> 
     if cooling and not result.finished:
         note("The cool-down was cut short: its rate had not reached zero. The run's state is as it was.", quiet)
     elif endless and not cooling:
-        note("The run has no end: --resume goes on, --cooldown makes a checkpoint worth using.", quiet)
+        note("The run has no end: --resume continues, --cooldown makes a checkpoint worth using.", quiet)
     elif not result.finished:
-        note("The horizon is not reached: the same command with --resume goes on.", quiet)
+        note("The horizon is not reached: the same command with --resume continues.", quiet)
 
 
 def _parameters(counts: dict[str, int]) -> str:

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """What every source of training data yields.
 
     Attributes:
-        ids: (B, longest) int64, filled up with the pad id behind each text.
+        ids: (B, longest) int64, filled up with the pad id after each text.
         lengths: (B,) int64.
         vectors: (B, d) float32, what the encoder makes of exactly these tokens.
     """
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchState:
-    """Where a run stands: `position` batches of epoch `epoch` (from 0) have been taken."""
+    """Where a run is: `position` batches of epoch `epoch` (from 0) have been taken."""
 
     epoch: int = 0
     position: int = 0

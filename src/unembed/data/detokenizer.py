@@ -2,7 +2,7 @@
 
 A WordPiece tokenizer isolates every punctuation mark, so "don't", "3.5" and "(check-out)" arrive as `don ' t`,
 `3 . 5` and `( check - out )`. `join_words` puts the marks back where English puts them. It only decides, mark by
-mark, whether a space stands before and after it; it never adds, drops or changes a character other than spaces.
+mark, whether a space is before and after it; it never adds, drops or changes a character other than spaces.
 
 Contents: `join_words(words) -> str`, `is_mark(word)`.
 """
@@ -58,7 +58,7 @@ def join_words(words: Sequence[str]) -> str:
     if not words:
         return ""
     marks = [is_mark(word) for word in words]
-    gaps = [True] * (len(words) + 1)  # gaps[i]: a space stands before word i
+    gaps = [True] * (len(words) + 1)  # gaps[i]: a space is before word i
     open_marks: set[str] = set()
     for i in range(len(words)):
         if marks[i]:

@@ -3,7 +3,7 @@
 Contents: `Group`, `Dataset`, `Feed`.
 
 Rows of a batch have exactly the same length, so nothing is padded and the canvas gives nothing away that the network
-is not told anyway (design, decisions 2 and 10). The order depends on the seed and the epoch alone: a run resumes at any
+is not told anyway. The order depends on the seed and the epoch alone: a run resumes at any
 step.
 """
 
@@ -75,7 +75,7 @@ class Feed:
         self._plan(batch_size)
 
     def _plan(self, texts: int) -> None:
-        """Cut an epoch into batches of so many texts of mean length."""
+        """Cut an epoch into batches that hold this many texts of mean length."""
         lengths = np.asarray(self.dataset.lengths)[self.rows]
         order = np.argsort(lengths, kind="stable")
         self._sorted = self.rows[order]
@@ -103,7 +103,7 @@ class Feed:
         self._epoch = epoch
 
     def halve(self) -> bool:
-        """Go on with batches of half the size, from a new epoch on; false where they are as small as they get."""
+        """Continue with batches of half the size, from a new epoch on; false where they are as small as they get."""
         if self._texts < 2 * _LEAST:
             return False
         epoch = self._step // self.batches_per_epoch + 1
@@ -130,11 +130,11 @@ class Feed:
         return Group(np.asarray(ids)[:, : int(lengths[0])], vectors, known)
 
     def state(self) -> dict[str, int]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         return {"step": self._step, "texts": self._texts}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         if state.get("texts", self._texts) != self._texts:
             self._plan(state["texts"])
         self._step = state["step"]

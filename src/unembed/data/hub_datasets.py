@@ -7,7 +7,7 @@ A dataset is named like a file, as hf:NAME?key=value&key=value, for example
     hf:allenai/c4?config=de&take=200000
 
 Nothing is downloaded beforehand and nothing is unpacked to the disk. In memory are `shuffle` texts: they are read as a
-block and come out of it in random order, fixed by the seed and the number of the block, so that a stream can go on
+block and come out of it in random order, fixed by the seed and the number of the block, so that a stream can continue
 at any text: from the state of the dataset at the start of the block, without reading what lies before it.
 """
 
@@ -43,10 +43,10 @@ class DatasetSpec:
         config: configuration ("en", "de"); empty for the only one.
         split: split.
         files: pattern of files inside the repository, instead of a configuration.
-        column: where the text stands.
+        column: where the text is.
         source: name of the source that its texts get; empty: the last part of the name, and the configuration.
         revision: commit or tag on the hub.
-        take: only the first so many records, 0 for all; empty ones count.
+        take: only this many records from the beginning, 0 for all; empty ones count.
         shuffle: texts shuffled together; 0 keeps the order.
         seed: of the shuffling.
     """
@@ -112,7 +112,8 @@ class DatasetSpec:
                 found = datasets.load_dataset(self.name, split=self.split, streaming=True, **options)
         except ValueError as error:  # a configuration or split; the library lists those that there are
             raise DataError(
-                f"The dataset {self.name} cannot be read so ({_first_line(error)}).", "Mend config, split or files."
+                f"The dataset {self.name} cannot be read this way ({_first_line(error)}).",
+                "Fix the config, the split or files.",
             ) from error
         except Exception as error:
             raise DataError(
@@ -159,14 +160,14 @@ class DatasetSpec:
 
 
 class DatasetStream:
-    """Texts of one or more datasets, one after the other, that can stop at any text and go on there.
+    """Texts of one or more datasets, one after the other, that can stop at any text and continue there.
 
-    Iterating yields (text, source) pairs from where the stream stands; empty texts are skipped.
+    Iterating yields (text, source) pairs from the stream's current place; empty texts are skipped.
 
     Args:
         specs: the datasets, as hf:NAME?... strings.
         exclude_sources: sources that are left out.
-        limit: only so many texts, None for all.
+        limit: only this many texts, None for all.
 
     Raises:
         DataError: a dataset that cannot be opened (`DatasetSpec.open`); all are opened here, before any work is done.
@@ -181,11 +182,11 @@ class DatasetStream:
         self._state: dict[str, Any] = {"dataset": 0, "block": 0, "inside": 0, "texts": 0, "library": None}
 
     def state(self) -> dict[str, Any]:
-        """Where the next text stands, as JSON values."""
+        """Where the next text is, as JSON values."""
         return {"names": self.names, **self._state}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             DataError: it is the state of other datasets.
@@ -238,7 +239,7 @@ class DatasetStream:
         except Exception as error:
             raise DataError(
                 f"Reading the dataset {spec.name} failed ({_first_line(error)}).",
-                "Run the same command again: shards go on behind the last whole one.",
+                "Run the same command again: shards continue after the last whole one.",
             ) from error
         if any(text is not None and not isinstance(text, str) for text in block):
             raise DataError(f"The column {spec.column!r} of {spec.name} holds no strings.", "Set another column.")

@@ -120,7 +120,7 @@ class Manifest:
                 *(n for e in known["shards"] for n in (e.n, e.tokens, e.read)),
             ]
             if any(type(count) is not int or count < 0 for count in counts):
-                raise TypeError("a count is no whole number")
+                raise TypeError("a count is not a whole number")
             return cls(**known)
         except (KeyError, TypeError, EncoderError) as error:
             raise DataError(f"{path} is damaged ({error}).", "Embed the texts again.") from error

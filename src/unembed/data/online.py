@@ -2,7 +2,7 @@
 
 Contents: `Augmentation`, `OnlineBatches`.
 
-On a GPU the encoder costs a tenth of a large denoiser (design, decisions 11 and 12), so texts can be embedded anew
+On a GPU the encoder costs a tenth of a large denoiser, so texts can be embedded anew
 each time: lines are joined with the ones after them, cut to a run of words, truncated to a length drawn afresh, and
 only then embedded. What is yielded is what cached shards yield: padded ids, lengths, vectors.
 """
@@ -56,7 +56,7 @@ class OnlineBatches:
         encoder: embeds the truncated texts.
         tokenizer: the encoder's own.
         max_length: greatest number of tokens.
-        batch_size: texts a batch; the last one of a pool may be smaller.
+        batch_size: texts per batch; the last one of a pool may be smaller.
         seed: fixes shuffling and changes.
         augmentation: how often texts are changed; None: never.
         pool: texts shuffled together.
@@ -104,7 +104,7 @@ class OnlineBatches:
             start = max(0, start - len(batches))
 
     def forever(self, state: BatchState | None = None) -> Iterator[tuple[Batch, BatchState]]:
-        """Batches of epoch after epoch, each with the state to resume from behind it.
+        """Batches of epoch after epoch, each with the state to resume from after it.
 
         Raises:
             DataError: an epoch holds no batch.
@@ -116,7 +116,7 @@ class OnlineBatches:
                 position += 1
                 yield batch, BatchState(epoch, position)
             if position == 0:
-                raise DataError("The texts give no batch.", "Check the files: no text of them can be kept.")
+                raise DataError("The texts give no batch.", "Check the files: none of their texts can be kept.")
             epoch, position = epoch + 1, 0
 
     def _draw(self, texts: list[str], rng: np.random.Generator) -> list[Truncated]:

@@ -126,7 +126,7 @@ class PackFeed:
         return [Group(ids, self.embed(torch.from_numpy(ids)).cpu().numpy(), known)]
 
     def halve(self) -> bool:
-        """Go on with batches of half the size, from a new epoch on; false where they are as small as they get."""
+        """Continue with batches of half the size, from a new epoch on; false where they are as small as they get."""
         if self._texts < 2 * _LEAST:
             return False
         self._texts //= 2
@@ -135,11 +135,11 @@ class PackFeed:
         return True
 
     def state(self) -> dict[str, int]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         return {"epoch": self._epoch, "position": self._position, "texts": self._texts}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._epoch, self._position, self._texts = state["epoch"], state["position"], state["texts"]
         self._loaded = -1
 

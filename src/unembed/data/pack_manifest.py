@@ -65,7 +65,7 @@ class PackManifest:
         encoder: its file, or None where it was left out.
         sources: texts of each source; the parts hold indices into its order.
         parts: the whole parts, in order.
-        rest: texts read behind the last part, all of them dropped, and their digest.
+        rest: texts read after the last part, all of them dropped, and their digest.
     """
 
     identity: dict[str, Any]
@@ -124,7 +124,9 @@ class PackManifest:
         path = folder / name
         if not path.is_file():
             if (folder / PARTIAL).is_file():
-                raise DataError(f"The pack in {folder} is not finished.", "Go on with the same `unembed pack` command.")
+                raise DataError(
+                    f"The pack in {folder} is not finished.", "Continue with the same `unembed pack` command."
+                )
             raise DataError(f"{folder} holds no pack: it has no {name}.", "Make it with `unembed pack`.")
         value = read_json(path)
         if not isinstance(value, dict) or value.get("format") != _KIND:

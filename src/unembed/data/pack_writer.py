@@ -3,7 +3,7 @@
 Contents: `write_pack`. The format is in `pack_manifest.py`.
 
 A part enters `pack.partial.json` when it is whole; at the end that file becomes `pack.json`. An interrupted call goes
-on behind the last whole part, and compares the texts before it with those that it was made from.
+on after the last whole part, and compares the texts before it with those that it was made from.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def write_pack(
     part_size: int = PART_SIZE,
     progress: Callable[[int], None] | None = None,
 ) -> PackManifest:
-    """Tokenise and cut texts into a pack; goes on where an earlier call stopped, and does nothing that is done.
+    """Tokenise and cut texts into a pack; continues where an earlier call stopped, and does nothing that is done.
 
     Args:
         out: folder of the pack; absent, empty, or of an earlier call.
-        texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one.
+        texts: (text, source) pairs, the same in the same order when a call continues with an earlier one.
         encoder: whose vectors the texts will get.
         tokenizer: the encoder's own.
         max_length: greatest number of tokens of a text.
@@ -73,7 +73,7 @@ def write_pack(
     Raises:
         DataError: the folder holds something else or another pack, the texts differ from those of the earlier call, or
             no text is left.
-        EncoderError: the encoder is no BERT, and `with_encoder`.
+        EncoderError: the encoder is not a BERT, and `with_encoder`.
         InputError: another call is writing into the folder.
     """
     if not 1 <= max_length <= 65535 or part_size < 1:
@@ -144,7 +144,7 @@ def _fill(
 
 
 def _open(folder: Path, fresh: PackManifest, with_encoder: bool) -> tuple[PackManifest, bool]:
-    """The manifest to go on with, and whether the pack is finished; all files that it names are checked."""
+    """The manifest to continue with, and whether the pack is finished; all files that it names are checked."""
     remove_parts(folder, PARTIAL)
     finished = (folder / PACK).is_file()
     if finished:

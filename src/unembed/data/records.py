@@ -1,4 +1,4 @@
-"""A text with what stands beside it in its file. Contents: `Record`, `Wanted`, `no_column`."""
+"""A text with what its file holds beside it. Contents: `Record`, `Wanted`, `no_column`."""
 
 from __future__ import annotations
 

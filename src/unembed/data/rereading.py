@@ -28,7 +28,7 @@ def skip_texts(stream: Iterator[tuple[str, str]], count: int, digest: str, made:
     """Read past the texts of a finished piece.
 
     Args:
-        stream: stands before its first text.
+        stream: positioned before its first text.
         count: texts that were read for it, dropped ones included.
         digest: of `add_texts` over them, hexadecimal; "" compares nothing but the count.
         made: what was made of them, for the message.

@@ -3,7 +3,7 @@
 Contents: `write_shards`, `ShardWriter`. The format is in `manifest.py`.
 
 A shard is written under temporary names and enters the manifest when it is whole, with the sha256 of each file.
-An interrupted run goes on behind the last whole shard, and takes what `unfinished.py` kept of the next. At most one
+An interrupted run continues after the last whole shard, and takes what `unfinished.py` kept of the next. At most one
 shard is in memory.
 """
 
@@ -65,7 +65,7 @@ class ShardWriter:
         shard_size: int = 65536,
         dtype: str = "float16",
     ) -> None:
-        """Open the folder, or go on with the shards that it holds."""
+        """Open the folder, or continue with the shards that it holds."""
         if dtype not in ("float16", "float32"):
             raise DataError(f"Vectors cannot be kept as {dtype!r}.", "Choose float16 or float32.")
         if not 1 <= max_length <= 65535 or shard_size < 1:
@@ -171,7 +171,7 @@ class ShardWriter:
         manifest.save(self.folder)
 
     def finish(self, dropped: int = 0) -> Manifest:
-        """Note that all texts were read; `dropped` of them behind the last shard were not kept."""
+        """Note that all texts were read; `dropped` texts after the last shard were not kept."""
         self.manifest.complete = True
         self.manifest.dropped += dropped
         self.manifest.save(self.folder)
@@ -188,12 +188,12 @@ def write_shards(
     dtype: str = "float16",
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Tokenise, truncate, decode back and embed texts into shards; goes on where an earlier call stopped.
+    """Tokenise, truncate, decode back and embed texts into shards; continues where an earlier call stopped.
 
     Args:
         out: folder of the shards.
-        texts: (text, source) pairs, the same in the same order when a call goes on with an earlier one; a
-            `DatasetStream` goes on there at once, anything else is read again from its beginning and compared.
+        texts: (text, source) pairs, the same in the same order when a call continues with an earlier one; a
+            `DatasetStream` continues there at once, anything else is read again from its beginning and compared.
         encoder: embeds the truncated texts.
         tokenizer: the encoder's own.
         max_length: greatest number of tokens of a text.
@@ -257,7 +257,7 @@ def _fill(
 
 
 def _restore(texts: DatasetStream, writer: ShardWriter) -> bool:
-    """Let a stream go on behind the last whole shard, where that place was kept."""
+    """Let a stream continue after the last whole shard, where that place was kept."""
     path = writer.folder / _PLACE
     if not writer.manifest.shards or not path.is_file():
         return False

@@ -48,7 +48,7 @@ class ShardDataset:
         self.path = Path(path)
         self.manifest = Manifest.load(self.path)
         if not self.manifest.shards:
-            raise DataError(f"{self.path} holds no whole shard.", "Go on embedding with `unembed embed`.")
+            raise DataError(f"{self.path} holds no whole shard.", "Continue embedding with `unembed embed`.")
         self.identity = EncoderIdentity.from_dict(self.manifest.identity)
         self.max_length = self.manifest.limit
         self._parts: list[dict[str, np.ndarray]] = []

@@ -22,7 +22,7 @@ from unembed.errors import DataError
 
 FORMATS = (".txt", ".tsv", ".jsonl", ".parquet")
 MAX_LINE = 16 << 20
-"""Longest line in bytes; a longer one means that the file is no text."""
+"""Longest line in bytes; a longer one means that the file is not a text."""
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -37,11 +37,11 @@ def read_texts(
 
     Args:
         paths: a file, a folder (its files of known formats, sorted by name, subfolders included), a Hugging Face
-            dataset (hf:NAME?..., see `data/hub_datasets.py`), or several of them.
-        column: where the text stands, by name or by index from 0 (negative: from the end). A name makes the first
+            dataset (hf:NAME?..., see `data/hub_datasets.py`), or several.
+        column: where the text is, by name or by index from 0 (negative: from the end). A name makes the first
             line of a TSV its header. Default: the line (.txt), the last column (.tsv), "text" (.jsonl), "text" or
             the only column of strings (.parquet).
-        source_column: where the source stands. Default: the column before the text (.tsv with two or more), "source"
+        source_column: where the source is. Default: the column before the text (.tsv with two or more), "source"
             where there is one (.jsonl, .parquet); otherwise the file's name without its endings.
         exclude_sources: texts of these sources are skipped.
 
@@ -67,7 +67,7 @@ def read_records(
 
     Args:
         paths, column, source_column, exclude_sources: see `read_texts`.
-        id_column: where the id stands; None takes a column with a usual name (`stores.protocol.ID_NAMES`) of records
+        id_column: where the id is; None takes a column with a usual name (`stores.protocol.ID_NAMES`) of records
             and parquet files.
         keep: further columns. A name makes the first line of a TSV its header.
 
@@ -211,7 +211,7 @@ def _read_tsv(path: Path, wanted: Wanted) -> Iterator[Record]:
 
 
 def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[Record]:
-    """One JSON object a line."""
+    """One JSON object per line."""
     stem, column, source_column = _stem(path), wanted.column, wanted.source_column
     for number, line in _lines(path):
         if not line.strip():
@@ -249,5 +249,7 @@ def _pick(record: Any, key: str | int, path: Path, number: int) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{path}, line {number}: {key!r} is no valid Unicode.", "Repair or remove the line.") from error
+        raise DataError(
+            f"{path}, line {number}: {key!r} is not valid Unicode.", "Repair or remove the line."
+        ) from error
     return value

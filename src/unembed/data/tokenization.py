@@ -1,4 +1,4 @@
-"""Token ids for the denoiser: the encoder's own tokenizer, without special tokens (design, decision 1).
+"""Token ids for the denoiser: the encoder's own tokenizer, without special tokens.
 
 Contents: `Tokenizer` (a wrapper of a `tokenizers` JSON file), `Truncated` (ids and the text that is embedded),
 `cut_texts`.
@@ -45,7 +45,7 @@ class Truncated(NamedTuple):
 class Tokenizer:
     """A tokenizer with named special ids, a list of ids that are never output, and two ways back to text.
 
-    A special token that the tokenizer does not know (GPT-2 has no mask) gets an id behind the vocabulary, so `size`
+    A special token that the tokenizer does not know (GPT-2 has no mask) gets an id after the vocabulary, so `size`
     may exceed the tokenizer's own count.
 
     Attributes:
@@ -147,7 +147,7 @@ class Tokenizer:
         """Token ids of each text, without special tokens and without truncation.
 
         Raises:
-            InputError: an item is no string, or holds characters that are no valid Unicode (lone surrogates).
+            InputError: an item is not a string, or holds characters that are not valid Unicode (lone surrogates).
             DataError: the tokenizer itself fails.
         """
         texts = list(texts)
@@ -181,7 +181,7 @@ class Tokenizer:
             max_length: greatest number of content tokens, at least 1.
 
         Returns:
-            One entry a text, None where the text is empty, not valid Unicode, or contains special or unknown ids.
+            One entry per text, None where the text is empty, not valid Unicode, or contains special or unknown ids.
             For the others `encode([entry.text])[0] == entry.ids` holds.
         """
         if max_length < 1:

@@ -21,7 +21,7 @@ MOST_TOKENS = 1 << 21
 _MOST_CHARACTERS = 1024
 """Of one entry of a vocabulary."""
 _MOST_GROWTH = 20_000.0
-"""A text may become so many times as long. Albert's normalisers come to 3,600 by the worst letter of each."""
+"""A text may become this many times as long. Albert's normalisers reach 3,600 with the worst letter of each."""
 
 _GROWTH = {
     "BertNormalizer": 12.0,
@@ -85,7 +85,7 @@ def _charsmap(part: Mapping[str, Any]) -> float:
     try:
         data = base64.b64decode(str(part.get("precompiled_charsmap") or ""), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _wrong("its table of characters is no base64") from error
+        raise _wrong("its table of characters is not base64") from error
     size = int.from_bytes(data[:4], "little")
     strings = data[4 + size :]
     if not 0 < size < len(data) or size % 4 or not strings.endswith(b"\0"):
@@ -119,11 +119,11 @@ def _growth(part: Any, depth: int = 0) -> float:
     if kind == "Replace":
         content = part.get("content")
         if not isinstance(content, str) or len(content) > _MOST_CHARACTERS:
-            raise _wrong("it replaces by something that is no short text")
+            raise _wrong("it replaces by something that is not a short text")
         return max(1.0, len(content) / _pattern(part))
     if kind == "Prepend":
         if not isinstance(part.get("prepend"), str) or len(part["prepend"]) > 16:
-            raise _wrong("it prepends something that is no short text")
+            raise _wrong("it prepends something that is not a short text")
         return 2.0
     if kind == "Precompiled":
         return _charsmap(part)
@@ -137,13 +137,13 @@ def _entries(model: Mapping[str, Any]) -> Sequence[Any]:
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         if not all(type(i) is int and 0 <= i < MOST_TOKENS for i in vocabulary.values()):
-            raise _wrong(f"an id of its vocabulary is no whole number from 0 to {MOST_TOKENS - 1}")
+            raise _wrong(f"an id of its vocabulary is not a whole number from 0 to {MOST_TOKENS - 1}")
         return list(vocabulary)
     if not isinstance(vocabulary, list):
         raise _wrong("it has no vocabulary")
     for entry in vocabulary:
         if not isinstance(entry, list) or len(entry) != 2 or type(entry[1]) not in (int, float):
-            raise _wrong("an entry of its vocabulary is no pair of a token and a number")
+            raise _wrong("an entry of its vocabulary is not a pair of a token and a number")
         if not -1e30 < entry[1] < 1e30:
             raise _wrong("a score of its vocabulary is not finite")
     return [entry[0] for entry in vocabulary]
@@ -168,12 +168,12 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     if type(longest) is not int or not 0 <= longest <= 1000:
         raise _wrong("its words may be longer than 1000 characters")
     if not isinstance(added, list) or not all(isinstance(one, dict) for one in added):
-        raise _wrong("its added tokens are no list")
+        raise _wrong("its added tokens are not a list")
     if not all(type(one.get("id")) is int and 0 <= one["id"] < MOST_TOKENS for one in added):
-        raise _wrong(f"an added token has an id that is no whole number from 0 to {MOST_TOKENS - 1}")
+        raise _wrong(f"an added token has an id that is not a whole number from 0 to {MOST_TOKENS - 1}")
     tokens = [*_entries(model), *(one.get("content") for one in added)]
     if not all(isinstance(token, str) and len(token) <= _MOST_CHARACTERS for token in tokens):
-        raise _wrong(f"an entry of its vocabulary is no text of at most {_MOST_CHARACTERS} characters")
+        raise _wrong(f"an entry of its vocabulary is not a text of at most {_MOST_CHARACTERS} characters")
     if len(tokens) > MOST_TOKENS or not all(one["content"] for one in added):
         raise _wrong("it has too many tokens, or an added one that is empty")
     if _growth(spec.get("normalizer")) * _growth(spec.get("pre_tokenizer")) > _MOST_GROWTH:

@@ -68,7 +68,7 @@ def _byte_level(vocabulary: str, merges: str) -> str:
     try:
         backend = Tokenizer(models.BPE.from_file(vocabulary, merges))
     except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"{vocabulary} and {merges} are no BPE ({error}).", "Check the files.") from error
+        raise DataError(f"{vocabulary} and {merges} are not a BPE tokenizer ({error}).", "Check the files.") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     if backend.token_to_id("<|endoftext|>") is not None:

@@ -54,7 +54,7 @@ class Piece:
         self.sources: list[str] = []
         self.vectors: np.ndarray = np.empty((size, dimension), dtype=dtype)
         self.read, self.digest = 0, hashlib.sha256()
-        self._sure = (0, 0, "")  # texts kept, texts read and their digest, behind the last whole chunk
+        self._sure = (0, 0, "")  # texts kept, texts read and their digest, after the last whole chunk
 
     def fill(
         self,
@@ -106,7 +106,7 @@ class Piece:
 
         Args:
             folder: of the shards.
-            stream: stands at the first text of the shard.
+            stream: positioned at the first text of the shard.
 
         Raises:
             DataError: the texts are others.

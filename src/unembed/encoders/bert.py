@@ -108,7 +108,7 @@ class BertOnIds:
         """Build from what `config()` and `state()` gave; floats of any dtype become float32.
 
         Raises:
-            EncoderError: keys, values or shapes that are no BERT.
+            EncoderError: keys, values or shapes that are not those of a BERT.
         """
         known = {key: config.get(key) for key in _CONFIG}
         fits = set(config) == set(_CONFIG) and all(type(known[key]) in kinds for key, kinds in _CONFIG.items())
@@ -135,7 +135,7 @@ class BertOnIds:
         from unembed.encoders.sentence_transformer import SentenceTransformerEncoder
 
         if not isinstance(encoder, SentenceTransformerEncoder):
-            raise _refused(encoder, "it is no sentence-transformers model")
+            raise _refused(encoder, "it is not a sentence-transformers model")
         if encoder.prompt:
             raise _refused(encoder, f"it puts the prompt {encoder.prompt!r} before every text")
         modules: list[Any] = list(encoder._model.children())
@@ -159,7 +159,7 @@ class BertOnIds:
             [] if tokenizer is None else tokenizer.encode(PROBES[0], add_special_tokens=s).ids for s in (False, True)
         )
         if not plain or full[1:-1] != plain:
-            raise _refused(encoder, "its tokenizer does not put one token before and one behind a text")
+            raise _refused(encoder, "its tokenizer does not put one token before and one after a text")
         config = {
             "layers": int(settings.num_hidden_layers),
             "heads": int(settings.num_attention_heads),
@@ -206,7 +206,7 @@ class BertOnIds:
         """Embed texts.
 
         Args:
-            ids: (B, n) int64 without special tokens, n at most `longest`; what stands behind a text is not read.
+            ids: (B, n) int64 without special tokens, n at most `longest`; what follows a text is not read.
             lengths: (B,) tokens of each text, 1 to n; None: every text has n, then nothing is padded or masked.
 
         Returns:
@@ -225,7 +225,7 @@ class BertOnIds:
         if lengths is not None:
             place, end = torch.arange(n + 2, device=ids.device), lengths.unsqueeze(1) + 1  # end: the place of [SEP]
             inside = place <= end
-            full = torch.where(place < end, full, config["sep_id"])  # behind a text may stand any number
+            full = torch.where(place < end, full, config["sep_id"])  # any number may follow a text
             bias = self._bias(inside)
         x = tensors["words"][full] + tensors["positions"][: n + 2]
         x = F.layer_norm(x, (self.dimension,), tensors["norm.weight"], tensors["norm.bias"], config["eps"])
@@ -240,7 +240,7 @@ class BertOnIds:
         return F.normalize(vector, dim=1) if config["normalise"] else vector
 
     def _bias(self, inside: Tensor) -> Tensor:
-        """(B, 1, 1, n) from (B, n): 0 inside a text, hardly any weight behind it.
+        """(B, 1, 1, n) from (B, n): 0 inside a text, hardly any weight after it.
 
         Rows are stored a multiple of 8 apart, as the fused kernels want them; they would copy the bias in every layer.
         """
@@ -297,7 +297,7 @@ def _shapes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
     if config["heads"] < 1 or d % config["heads"] or places < 3 or not math.isfinite(config["eps"]):
         raise _foreign(f"{d} dimensions do not fit {config['heads']} heads, or there are only {places} positions")
     if not 0 <= min(config["cls_id"], config["sep_id"]) <= max(config["cls_id"], config["sep_id"]) < words:
-        raise _foreign("its special tokens are no ids")
+        raise _foreign("its special tokens are not ids")
     shapes: dict[str, tuple[int, ...]] = {"words": (words, d), "positions": (places, d)}
     shapes |= {"norm.weight": (d,), "norm.bias": (d,)}
     linear = {"qkv": (3 * d, d), "out": (d, d), "up": (hidden, d), "down": (d, hidden)}

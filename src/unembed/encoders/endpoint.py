@@ -136,7 +136,7 @@ def parse_endpoint(spec: str, **options: Any) -> Endpoint:
 
 
 def _address(address: str) -> str:
-    """Check a base address and drop what may stand behind it."""
+    """Check a base address and drop what may follow it."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -172,5 +172,5 @@ def _convert(key: str, value: Any) -> Any:
         return found
     except (TypeError, ValueError) as error:
         raise EncoderError(
-            f"The endpoint's {key} is not {'a whole number' if kind is int else 'a number'}.", "Mend the value."
+            f"The endpoint's {key} is not {'a whole number' if kind is int else 'a number'}.", "Correct the value."
         ) from error

@@ -4,7 +4,7 @@ Contents: `HashingEncoder`.
 
 v = sum_i [ T(token_i) + T(token_i) * S(i) ], scaled to length 1, where T(token) holds pseudo-random
 numbers in [-1, 1) and S(i) signs, both from SHAKE-256 of the token's characters or of the position, so the vectors
-are the same on every machine. The first term tells which tokens a text holds, the second where they stand. The
+are the same on every machine. The first term says which tokens a text holds, the second where they are. The
 tokenizer is a WordPiece over common English words, some endings and all ASCII characters, built here without a file.
 """
 

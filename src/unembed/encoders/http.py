@@ -106,7 +106,7 @@ class HttpEncoder:
         """Embed texts: float32 (n, dimension), in the order of `texts`; an empty text is sent as one space.
 
         Raises:
-            InputError: an item is no valid string.
+            InputError: an item is not a valid string.
             EncoderError: the server refuses, does not answer or answers something else, also after repetitions.
         """
         import httpx2
@@ -236,7 +236,7 @@ class HttpEncoder:
         except httpx2.TimeoutException as error:
             raise _PassingError(f"The endpoint {where} did not answer within {endpoint.timeout:g} s") from error
         except (httpx2.InvalidURL, UnicodeError) as error:
-            raise EncoderError(f"The address {endpoint.url} cannot be used.", "Mend the address.") from error
+            raise EncoderError(f"The address {endpoint.url} cannot be used.", "Correct the address.") from error
         except httpx2.TransportError as error:
             raise _PassingError(f"The endpoint {where} cannot be reached ({_reason(error)})") from error
         except httpx2.HTTPError as error:

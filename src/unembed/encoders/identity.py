@@ -1,4 +1,4 @@
-"""Who made these vectors: the identity that a checkpoint, a set of shards and an encoder must share (decision 15).
+"""Who made these vectors: the identity that a checkpoint, a set of shards and an encoder must share.
 
 Contents: `PROBES`, `MOST_DIMENSIONS`, `EncoderIdentity`, `make_identity`.
 

@@ -81,7 +81,7 @@ class LsaEncoder:
         """Embed texts: float32 (n, dimension), each row of length 1, or 0 where no token of a text was fitted.
 
         Raises:
-            InputError: an item is no string.
+            InputError: an item is not a string.
         """
         import numpy as np
 
@@ -105,7 +105,7 @@ def fit_lsa(
     """Fit on texts and write a folder that `load_lsa` and the name "lsa:FOLDER" load.
 
     Args:
-        texts: read once; their counts stay in memory, about 100 bytes a text.
+        texts: read once; their counts stay in memory, about 100 bytes per text.
         out: the folder; made where absent.
         tokenizer_json: the tokenizer, as `tokenizers` JSON.
         dimension: length of a vector.

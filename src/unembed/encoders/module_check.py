@@ -52,11 +52,11 @@ def check_modules(folder: Path, name: str) -> None:
 
     Raises:
         EncoderError: no `modules.json`; a module of another package; weights that would be unpickled; a module, a
-            tokenizer or a base model outside the folder; a file that is no regular one, or that cannot be read.
+            tokenizer or a base model outside the folder; a file that is not a regular one, or that cannot be read.
     """
     if not (folder / "modules.json").exists():
         raise EncoderError(
-            f"{name!r} is no sentence-transformers model: it has no modules.json, so its pooling is unknown.",
+            f"{name!r} is not a sentence-transformers model: it has no modules.json, so its pooling is unknown.",
             "Save it with sentence-transformers and the pooling that it was trained with.",
         )
     modules = _read(folder / "modules.json", name)
@@ -93,7 +93,7 @@ class _Walk:
         if not kind.startswith("sentence_transformers."):
             raise self._refused(f"needs code of its own ({_shown(kind)}), which is not run")
         if short not in _TYPES:
-            raise self._refused(f"has a module of type {_shown(kind)}, which is no part of a text encoder")
+            raise self._refused(f"has a module of type {_shown(kind)}, which is not part of a text encoder")
         if PurePosixPath(given).is_absolute() or ".." in place.parts or "\\" in given or "\0" in given:
             raise self._refused(f"takes a module from outside its folder ({given[:100]!r})")
         inside = self.folder / place
@@ -122,7 +122,7 @@ class _Walk:
             if path.is_file():
                 found[path.name] = path
             elif not path.is_dir():
-                raise self._refused(f"holds {path.name!r}, which is no regular file")
+                raise self._refused(f"holds {path.name!r}, which is not a regular file")
         return found
 
     def _weights(self, place: PurePosixPath, files: set[str], short: str) -> None:

@@ -43,7 +43,7 @@ def load_plugin(name: str, options: Mapping[str, Any]) -> PluginEncoder | None:
     if missing:
         raise EncoderError(
             f"The plug-in for encoder {name!r} returns a {type(encoder).__name__} without {', '.join(missing)}, which "
-            "is no encoder.",
+            "is not an encoder.",
             REPAIR,
         )
     return PluginEncoder(encoder, name)

@@ -4,8 +4,8 @@ Contents: `load_encoder`, `load_matching`, `encoder_names`, `takes_device`, `ENV
 
     minilm   hashing:64   lsa:FOLDER   openai:MODEL   http://HOST/v1?model=MODEL   FOLDER or hub name
 
-"?dimensions=256" behind any of them keeps so many components ("&normalise=no" leaves the cut rows as they are); an
-endpoint is asked for them instead. "?revision=COMMIT" behind a hub name takes that revision.
+"?dimensions=256" after any of them keeps that many components ("&normalise=no" leaves the cut rows as they are); an
+endpoint is asked for them instead. "?revision=COMMIT" after a hub name takes that revision.
 
 These are names that a user gives. A name that a checkpoint holds loads only what is built in or installed: never an
 address, a hub name or a folder (`load_matching`).
@@ -76,7 +76,7 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     Args:
         name: "minilm" (default, offline), "hashing" or "hashing:64" (the number is the dimension), "lsa:FOLDER", the
             name of a plugin, an endpoint (see `encoders.http`), or a sentence-transformers folder or hub name; with
-            "?dimensions=256" the first so many components.
+            "?dimensions=256" that many of the first components.
         options: for "minilm" and sentence-transformers: `precision` ("fp32" or "bf16"), `batch_size`, `device`,
             `prompt`, `prompt_name`, `normalise`, `revision`; for "hashing": `dimension`; for endpoints see
             `encoders.http.load_http`.
@@ -88,7 +88,7 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
         EncoderError: unknown name or option, unreachable hub, damaged weights.
     """
     if not isinstance(name, str) or not name.strip():
-        raise EncoderError(f"{name!r} is no name of an encoder.", 'Use "minilm", a folder or a hub name.')
+        raise EncoderError(f"{name!r} is not the name of an encoder.", 'Use "minilm", a folder or a hub name.')
     if name.startswith("endpoint:"):
         raise EncoderError(
             f"{name!r} is the name of a model behind an endpoint, and not its address.",
@@ -104,7 +104,7 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     family, _, argument = name.partition(":")
     if family == "hashing" and argument:
         if not argument.isdigit():
-            raise EncoderError(f"{name!r} has no dimension behind its colon.", 'Write "hashing:64".')
+            raise EncoderError(f"{name!r} has no dimension after its colon.", 'Write "hashing:64".')
         options = {"dimension": int(argument), **options}
         name = family
     elif family == "lsa" and argument:
@@ -135,7 +135,7 @@ def _call(name: str, loader: Callable[..., Encoder], options: dict[str, Any]) ->
 
 
 def _truncated(base: str, query: str, options: dict[str, Any]) -> Encoder:
-    """Load what stands before a question mark and keep what the query behind it asks for."""
+    """Load what is before a question mark and keep what the query after it asks for."""
     from urllib.parse import parse_qsl
 
     from unembed.encoders.truncation import TruncatedEncoder
@@ -156,7 +156,7 @@ def _truncated(base: str, query: str, options: dict[str, Any]) -> Encoder:
 
 
 def takes_device(name: str) -> bool:
-    """Whether an encoder computes with torch on this machine, so that it can be told a device and a precision."""
+    """Whether an encoder computes with torch on this machine, so that a device and a precision can be set."""
     return name.partition("?")[0].partition(":")[0] not in ("hashing", "lsa", "http", "https", "openai", "endpoint")
 
 

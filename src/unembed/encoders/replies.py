@@ -84,7 +84,7 @@ def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
         dimension: what vectors must have; 0: any, but all the same.
 
     Raises:
-        EncoderError: another number of vectors, another dimension, or something that is no vector.
+        EncoderError: another number of vectors, another dimension, or something that is not a vector.
     """
     import numpy as np
 
@@ -108,7 +108,7 @@ def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
     with np.errstate(over="ignore"):  # what overflows is found below
         vectors = np.stack(rows).astype(np.float32)
     if not np.isfinite(vectors).all():
-        raise EncoderError(f"The endpoint {where} answered with numbers that are not finite.", "Mend the server.")
+        raise EncoderError(f"The endpoint {where} answered with numbers that are not finite.", "Fix the server.")
     usage = body.get("usage")
     counted = [usage.get(key) for key in ("total_tokens", "prompt_tokens")] if isinstance(usage, dict) else []
     tokens = next((c for c in counted if type(c) is int and c >= 0), None)

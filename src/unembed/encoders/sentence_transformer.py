@@ -105,7 +105,7 @@ class SentenceTransformerEncoder:
         """Embed texts: float32 (n, dimension), in the order of `texts`.
 
         Raises:
-            InputError: an item is no string.
+            InputError: an item is not a string.
         """
         import numpy as np
         import torch
@@ -162,7 +162,7 @@ class SentenceTransformerEncoder:
         return None
 
     def _lengths(self, texts: list[str]) -> list[int]:
-        """Length of each input in tokens, prompt included; in characters where the tokenizer is no fast one."""
+        """Length of each input in tokens, prompt included; in characters where the tokenizer is not a fast one."""
         if self._counter is None:
             return [len(text) for text in texts]
         if self.prompt:
@@ -170,7 +170,7 @@ class SentenceTransformerEncoder:
         try:
             return [len(e.ids) for e in self._counter.encode_batch_fast(texts, add_special_tokens=False)]
         except UnicodeError as error:
-            raise InputError("A text holds characters that are no valid Unicode.", "Remove them.") from error
+            raise InputError("A text holds characters that are not valid Unicode.", "Remove them.") from error
 
     @cached_property
     def _counter(self) -> Any:

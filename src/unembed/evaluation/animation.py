@@ -197,7 +197,7 @@ def draw(
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" '
             'aria-labelledby="title desc">',
             f'<title id="title">{escape(_clean(title))}</title>',
-            f'<desc id="desc">Tokens replace masks until this text stands there: {said}</desc>',
+            f'<desc id="desc">Tokens replace masks until this text appears: {said}</desc>',
             f"<style>{_STYLE % starts[-1]}{names.rules()}</style>",
             f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1:g}" rx="8" '
             'style="fill:var(--bg);stroke:var(--line)"/>',

@@ -1,4 +1,4 @@
-"""What a denoiser has to beat, each with nothing but the training set (design, "Metrics").
+"""What a denoiser has to beat, each with nothing but the training set.
 
 - `random_tokens`: tokens drawn from the unigram distribution, lengths from the training lengths.
 - `nearest_neighbour`: the text of the nearest vector in a seeded sample of the training set.
@@ -47,12 +47,12 @@ def nearest_neighbour(sample: TrainingSample, vectors: np.ndarray) -> list[list[
 
 
 def unconditional(denoiser: Denoiser, mean: np.ndarray, n: int, config: DecodeConfig) -> tuple[list[list[int]], int]:
-    """Decode the mean vector (d,): what the denoiser writes when it is told nothing.
+    """Decode the mean vector (d,): what the denoiser writes when it knows nothing.
 
     Greedy strategies write one text, so it is decoded once and stands for all `n`; with a temperature each is drawn.
 
     Returns:
-        n texts as token ids, and the passes spent a text.
+        n texts as token ids, and the passes spent per text.
     """
     import torch
 

@@ -3,7 +3,7 @@
 Contents: `curve_table`, `overall_table`, `length_table`, `spent_table`, `cost_table`, `ablation_table`,
 `budget_figure`, `write_page`, `read_curves`.
 
-The page is docs/queries.md: what stands between its two marks is written anew from the files, the rest is left alone.
+The page is docs/queries.md: what is between its two marks is written anew from the files, the rest is left alone.
 It has the figures and what holds over all lengths; queries.csv beside the files has every number.
 """
 

@@ -51,7 +51,7 @@ def evaluate_budgets(
     Args:
         inverter: the model, with its encoder.
         data: the set, already cut to the n texts that are wanted.
-        budgets: numbers of queries a text; 0 is the decode without any.
+        budgets: numbers of queries per text; 0 is the decode without any.
         method: a key of `REFINEMENTS`.
         search: options of the search.
         name: of the result; the method's where empty.
@@ -64,8 +64,8 @@ def evaluate_budgets(
 
     Returns:
         JSON values: what every result states, `refinement`, `search`, and `budgets`, one entry a budget with `queries`
-        (the budget), `spent` (mean queries a text), `passes` and `seconds` (a text, until the last text of its batch
-        had come to that budget; the first drafts are made for the largest), `met`, and what `measure` returns.
+        (the budget), `spent` (mean queries per text), `passes` and `seconds` (per text, until the last text of its
+        batch had come to that budget; the first drafts are made for the largest), `met`, and what `measure` returns.
 
     Raises:
         InputError: budgets or a method that make no sense.

@@ -49,7 +49,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Read a JSONL log; a last line cut off by a crash is left out.
 
     Raises:
-        DataError: the file is absent, or a line other than the last is no JSON object.
+        DataError: the file is absent, or a line other than the last is not a JSON object.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -66,7 +66,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def training_curve(log: str | Path, path: str | Path, x: str = "texts") -> None:
-    """Plot a run from the log that training writes: nats a token on the left axis, shares that are right on the right.
+    """Plot a run from the log that training writes: nats per token on the left axis, accuracies on the right.
 
     Args:
         log: `log.jsonl` of a run; lines of kind "train" hold `loss`, lines of kind "validation" hold `bound`,

@@ -108,7 +108,7 @@ def evaluate(
         encoder: re-embeds the recovered texts for the cosine to the target; scoring only, no query of the attack.
         rates: mask rates of masked_token_accuracy, which is given the length and the unmasked tokens.
         seed: of decoding, masks and intervals.
-        batch_size: vectors a batch; the inverter's own choice where None.
+        batch_size: vectors per batch; the inverter's own choice where None.
         left_out: whether the set's source was left out of training.
         progress: show a bar.
 
@@ -222,7 +222,7 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
         data: texts and vectors.
         rate: share of masked tokens, in (0, 1].
         seed: of the masks, which depend on the seed, the rate and the texts alone.
-        batch_size: texts a pass.
+        batch_size: texts per pass.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What is inverted, and what stands beside it: evaluation sets and a seeded sample of the training set.
+"""What is inverted, and what it is compared with: evaluation sets and a seeded sample of the training set.
 
 - `EvaluationSet`: reference ids and their vectors, with a name and a seeded subset.
 - `TrainingSample`: vectors and ids of a seeded part of the training set (200,000 texts by default), for the nearest

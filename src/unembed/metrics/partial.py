@@ -60,7 +60,7 @@ def unknown_statistics(
 def known_places(
     pred: Sequence[int], ref: Sequence[int], given: Sequence[bool], forced: Sequence[bool] = ()
 ) -> set[int]:
-    """Positions of a reference that were known, as far as a result tells.
+    """Positions of a reference that were known, as far as a result says.
 
     Args:
         pred: the recovered ids.

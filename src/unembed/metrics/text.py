@@ -260,7 +260,7 @@ def sentence_bleu(preds: Sequence[str], refs: Sequence[str]) -> float:
 def text_statistics(
     preds: Sequence[Ids], refs: Sequence[Ids], display: Callable[[Sequence[int]], str] | None = None
 ) -> dict[str, Statistic]:
-    """Every text metric of the design, by name.
+    """Every text metric, by name.
 
     Args:
         preds: n predictions, token ids.

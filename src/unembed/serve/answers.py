@@ -82,7 +82,7 @@ class Answer(Response):
         content: the value, or its JSON.
         place: of the request.
         held: closed at the end.
-        media_type: of a content that is no JSON.
+        media_type: of a content that is not JSON.
     """
 
     media_type = "application/json"
@@ -183,7 +183,7 @@ def _event(name: str, value: Any) -> str:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON, null for what is no number or infinite."""
+    """A value as JSON, null for what is not a number or is infinite."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:

@@ -15,7 +15,7 @@ from unembed.serve.limits import Limits, Refused
 from unembed.serve.shape import Shaped, shape_of
 
 FAULTS = 100
-"""Faults of a body that are looked at, to tell the first."""
+"""Faults of a body that are looked at, to report the first."""
 
 DESCRIBED = "Change it as /openapi.json describes."
 

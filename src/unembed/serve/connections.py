@@ -62,7 +62,7 @@ class PatientProtocol(H11Protocol):
 
     A connection is closed whose request does not begin, or whose head does not end, in `head_seconds`; it is cut off
     when the client does not read for `unread_seconds` what was sent. A request that was answered before its body had
-    ended is closed too, or the rest would be read for a while. What is no HTTP is answered like any other error.
+    ended is closed too, or the rest would be read for a while. What is not HTTP is answered like any other error.
     """
 
     shared: Connections
@@ -114,7 +114,7 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or end the answer that it came into."""
+        """Answer what is not HTTP, or end the answer that it came into."""
         if self.busy:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -1,4 +1,4 @@
-"""What stands before every route: head, host, origin, token and rate are checked, and security headers are added.
+"""What runs before every route: head, host, origin, token and rate are checked, and security headers are added.
 
 Contents: `Guard` (ASGI middleware), `failure`, `HEADERS`.
 

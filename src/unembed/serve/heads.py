@@ -2,7 +2,7 @@
 
 Contents: `fault`, `name_of`, `is_loopback`, `client_of`.
 
-A head that two programs may read in two ways (two hosts, two lengths, a length beside chunks) is refused: what stands
+A head that two programs may read in two ways (two hosts, two lengths, a length beside chunks) is refused: what is
 before a server and the server must not disagree on where a request ends or for whom it is.
 """
 
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 
 def client_of(scope: Scope) -> str:
-    """Name the client behind a request: its IPv4 address, or the /64 network that an IPv6 address lies in."""
+    """Name the client behind a request: its IPv4 address, or the /64 network that an IPv6 address is in."""
     return client_at(scope["client"][0]) if scope.get("client") else ""
 
 

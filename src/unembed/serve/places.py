@@ -80,7 +80,7 @@ class Place:
             self._ends = asyncio.get_running_loop().time() + self.seconds
 
     def cut(self, seconds: float, reason: Busy) -> None:
-        """Let the request end in at most so many seconds."""
+        """Let the request end in at most `seconds` seconds."""
         ends = asyncio.get_running_loop().time() + seconds
         if ends < self._ends:
             self._ends, self._reason = ends, reason
@@ -134,7 +134,7 @@ class Places:
             self._typical += 0.1 * (seconds - self._typical)
 
     def close(self, seconds: float) -> None:
-        """Give out no more places, and let those who have one end in so many seconds."""
+        """Give out no more places, and let those who have one end in `seconds` seconds."""
         self._closing = True
         for held in self._held.values():
             for place in held:

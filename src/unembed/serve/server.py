@@ -95,7 +95,7 @@ def _room() -> int:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that tells when it has started, and gives running requests seconds when it ends."""
+    """A uvicorn server that reports when it has started, and gives running requests seconds when it ends."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None] | None) -> None:
         super().__init__(config)

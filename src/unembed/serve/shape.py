@@ -17,7 +17,7 @@ BLOCK = 1 << 20
 
 
 class Shape(NamedTuple):
-    """Numbers of things in a JSON text; upper bounds where it is no JSON.
+    """Numbers of things in a JSON text; upper bounds where it is not JSON.
 
     Attributes:
         lists: opened lists.

@@ -51,7 +51,7 @@ def check_token(token: str, local: bool) -> None:
 
 
 def strength(token: str) -> float:
-    """Estimate the bits of a token: what repeats, goes on (aaa, 123, cba) or is a common word is worth nothing."""
+    """Estimate the bits of a token: what repeats, runs on (aaa, 123, cba) or is a common word is worth nothing."""
     rest = _WORDS.sub("", token)
     kinds = ((r"[a-z]", 26), (r"[A-Z]", 26), (r"[0-9]", 10), (r"[^a-zA-Z0-9]", 16))
     alphabet = sum(size for pattern, size in kinds if re.search(pattern, rest))

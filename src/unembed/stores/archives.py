@@ -1,4 +1,4 @@
-"""Vectors in .npz archives, streamed out of the archive also where it is compressed.
+"""Vectors in .npz archives, streamed out of the archive, compressed or not.
 
 Other arrays of the archive with the same number of rows and one dimension become ids or metadata. Nothing is unpickled.
 An archive whose directory promises far more than its bytes can hold is refused before anything is unpacked.
@@ -106,8 +106,8 @@ def _headers(source: Input) -> dict[str, Header]:
         for info in members:
             if info.file_size > _SMALL and info.file_size > RATIO * info.compress_size:
                 raise InputError(
-                    f"{source.name} announces {info.file_size} bytes for {info.filename!r} out of "
-                    f"{info.compress_size}, as a zip bomb does.",
+                    f"{source.name} announces {info.file_size} bytes for {info.filename!r} in "
+                    f"{info.compress_size} bytes, as a zip bomb does.",
                     f"Save real vectors with numpy.savez; an array that packs {RATIO}-fold holds none.",
                 )
             with archive.open(info) as stream:

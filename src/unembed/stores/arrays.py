@@ -28,12 +28,12 @@ class ArrayStore:
 
     Attributes:
         name: the path, for messages.
-        width: numbers stored a row.
+        width: numbers stored per row.
         count: number of rows.
         reader: opened once a pass; gives a function (start, stop) -> rows of every array by name, asked in order.
         vector_name: the array that holds the vectors.
         id_name: the array that holds the ids, or None.
-        scale_name: the array that holds one scale a row, or None.
+        scale_name: the array that holds one scale per row, or None.
         row_bytes: bytes of one row over all arrays.
         reading: what the numbers mean and what happens to bad rows.
     """

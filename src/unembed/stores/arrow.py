@@ -1,8 +1,8 @@
 """Vectors in Arrow IPC, file or stream format (.arrow, .feather, .ipc, or standard input), batch by batch.
 
 A file is mapped into memory and its index checked first, so one that was cut is found out before any row is read. From
-a pipe both formats are read as a stream: the file format is a stream behind eight bytes. One record batch at a time is
-held where it is compressed or comes from a pipe; what it unfolds to is looked at before (`messages.py`).
+a pipe both formats are read as a stream: the file format is a stream preceded by eight bytes. One record batch at a
+time is held where it is compressed or comes from a pipe; what it unfolds to is looked at before (`messages.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which array of a file holds the vectors, and which lie beside it: what .npz, .safetensors and HDF5 share."""
+"""Which array of a file holds the vectors, and which belong to its rows: what .npz, .safetensors and HDF5 share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from unembed.stores.cells import spelt
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
 from unembed.stores.reading import Reading
 
-TOKENS = "Give one vector a row: an array with one for each token must be pooled first, for example by the mean."
+TOKENS = "Give one vector per row: an array with one for each token must be pooled first, for example by the mean."
 _STACK = "Stack the vectors to one array, or name the right one with --column."
-_PLAIN = "Save it with one plain value a row, for example numpy.array(ids, dtype=str)"
+_PLAIN = "Save it with one plain value per row, for example numpy.array(ids, dtype=str)"
 _SHOWN = 12
 
 
@@ -25,7 +25,7 @@ def plain_values(values: Any) -> list[Any]:
 
 
 def squeezed(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the shape (n, d) of an array of vectors, which may have sides of length 1 behind the first; else None."""
+    """Return the shape (n, d) of an array of vectors, which may have sides of length 1 after the first; else None."""
     sides = shape if len(shape) == 2 else (*shape[:1], *(side for side in shape[1:] if side != 1))
     return (sides[0], sides[1]) if len(sides) == 2 and sides[1] > 0 else None
 
@@ -64,7 +64,7 @@ def choose_beside(
     """Choose the arrays of ids and of metadata.
 
     Args:
-        sides: arrays with one value a row.
+        sides: arrays with one value per row.
         unread: why each other array is not read, as a clause.
         id_column: the array of the ids; None takes one with a usual name.
         reading: which are wanted; what is not read is noted where all are, or where it is named like ids.

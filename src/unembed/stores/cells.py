@@ -1,8 +1,8 @@
 """Cells of Arrow columns as plain Python values, for ids and for the columns beside the vectors.
 
-A value keeps its exact form, and no value of a sound column is an error: whole numbers stay whole numbers, decimals,
-dates, times and UUIDs become text, dates in any year. Bytes become the text that they spell, else hexadecimal digits.
-Equal cells of a dictionary are one object, however many rows show it.
+A value keeps its exact form, and no value of an intact column is an error: whole numbers stay whole numbers, decimals,
+dates, times and UUIDs become text, dates in any year. Bytes become the text that they encode, else hexadecimal digits.
+Equal cells of a dictionary are one object, however many rows use it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any
 from uuid import UUID
 
-_CELLS = 1 << 24  # values under the rows of one batch; lists may show the same numbers again and again
+_CELLS = 1 << 24  # values under the rows of one batch; lists may repeat the same numbers
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ZEROS = re.compile(r"\.0+$")
 
@@ -63,7 +63,7 @@ def cells(column: Any) -> list[Any]:
 
 
 def is_list(kind: Any) -> bool:
-    """Say whether an Arrow type is one of lists."""
+    """Return whether an Arrow type is one of lists."""
     import pyarrow as pa
 
     views = [getattr(pa.types, name, None) for name in ("is_list_view", "is_large_list_view")]  # since pyarrow 16
@@ -72,7 +72,7 @@ def is_list(kind: Any) -> bool:
 
 
 def is_text(kind: Any) -> bool:
-    """Say whether an Arrow type is one of text."""
+    """Return whether an Arrow type is one of text."""
     import pyarrow as pa
 
     view = getattr(pa.types, "is_string_view", None)
@@ -80,7 +80,7 @@ def is_text(kind: Any) -> bool:
 
 
 def is_bytes(kind: Any) -> bool:
-    """Say whether an Arrow type is one of bytes."""
+    """Return whether an Arrow type is one of bytes."""
     import pyarrow as pa
 
     view = getattr(pa.types, "is_binary_view", None)
@@ -161,5 +161,5 @@ def _any(value: Any) -> Any:
     """Return a value of a rare type as text."""
     try:
         return None if value.as_py() is None else str(value.as_py())
-    except Exception:  # pyarrow raises what it likes: no value condemns a file
+    except Exception:  # pyarrow raises anything; one value must not spoil a file
         return str(value)

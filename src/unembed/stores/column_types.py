@@ -1,8 +1,8 @@
 """Types of a parquet file's columns, decided by all values before one is written. Contents: `Column`, `as_array`.
 
 A column takes the type that holds every value as it is: whole numbers of 64 bits with or without a sign, floats,
-booleans, text, lists and objects of these. Whatever has no such type is text: whole numbers beyond 64 bits in digits,
-values of mixed types as JSON writes them.
+booleans, text, lists and objects of these. All else is text: whole numbers beyond 64 bits in digits, values
+of mixed types as JSON writes them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Column:
 
 
 def as_array(values: Sequence[Any], kind: Any) -> Any:
-    """Make an arrow array of a type; texts hold whatever is no text as JSON."""
+    """Make an arrow array of a type; a column of text holds other values as JSON."""
     import pyarrow as pa
 
     if pa.types.is_string(kind):
@@ -75,6 +75,6 @@ def as_array(values: Sequence[Any], kind: Any) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A value as text that UTF-8 can hold: half a character becomes its escape."""
+    """A value as text that UTF-8 can hold: a lone surrogate becomes its escape."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -26,10 +26,10 @@ class Columns:
 
     Attributes:
         source: what messages call the store.
-        width: numbers stored a row.
-        vectors: how the vectors stand in the table.
+        width: numbers stored per row.
+        vectors: how the table holds the vectors.
         id_name: the column that holds the ids, or None.
-        scale_name: the column that holds one scale a row, or None.
+        scale_name: the column that holds one scale per row, or None.
         others: the columns that become metadata.
         reading: what the numbers mean and what happens to bad rows.
     """
@@ -93,7 +93,7 @@ def choose_columns(
 
     Args:
         schema: its pyarrow schema.
-        peek: reads some columns: tables or record batches, taken until the first vector tells the dimension.
+        peek: reads some columns: tables or record batches, taken until the first vector shows the dimension.
         source: what messages call the store.
         column: the vector column; None takes the only list column of numbers, else counted columns or text.
         id_column: the id column; None takes one with a usual name, else rows are numbered.
@@ -102,7 +102,7 @@ def choose_columns(
     Raises:
         InputError: no vector column or several, no rows, no vector in the first rows.
     """
-    with translated(source, "a table"):  # names in a damaged file may be no UTF-8
+    with translated(source, "a table"):  # names in a damaged file may not be UTF-8
         names = list(schema.names)
         offered = layouts(schema)
     vectors = _choose(offered, names, peek, source, column)
@@ -124,7 +124,7 @@ def choose_columns(
 
 
 def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, column: str | None) -> Layout:
-    """Choose where the vectors stand: lists of numbers, else counted columns, else text that shows vectors."""
+    """Choose where the vectors are: lists of numbers, else counted columns, else text that shows vectors."""
     sure = [[part for part in offered if part.kind and part.form == LISTS], [p for p in offered if p.form == WIDE]]
     doubtful = [part for part in offered if not any(part in tier for tier in sure)]
     tiers = [*sure]

@@ -1,7 +1,7 @@
-"""Lines of a table of text as fields: delimiters, quotes, and quotes that nobody closed.
+"""Lines of a table of text as fields: delimiters, quotes, and quotes that were never closed.
 
 A field may be quoted, and then hold delimiters and line breaks. A quote that is still open where the next row begins
-or where the file ends is a letter like any other: it swallows no row.
+or where the file ends is an ordinary character: it swallows no row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def split_rows(
     Args:
         lines: lines with their ends.
         delimiter: one character; `BLANKS` takes runs of them, and no quotes.
-        width: fields of a row, by which a row is told that an open quote would swallow; None where it is not known.
+        width: fields of a row, which show where a row begins that an open quote would swallow; None where not known.
         source: what messages call the file.
         ended: whether the lines reach the end of the file; if not, a row that they cut off is left out.
 
@@ -51,7 +51,9 @@ def split_rows(
         number += 1
         first = number
         if delimiter != BLANKS and line.count(delimiter) > MAX_FIELDS:
-            raise InputError(f"Line {first} of {source} has more than {MAX_FIELDS} fields.", "Write one vector a line.")
+            raise InputError(
+                f"Line {first} of {source} has more than {MAX_FIELDS} fields.", "Write one vector per line."
+            )
         fields = _unquoted(line, delimiter, width)
         if fields is None:
             held = [line]
@@ -108,7 +110,7 @@ def _unquoted(line: str, delimiter: str, width: int | None) -> list[str] | None:
         return _plain(line, delimiter)
     if delimiter != "\t":
         return None
-    fields = _plain(line, delimiter)  # many writers of tabs know no quotes
+    fields = _plain(line, delimiter)  # many writers of tab-separated files do not quote
     if (width is not None and len(fields) != width) or any(f[:1] == '"' and f.count('"') % 2 for f in fields):
         return None
     return [_bare(field) for field in fields]
@@ -122,12 +124,12 @@ def _bare(field: str) -> str:
 
 
 def _stands(line: str, delimiter: str, width: int | None) -> bool:
-    """Say whether a line is a row of its own, its quotes taken for quotes or for letters."""
+    """Return whether a line is a row of its own, its quotes taken for quotes or for letters."""
     return any(_shows(split(line, delimiter), width) for split in (_plain, _split))
 
 
 def _shows(fields: list[str], width: int | None) -> bool:
-    """Say whether fields are a row of their own: as many as they should be, with a vector or many numbers."""
+    """Return whether fields are a row of their own: as many as they should be, with a vector or many numbers."""
     if len(fields) != width:
         return False
     if any(field.lstrip().startswith(_VECTORS) and as_vector(field) for field in fields):
@@ -137,7 +139,7 @@ def _shows(fields: list[str], width: int | None) -> bool:
 
 
 def _opens(line: str, delimiter: str) -> bool:
-    """Say whether the first quote of a line that begins or ends a field begins one, or there is none."""
+    """Return whether the first quote of a line that begins or ends a field begins one, or there is none."""
     end = len(line.rstrip("\r\n"))
     for match in _QUOTES.finditer(line):
         begins = match.start() == 0 or line[match.start() - 1] == delimiter

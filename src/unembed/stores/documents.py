@@ -1,4 +1,4 @@
-"""Values of JSON text: one a line, the elements of one array, or values that stand one behind the other.
+"""Values of JSON text: one per line, the elements of one array, or values one after the other.
 
 Contents: `Bad`, `json_values`. No more than one value is held at a time, and none that would take too much memory.
 """
@@ -18,13 +18,13 @@ from unembed.stores.reading import RESTORE
 _HEAD = 1 << 16  # characters by which the form is judged, and which are read at a time
 _LIGHT = 1 << 22  # characters whose values cannot take much memory
 _MEMORY = 1 << 30  # bytes of a value
-_ONE = "Write one object a line."
+_ONE = "Write one object per line."
 _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A line that holds no value: what is wrong, behind "Line 7 of a.jsonl", and what to do."""
+    """A line that holds no value: what is wrong, as it follows "Line 7 of a.jsonl", and what to do."""
 
     what: str
     do: str
@@ -45,7 +45,7 @@ def json_values(source: Input) -> Generator[tuple[int, Any, int]]:
 
 
 def _is_document(head: str) -> bool:
-    """Say whether values go over several lines, or an array holds the rows."""
+    """Return whether values span several lines, or an array holds the rows."""
     text = head.lstrip()
     if text[:1] == "[" and text[1:].lstrip()[:1] in ("[", "{", "]"):
         return True
@@ -59,7 +59,7 @@ def _is_document(head: str) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """Return the value of some text, None where it is no JSON."""
+    """Return the value of some text, None where it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def _lines(head: str, stream: io.TextIOWrapper, source: str) -> Generator[tuple[
     for number, text in enumerate(_split(head, stream), 1):
         if len(text) >= MAX_LINE and not text.endswith("\n"):
             raise InputError(
-                f"Line {number} of {source} is longer than {MAX_LINE} characters.", "Write one vector a line."
+                f"Line {number} of {source} is longer than {MAX_LINE} characters.", "Write one vector per line."
             )
         if not text.strip():
             continue
@@ -100,9 +100,9 @@ def _split(head: str, stream: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _elements(head: str, stream: io.TextIOWrapper, source: str) -> Generator[tuple[int, Any, int]]:
-    """Yield the elements of arrays, and the values outside of them."""
+    """Yield the elements of arrays, and the values outside them."""
     text = _Text(head, stream, source)
-    inside, expected = False, False  # in an array; behind a comma or a bracket that opens one
+    inside, expected = False, False  # in an array; after a comma or a bracket that opens one
     vectors = before = 0  # lists in this array, and in those before it
     while mark := text.next():
         if mark == "]" and inside and not expected:
@@ -125,8 +125,8 @@ def _elements(head: str, stream: io.TextIOWrapper, source: str) -> Generator[tup
             vectors += inside and isinstance(value, list)
             if (before and vectors and before + vectors > 2) or (inside and _are_vectors(value)):
                 raise InputError(
-                    f"{source} holds several lists of vectors, as one vector a token.",
-                    "Write one vector a line; if they are of tokens, embed the texts with pooling.",
+                    f"{source} holds several lists of vectors, as one vector per token.",
+                    "Write one vector per line; if they are of tokens, embed the texts with pooling.",
                 )
             good = isinstance(value, list | dict | str)
             yield line, value if good else Bad("is neither an object nor a list", _ONE), text.taken - begin
@@ -136,7 +136,7 @@ def _elements(head: str, stream: io.TextIOWrapper, source: str) -> Generator[tup
 
 
 def _are_vectors(value: Any) -> bool:
-    """Say whether a value is a list of several lists."""
+    """Return whether a value is a list of several lists."""
     return isinstance(value, list) and len(value) > 1 and all(isinstance(part, list) for part in value)
 
 
@@ -164,7 +164,7 @@ class _Text:
         return not self._ended
 
     def next(self) -> str:
-        """Go to the next character that is no white space and return it; "" at the end."""
+        """Go to the next character that is not white space and return it; "" at the end."""
         while True:
             while self.at < len(self._held):
                 mark = self._held[self.at]
@@ -176,13 +176,13 @@ class _Text:
                 return ""
 
     def opens(self) -> bool:
-        """Say whether a bracket begins an array of rows: arrays, objects or text, or nothing."""
+        """Return whether a bracket begins an array of rows: arrays, objects or text, or nothing."""
         while not (rest := self._held[self.at + 1 : self.at + 100].lstrip()) and self._more():
             pass
         return rest[:1] in ("[", "{", '"', "]", "n")
 
     def value(self) -> Any:
-        """Decode the value that begins here and go behind it."""
+        """Decode the value that begins here and move past it."""
         while True:
             if _too_heavy(self._held[self.at :] if len(self._held) - self.at > _LIGHT else ""):
                 raise InputError(
@@ -196,7 +196,7 @@ class _Text:
                 line = self.line + self._held.count("\n", self.at, getattr(error, "pos", self.at))
                 raise InputError(f"Line {line} of {self._source} is not JSON ({_reason(error)}).", RESTORE) from error
             if end == len(self._held) and not isinstance(value, list | dict | str) and self._more():
-                continue  # a number may go on
+                continue  # the number may continue
             self.line += self._held.count("\n", self.at, end)
             self.taken += end - self.at
             self.at = end
@@ -209,7 +209,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _too_heavy(text: str) -> bool:
-    """Say whether the values of some JSON may take more memory than they may, by the marks in it."""
+    """Return whether the values of some JSON may take more memory than they may, by the marks in it."""
     if len(text) <= _LIGHT:
         return False
     marks = 64 * (text.count("[") + text.count("{")) + 40 * text.count(",") + 150 * text.count(":")

@@ -1,4 +1,4 @@
-"""Numbers that are hardly embeddings: token ids are refused, bytes and numbers of one sign get a note.
+"""Numbers that are unlikely to be embeddings: token ids are refused, bytes and numbers of one sign get a note.
 
 Contents: `look`. It sees the first batch of a store, before scales are applied.
 """
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from unembed.stores.reading import Reading
 
-ENOUGH = 16  # numbers a row; fewer may be whole or positive by chance
+ENOUGH = 16  # numbers per row; fewer may be whole or positive by chance
 _USED = "They are used as they are"
 
 
 def look(array: Any, source: str, reading: Reading) -> None:
-    """Note or refuse stored numbers that no encoder gives, unless it was said what they mean.
+    """Note or refuse stored numbers that no encoder gives, unless their meaning is given.
 
     Args:
         array: the first rows, shape (n, width), of any real type.
@@ -51,7 +51,7 @@ def look(array: Any, source: str, reading: Reading) -> None:
 
 
 def _whole(array: np.ndarray) -> bool:
-    """Say whether all numbers (n, width) are whole; one row is looked at before the others."""
+    """Return whether all numbers (n, width) are whole; one row is looked at before the others."""
     import numpy as np
 
     return array.dtype.kind in "iu" or all(bool((part == np.floor(part)).all()) for part in (array[:1], array))

@@ -76,7 +76,7 @@ def open_file(
     target = _READERS.get(ending)
     if target is None:
         raise InputError(
-            f"{path} ends in {ending or 'nothing'}, which is no known kind of vector file.",
+            f"{path} ends in {ending or 'nothing'}, which is not a known kind of vector file.",
             f"Use one of {' '.join(sorted(_READERS))}.",
         )
     module, function = target.split(":")
@@ -103,7 +103,7 @@ def read_vectors(
         path: the file, or "-" for standard input.
         column: the column or array that holds the vectors; None guesses the only one.
         id_column: the column or array that holds the ids; None guesses by name, else rows are numbered.
-        batch: rows a batch, at most.
+        batch: rows per batch, at most.
         scale: of quantised vectors: a number, one per dimension, or sentence-transformers' ranges of shape (2, d).
         offset: a number or one per dimension: vector = scale * stored + offset.
         packed: whether each stored byte holds eight dimensions (`numpy.packbits`), which become -1 and +1.

@@ -1,6 +1,6 @@
 """Columns of a table of text that may hold vectors, and which of them are meant.
 
-A vector stands in one column as text, or in one column a number: columns whose names are counted (e0, e1, ...), in the
+A vector is one column of text, or one column per number: columns whose names are counted (e0, e1, ...), in the
 order of the counts, or neighbours in a table without names. Contents: `Column`, `Group`, `counted`, `neighbours`,
 `choose`, `clear`.
 """
@@ -90,7 +90,7 @@ def neighbours(columns: list[Column], source: str) -> list[Group]:
 
 
 def _trimmed(run: list[Column], source: str) -> tuple[list[Column], tuple[str, str] | None]:
-    """Leave out whole numbers before and behind fractions; trouble where they may belong to them."""
+    """Leave out whole numbers before and after fractions; trouble where they may belong to them."""
     begin = next(i for i, part in enumerate(run) if not part.whole)
     end = len(run) - next(i for i, part in enumerate(reversed(run)) if not part.whole)
     first, last, doubt = begin, end, None
@@ -137,7 +137,7 @@ def counted(names: list[str], columns: list[Column], source: str) -> list[Group]
 
 
 def _of_vector(members: list[tuple[int, Column]]) -> bool:
-    """Say whether the first of counted columns belongs to the vector; else it holds ids or texts."""
+    """Return whether the first of counted columns belongs to the vector; else it holds ids or texts."""
     first, others = members[0][1], [part for _, part in members[1:]]
     if not first.number:
         return False

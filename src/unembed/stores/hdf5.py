@@ -1,7 +1,7 @@
 """Vectors in HDF5 files (the extra "hdf5"): a dataset of shape (n, d); datasets of length n become ids and metadata.
 
-Only what lies in the file itself is read: no links to other files, no external or virtual datasets. The library is
-written in C and old: a file made to harm it may end the process, so open only files that you trust.
+Only the file itself is read: no links to other files, no external or virtual datasets. The library is
+old and written in C: a malicious file may crash the process, so open only files that you trust.
 """
 
 from __future__ import annotations

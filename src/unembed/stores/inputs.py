@@ -1,7 +1,7 @@
-"""Where bytes come from: a file that can be opened again and again, or a stream that passes once; compressed or not.
+"""Where bytes come from: a file that can be opened repeatedly, or a stream that passes once; compressed or not.
 
-A stream (standard input, a pipe) is opened twice all the same: first to look at its beginning, then to read it. What
-the first look took is kept and given again, so no more than that beginning is ever held.
+A stream (standard input, a pipe) is opened twice too: first to look at its beginning, then to read it. What the first
+look took is kept and given again, so no more than that beginning is ever held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unembed.stores.compressed import ENDINGS, Unpacked, codec
 STDIN = "-"
 AS_FILE = "Save or unpack it to a file first."
 MAX_LINE = 1 << 25  # characters; a line without an end must not fill the memory
-_HEAD = 16  # bytes by which formats are told apart
+_HEAD = 16  # bytes that identify the format
 
 
 class Input:
@@ -46,7 +46,7 @@ class Input:
 
     @property
     def suffix(self) -> str:
-        """The ending of the path without that of its compression, in small letters; "" for standard input."""
+        """The ending of the path without that of its compression, in lower case; "" for standard input."""
         if self.path is None:
             return ""
         inner = self.path.with_suffix("") if self.path.suffix.lower() in ENDINGS else self.path
@@ -64,7 +64,7 @@ class Input:
 
     @property
     def manner(self) -> str:
-        """What stands in the way of reading it at any place: "a pipe" or "compressed"."""
+        """What prevents reading it at any place: "a pipe" or "compressed"."""
         return "a pipe" if self.once else "compressed"
 
     def _head(self) -> bytes:
@@ -161,7 +161,7 @@ class _Pass(io.RawIOBase):
 def open_text(source: Input, newline: str | None = None) -> io.TextIOWrapper:
     """Open UTF-8 text, or UTF-16 where it begins with its mark.
 
-    Bytes that are no UTF-8 come as lone surrogates (PEP 383): a column that nobody reads may hold them.
+    Bytes that are not UTF-8 come as lone surrogates (PEP 383): a column that is not read may hold them.
 
     Args:
         source: the bytes.
@@ -190,6 +190,6 @@ def text_lines(source: Input, newline: str | None = None) -> Iterator[str]:
             if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
                 raise InputError(
                     f"Line {number} of {source.name} is longer than {MAX_LINE} characters.",
-                    "Write one vector a line.",
+                    "Write one vector per line.",
                 )
             yield line

@@ -1,4 +1,4 @@
-"""Vectors in JSON: one object or list a line, one array, or the answer or export of a program.
+"""Vectors in JSON: one object or list per line, one array, or the answer or export of a program.
 
 The first values show where the vectors lie (shapes.py); then the text is read value by value (documents.py).
 """
@@ -114,7 +114,7 @@ def _look(source: Input, column: str | None, reading: Reading) -> tuple[list[Any
 
 
 def _is(path: Path, asked: str) -> bool:
-    """Say whether a path is the one that was asked for: the whole of it, or its end."""
+    """Return whether a path is the one that was asked for: the whole of it, or its end."""
     name = written(path)
     return name == asked or name.endswith(f".{asked}") or _KEYS.sub(".", name).strip(".") == asked
 

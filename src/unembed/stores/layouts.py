@@ -1,8 +1,8 @@
-"""How vectors stand in Arrow tables: lists, fields of structs, one column a number, text, bytes.
+"""How Arrow tables hold vectors: lists, fields of structs, one column per number, text, bytes.
 
 A list column may be of any list type, a dictionary or runs, and its numbers whole, halves, decimals or text; lists
-that hold one list each count as that list. What a cell is, is found by its type where that says it, else by reading
-it. In it: `Layout` (one way a vector stands, and the numbers out of it) and `layouts` (what a schema offers).
+that hold one list each count as that list. What a cell is follows from its type, or from reading it. Contents: `Layout`
+(one way to hold vectors, and the numbers read that way) and `layouts` (what a schema offers).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _REPAIR = "Repair or remove that row, or leave it out with --skip-bad."
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which vectors may stand in a table.
+    """One way in which a table may hold vectors.
 
     Attributes:
         name: what the user calls it: a column, column.field of a struct, or the prefix of counted columns.
-        form: LISTS, WIDE (one column a number) or TEXT (a column of text or bytes).
+        form: LISTS, WIDE (one column per number) or TEXT (a column of text or bytes).
         columns: the columns of the table that are read.
         fields: the fields below a column of structs.
         kind: the type of the numbers, where it is known; else "".
@@ -66,7 +66,7 @@ class Layout:
         return 0
 
     def numbers(self, table: Any, width: int) -> tuple[np.ndarray, list[int], list[Fault]]:
-        """Return the numbers of the rows that hold `width` of them, their places, and what ails the other rows.
+        """Return the numbers of the rows that hold `width` of them, their places, and the faults of other rows.
 
         Returns:
             An array of shape (n, width) of any real type, n places, and the faults by place.
@@ -101,7 +101,7 @@ class Layout:
 
 
 def layouts(schema: Any) -> list[Layout]:
-    """Return the ways in which vectors may stand in tables of a pyarrow schema; text only if a cell shows it."""
+    """Return the ways in which tables of a pyarrow schema may hold vectors; text only if a cell shows it."""
     found: list[Layout] = []
     numeric: list[str] = []
     kinds = {}
@@ -154,7 +154,7 @@ def _from_lists(column: Any, width: int) -> tuple[Any, list[int], list[Fault]]:
             faults.append((place, NO_VECTOR, _REMOVE))
         elif length == -2:
             what = "holds several vectors, as encoders without pooling give one for each token"
-            faults.append((place, what, "Give one vector a row, for example the mean of them."))
+            faults.append((place, what, "Give one vector per row, for example the mean of them."))
         else:
             faults.append((place, f"has a vector of dimension {length}; the first has {width}", _DIMENSION))
     rows = np.flatnonzero(good)
@@ -188,7 +188,7 @@ def _from_parts(numbers: Any, rows: Any, width: int, faults: list[Fault]) -> tup
             vectors.append(_array(to_numbers(cells(numbers.slice(index * width, width)))))
             places.append(place)
         except (TypeError, ValueError):
-            faults.append((place, "has a vector with text that is no number, or with a missing value", _REPAIR))
+            faults.append((place, "has a vector with text that is not a number, or with a missing value", _REPAIR))
     return _stacked(vectors, width), places, faults
 
 
@@ -284,7 +284,7 @@ def _stacked(vectors: list[Any], width: int) -> Any:
 
 
 def _is_number(kind: Any) -> bool:
-    """Say whether an Arrow type is one of real numbers."""
+    """Return whether an Arrow type is one of real numbers."""
     import pyarrow as pa
 
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))

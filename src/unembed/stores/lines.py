@@ -18,7 +18,7 @@ Record = tuple[int, int, Sequence[float], dict[str, Any], int]
 SAME = "Give every row a vector of the same dimension."
 REPAIR = "Repair or remove that line, or add --skip-bad to leave such rows out."
 _CHARACTER = 4  # bytes of a character of text in memory, at most
-_HIGH, _LOW = "\udc80", "\udcff"  # surrogates that stand for bytes that are no UTF-8
+_HIGH, _LOW = "\udc80", "\udcff"  # surrogates that stand for bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LineStore:
 
     Attributes:
         name: the path, for messages.
-        width: numbers stored a row, from the first row.
+        width: numbers stored per row, from the first row.
         records: opens the text and yields its good records.
         id_name: the column that holds the ids, or None.
         count: None, not known before reading.
@@ -86,12 +86,12 @@ class LineStore:
 
 
 def readable(text: str) -> str:
-    """Return text with bytes that are no UTF-8 written as \\xNN."""
+    """Return text with bytes that are not UTF-8 written as \\xNN."""
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def legible(others: dict[str, Any], row: int, line: int, source: str, reading: Reading) -> bool:
-    """Say whether the columns of a row are text without bytes that are no UTF-8; reject the row otherwise."""
+    """Return whether the columns of a row are text without bytes that are not UTF-8; reject the row otherwise."""
     for name, value in others.items():
         if isinstance(value, str) and not value.isascii() and any(_HIGH <= letter <= _LOW for letter in value):
             reading.reject(

@@ -8,7 +8,7 @@ from unembed.stores.cells import is_list
 
 
 class Lists:
-    """The lists of an array of lists, and where each row's stands among them.
+    """The lists of an array of lists, and the place of each row's among them.
 
     Attributes:
         lists: an array of a plain list type.

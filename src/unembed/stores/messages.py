@@ -1,7 +1,7 @@
 """How much a message of Arrow IPC unfolds to, from its header, before the library unpacks it.
 
 A compressed buffer begins with its length unpacked, which a few bytes can make gigabytes. Headers are FlatBuffers
-(Message.fbs and File.fbs in apache/arrow). In it: `check_file`, `check_next` and `CheckedStream`.
+(Message.fbs and File.fbs in apache/arrow). Contents: `check_file`, `check_next` and `CheckedStream`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _root(data: bytes) -> int:
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Return where a field of a table stands, 0 where it is absent."""
+    """Return where a field of a table is, 0 where it is absent."""
     names = table - struct.unpack_from("<i", data, table)[0]
     if names < 0:
         raise ValueError("a header is damaged")
@@ -179,7 +179,7 @@ def _field(data: bytes, table: int, number: int) -> int:
 
 
 def _table(data: bytes, table: int, number: int) -> int:
-    """Return where the table of a field stands."""
+    """Return where the table of a field is."""
     at = _field(data, table, number)
     if not at:
         raise ValueError("a header has no content")
@@ -187,7 +187,7 @@ def _table(data: bytes, table: int, number: int) -> int:
 
 
 def _vector(data: bytes, table: int, number: int, size: int) -> Iterator[int]:
-    """Yield where the items of a field stand, a vector of structs of so many bytes."""
+    """Yield where the items of a field are, a vector of structs of `size` bytes."""
     at = _field(data, table, number)
     if at:
         begin = at + int(struct.unpack_from("<I", data, at)[0])

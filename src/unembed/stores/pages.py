@@ -1,9 +1,9 @@
 """How much a parquet file unfolds to, from the headers of its pages, before any page is unpacked.
 
 A footer may say what it likes, and a dictionary or a run of equal values writes gigabytes in a few bytes. What a reader
-will allocate stands in the header of each page. Footer and headers are structs in Thrift's compact protocol
+will allocate is in the header of each page. Footer and headers are structs in Thrift's compact protocol
 (parquet.thrift in apache/parquet-format); they are read here, as pyarrow's own view of a column's metadata ends the
-process where that is damaged. In it: `footer`, `leaves`, `pages` and `rows_that_fit`.
+process where that is damaged. Contents: `footer`, `leaves`, `pages` and `rows_that_fit`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unembed.errors import InputError
 from unembed.stores.reading import RATIO, READ_BYTES
 
 _DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
-_DELTA = 7  # DELTA_BYTE_ARRAY: a value may repeat all that stands before it
+_DELTA = 7  # DELTA_BYTE_ARRAY: a value may repeat all that comes before it
 _SIZES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 _SHARED = frozenset((0, 2, 3, 4, 8))  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY
 _FOOTER = 1 << 28  # bytes

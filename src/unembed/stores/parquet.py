@@ -1,6 +1,6 @@
 """Vectors in parquet files, read a few rows of the columns that are used at a time.
 
-A row group is looked through before it is read (`pages.py`): so many rows are taken at once as their cells fit. Text
+A row group is inspected before it is read (`pages.py`): as many rows are taken at once as fit. Text
 with few different values is kept as a dictionary, so that each is held once.
 """
 
@@ -96,7 +96,7 @@ def _open(source: Input, columns: int = 32, dictionaries: list[str] | None = Non
 
 
 def _tables(source: Input, names: list[str], size: int) -> Generator[Any]:
-    """Yield record batches of some columns, each checked inside, of so many rows as fit."""
+    """Yield record batches of some columns, each checked inside, of as many rows as fit."""
     with translated(source.name, _KIND), _open(source) as file, source.open() as stream:
         groups = footer(stream)
         used = leaves(file.schema, groups, names)

@@ -1,6 +1,6 @@
 """What every store gives: batches of vectors with their ids and metadata.
 
-In it: `VectorBatch` (the unit of streaming), `Store` (the protocol), `make_batch` (the checks that every reader
+Contents: `VectorBatch` (the unit of streaming), `Store` (the protocol), `make_batch` (the checks that every reader
 shares), and the rules that choose the vector column and the id column when the caller names none.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 ID_NAMES = ("id", "ids", "_id", "uuid", "key", "doc_id", "chunk_id", "point_id")
-_WRITE = "Store a list of numbers a row, such as [0.1, 0.2], or one column a number (e0, e1, ...)."
+_WRITE = "Store one list of numbers per row, such as [0.1, 0.2], or one column per number (e0, e1, ...)."
 VECTOR_NAMES = ("embedding", "embeddings", "vector", "vectors", "values", "emb")
 _LIKELY: tuple[Callable[[str], bool], ...] = (  # names of the column that was meant, the likeliest first
     lambda name: name.lower() in VECTOR_NAMES,
@@ -32,7 +32,7 @@ class VectorBatch:
     """Some rows of a store.
 
     Attributes:
-        ids: one identifier a row; the row number (counted from 0) where the store has none.
+        ids: one identifier per row; the row number (counted from 0) where the store has none.
         vectors: float32, shape (n, d), finite.
         metadata: the other columns by name, each with n values.
         start: the row number of the first row.
@@ -114,14 +114,14 @@ def make_batch(
 
     Args:
         vectors: anything that numpy turns into a numeric array of shape (n, width).
-        ids: one a row, or None for row numbers.
+        ids: one per row, or None for row numbers.
         metadata: the other columns.
         source: what messages call the store.
         start: row number of the first row.
         width: the numbers that every row must have (the dimension, or an eighth of it where bits are packed).
         rows: row numbers where rows were left out already; None for start, start + 1, ...
         reading: what the numbers mean and what happens to bad rows; None for plain numbers and an error.
-        scales: the metadata column with one scale a row, or None.
+        scales: the metadata column with one scale per row, or None.
 
     Returns:
         The good rows; none may be left where bad rows are skipped.
@@ -149,7 +149,7 @@ def make_batch(
     for index in np.flatnonzero(~bytes_fit):
         reading.reject(
             numbers[index],
-            f"Row {numbers[index]} of {source} holds a number that is no byte from 0 to 255.",
+            f"Row {numbers[index]} of {source} holds a number that is not a byte from 0 to 255.",
             "Store packed vectors as uint8 (add 128 to numbers from -128 to 127), or leave out --packed.",
         )
     array = reading.quantisation.decode(array, metadata[scales] if scales is not None else None)
@@ -231,13 +231,13 @@ def choose_vectors(
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Join names for a message, the first of them where they are many."""
+    """Join names for a message, only the first ones where there are many."""
     shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:12]]
     return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
 
 
 def _quoted(name: str, cells: Mapping[str, Any]) -> str:
-    """Quote the beginning of a column's cell, and say why it is no vector."""
+    """Quote the beginning of a column's cell, and say why it is not a vector."""
     if name not in cells:
         return ""
     text = " ".join(str(cells[name])[:200].split())
@@ -254,13 +254,13 @@ def choose_ids(columns: Sequence[str], asked: str | None, source: str) -> str | 
                 f"{source} has no column named {asked!r}; it has: {listed}.", "Name one of those with --id-column."
             )
         return asked
-    if "custom_id" in columns:  # of OpenAI's batches, whose own ids nobody knows
+    if "custom_id" in columns:  # of OpenAI's batches, whose own ids mean nothing to the user
         return "custom_id"
     return next((name for name in columns if name.lower() in ID_NAMES), None)
 
 
 def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list[str]:
-    """Return which of the columns beside ids and vectors are read: those that are used, or all.
+    """Return which of the columns besides ids and vectors are read: those that are used, or all.
 
     Raises:
         InputError: one that is used is not there.
@@ -270,6 +270,6 @@ def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list
     for name in sorted(reading.wanted.difference(columns)):
         listed = _listed(columns)
         raise InputError(
-            f"{source} has no column named {name!r} beside ids and vectors (it has: {listed}).", "Check the name."
+            f"{source} has no column named {name!r} besides ids and vectors (it has: {listed}).", "Check the name."
         )
     return [name for name in columns if name in reading.wanted]

@@ -54,7 +54,9 @@ class Quantisation:
                 "Give one number, one per dimension, or ranges of shape (2, dimension) without an offset.",
             )
         if self.offset is not None and self.offset.ndim == 2:
-            raise InputError(f"An offset of shape {self.offset.shape} is given.", "Give one number or one a dimension.")
+            raise InputError(
+                f"An offset of shape {self.offset.shape} is given.", "Give one number or one per dimension."
+            )
 
     @property
     def given(self) -> bool:
@@ -69,12 +71,12 @@ class Quantisation:
         """Check that this fits a store.
 
         Args:
-            width: numbers stored a row.
+            width: numbers stored per row.
             dtype: their type, for example "int8"; "" where a text file does not say.
             source: what messages call the store.
 
         Raises:
-            InputError: scale or offset of another dimension, or packed numbers that are no bytes.
+            InputError: scale or offset of another dimension, or packed numbers that cannot be bytes.
         """
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if value is not None and value.ndim and value.shape[-1] not in (1, width):
@@ -88,7 +90,7 @@ class Quantisation:
             )
 
     def fits(self, array: np.ndarray) -> np.ndarray:
-        """Say of each stored row (n, width) whether its numbers can mean what they should: bool, shape (n,)."""
+        """Return for each stored row (n, width) whether its numbers can mean what they should: bool, shape (n,)."""
         import numpy as np
 
         if not self.packed or array.dtype.name in _BYTES:
@@ -101,7 +103,7 @@ class Quantisation:
 
         Args:
             array: stored numbers that fit (see `fits`), shape (n, width).
-            row_scale: one scale a row (n), used for int8 and uint8 where none is given; or None.
+            row_scale: one scale per row (n), used for int8 and uint8 where none is given; or None.
 
         Returns:
             Shape (n, d): the array itself where nothing is set, else float32.
@@ -150,12 +152,12 @@ class Quantisation:
 
 
 def takes_scales(dtype: str) -> bool:
-    """Say whether scales that lie beside numbers of this type belong to them."""
+    """Return whether scales stored with numbers of this type belong to them."""
     return dtype in _BYTES
 
 
 def choose_scales(columns: list[str], dtype: str, quantisation: Quantisation) -> str | None:
-    """Return the column that holds one scale a row: for bytes, where none is given, by its name."""
+    """Return the column that holds one scale per row: for bytes, where none is given, by its name."""
     if quantisation.packed or quantisation.scale is not None or not takes_scales(dtype):
         return None
     return next((name for name in columns if name.lower() in SCALE_NAMES), None)

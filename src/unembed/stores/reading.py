@@ -1,6 +1,6 @@
-"""How a store is read: quantised numbers, bad rows, and what happens when a library stumbles over a file.
+"""How a store is read: quantised numbers, bad rows, and what happens when a library fails on a file.
 
-In it: `Reading` (what every reader is told), `BadRow` (what is said of a row that is left out), `guarded` and
+Contents: `Reading` (what every reader is given), `BadRow` (the report of a row that is left out), `guarded` and
 `translated` (whatever a library raises about a damaged file becomes one InputError), and `RESTORE`.
 """
 
@@ -19,7 +19,7 @@ RESTORE = "Restore the file from where it was made."
 NO_ROWS = "Give a file with at least one vector."
 MAX_DIMENSION = 1 << 20  # no encoder is near it; a damaged header is
 READ_BYTES = 1 << 28  # a batch of wide rows is cut so that it stays below this many bytes
-RATIO = 100  # unfolded bytes a stored byte; vectors do not pack five-fold, bits as float64 64-fold
+RATIO = 100  # unpacked bytes per stored byte; vectors shrink by less than 5, bits as float64 by 64
 PEEK = 1000  # rows that are looked at for the first good one
 
 T = TypeVar("T")
@@ -41,14 +41,14 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader is told beside the names of the columns.
+    """What a reader is given besides the names of the columns.
 
     Attributes:
         quantisation: what the stored numbers mean.
         on_bad: called with each row that is bad, which is then left out; None raises InputError at the first one.
-        on_note: called with what a user should know of a file that is read all the same; None: a warning in the log.
+        on_note: called with what a user should know of a file that is still read; None: a warning in the log.
         header: whether the first line of a table of text names its columns; None: judge by the first rows.
-        wanted: the columns beside ids and vectors that the caller uses; None takes all of them.
+        wanted: the columns besides ids and vectors that the caller uses; None takes all of them.
     """
 
     quantisation: Quantisation = field(default_factory=Quantisation)
@@ -69,7 +69,7 @@ class Reading:
         return PEEK if self.skips else 1
 
     def note(self, text: str) -> None:
-        """Say once, in whole sentences, what is odd in a file that is read all the same."""
+        """Report once, in whole sentences, what is odd in a file that is still read."""
         if not self.once(text):
             return
         if self.on_note is None:
@@ -78,7 +78,7 @@ class Reading:
             self.on_note(text)
 
     def once(self, what: str) -> bool:
-        """Say whether this is asked for the first time."""
+        """Return whether this is the first call with `what`."""
         known = what in self._done
         self._done.add(what)
         return not known

@@ -48,7 +48,7 @@ def open_store(
         return open_file(str(address)[len("file://") :], column, id_column, reading=reading, kind=kind)
     if kind is not None or (reading is not None and reading.quantisation.given):
         raise InputError(
-            f"A format, a scale, an offset or packed bits are given for {scheme}://, which is no file.",
+            f"A format, a scale, an offset or packed bits are given for {scheme}://, which is not a file.",
             "Leave out --format, --scale, --offset and --packed.",
         )
     opener = plugin("store", scheme)
@@ -66,7 +66,7 @@ def _refuse(scheme: str, what: str) -> Callable[[BaseException], InputError]:
 
 
 class PluginStore:
-    """A store of another package, whose failures are said in two sentences.
+    """A store of another package, whose failures are reported in two sentences.
 
     Args:
         inner: what the plugin's function returned.

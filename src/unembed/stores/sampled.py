@@ -1,6 +1,6 @@
-"""Where vectors stand in a table of text, from its first rows: header or none, and which columns.
+"""Where vectors are in a table of text, from its first rows: header or none, and which columns.
 
-A vector stands in one column, as text (written.py), or in one column a number: columns whose names are counted (e0,
+A vector is one column of text (written.py), or one column per number: columns whose names are counted (e0,
 e1, ...), in the order of the counts, or neighbours where there are no names. What is not clear is an error that names
 the option which says it.
 """
@@ -24,7 +24,7 @@ _MANY = 8  # numbers; more in a row that count from 0 or 1 are names
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand in a table.
+    """Where things are in a table.
 
     Attributes:
         names: the names of all columns; their places where there is no header.
@@ -54,7 +54,7 @@ class Sample:
     decimal: str
 
     def number(self, cell: str) -> bool:
-        """Say whether a cell is a number."""
+        """Return whether a cell is a number."""
         return is_number(cell.replace(",", ".") if self.decimal == "," else cell)
 
     def value(self, cell: str) -> float:
@@ -62,11 +62,11 @@ class Sample:
         return float(cell.replace(",", ".") if self.decimal == "," else cell)
 
     def whole(self, cell: str) -> bool:
-        """Say whether a cell is a number without a fraction."""
+        """Return whether a cell is a number without a fraction."""
         return _WHOLE.fullmatch(cell.strip()) is not None
 
     def vector(self, cell: str) -> bool:
-        """Say whether a cell holds a whole vector."""
+        """Return whether a cell holds a whole vector."""
         return len(cell) > 2 and not self.number(cell) and as_vector(cell) is not None
 
 
@@ -78,7 +78,7 @@ def decimal_mark(rows: Sequence[Sequence[str]]) -> str:
 
 
 def has_header(sample: Sample) -> bool | None:
-    """Say whether the first row names the columns; None where that is not clear."""
+    """Return whether the first row names the columns; None where that is not clear."""
     (_, first), *others = sample.rows
     rest = [fields for _, fields in others if len(fields) in (len(first), len(first) + 1)]
     if any(map(sample.vector, first)):
@@ -107,7 +107,7 @@ def has_header(sample: Sample) -> bool | None:
 
 
 def _consecutive(cells: Sequence[str]) -> bool:
-    """Say whether cells are 0, 1, 2, ... or 1, 2, 3, ..., in any order."""
+    """Return whether cells are 0, 1, 2, ... or 1, 2, 3, ..., in any order."""
     if len(cells) < 2 or not all(_WHOLE.fullmatch(cell.strip()) for cell in cells):
         return False
     values = sorted(int(float(cell)) for cell in cells)
@@ -115,7 +115,7 @@ def _consecutive(cells: Sequence[str]) -> bool:
 
 
 def _fractions(sample: Sample, row: Sequence[str]) -> bool:
-    """Say whether a row holds a number with a fraction, or a vector."""
+    """Return whether a row holds a number with a fraction, or a vector."""
     return any((sample.number(cell) and not sample.whole(cell)) or sample.vector(cell) for cell in row)
 
 
@@ -188,7 +188,7 @@ def find_columns(sample: Sample, source: str, header: bool | None) -> Columns:
 
 
 def _broken(fields: list[str]) -> bool:
-    """Say whether a list is cut into several fields."""
+    """Return whether a list is cut into several fields."""
     begin = next((i for i, cell in enumerate(fields) if "[" in cell and "]" not in cell), len(fields))
     return any("]" in cell and "[" not in cell for cell in fields[begin + 1 :])
 

@@ -1,4 +1,4 @@
-"""Where vectors lie in a JSON value, and the rows of it.
+"""Where vectors are in a JSON value, and the rows of it.
 
 A path leads from the value to a vector: keys, places in a row that is an array, and steps to each element of a list
 or each value of a dictionary, which make several rows of one value. As text: `body.data[].embedding`, `{}.vector`.
@@ -80,7 +80,7 @@ def find(node: Any, depth: int = 0) -> dict[Path, Found]:
 
 
 def _is_plain(part: Any) -> bool:
-    """Say whether a part of a list is a number or a text that holds no vector."""
+    """Return whether a part of a list is a number or a text that holds no vector."""
     return isinstance(part, int | float) or (isinstance(part, str) and as_vector(part) is None)
 
 
@@ -104,12 +104,12 @@ def _in_dictionary(node: dict[str, Any], depth: int) -> dict[Path, Found]:
 
 
 def _counts(keys: list[str]) -> bool:
-    """Say whether keys are 0, 1, 2, ..., as pandas writes columns."""
+    """Return whether keys are 0, 1, 2, ..., as pandas writes columns."""
     return keys == [str(i) for i in range(len(keys))]
 
 
 def _knows_keys(entries: list[tuple[str, Any]]) -> bool:
-    """Say whether all entries hold their own keys as ids."""
+    """Return whether all entries hold their own keys as ids."""
     return all(
         isinstance(part, dict) and any(key == str(part.get(name)) for name in (*ID_NAMES, "id_"))
         for key, part in entries
@@ -127,7 +127,7 @@ def written(path: Path) -> str:
 def rows(
     node: Any, path: Path, id_name: str | None, wanted: frozenset[str] | None
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield (what lies at the path, the columns beside it) for each row of a value; None where nothing lies there.
+    """Yield (what is at the path, the columns beside it) for each row of a value; None where nothing is there.
 
     Columns are the entries of all dictionaries on the way, those below a key with dotted names; entries that are as
     long as the list (or dictionary) of rows are shared out. An id from outside of several rows gets their numbers.
@@ -188,7 +188,7 @@ def _walk(
 
 
 def _are_numbered(parts: list[Any]) -> bool:
-    """Say whether parts hold their places among each other, as the answers of endpoints of OpenAI's kind do."""
+    """Return whether parts hold their places among each other, as the answers of endpoints of OpenAI's kind do."""
     places: list[Any] = [part.get("index") if isinstance(part, dict) else None for part in parts]
     if any(type(place) is not int for place in places):
         return False
@@ -228,7 +228,7 @@ def _named(node: Any, prefix: str, step: str, id_name: str | None, wanted: froze
 
 
 def below(columns: dict[str, Any], depth: int = 0) -> list[str]:
-    """Return the names of what lies in dictionaries among some columns: `payload.text`."""
+    """Return the names of what is in dictionaries among some columns: `payload.text`."""
     found = []
     for name, part in columns.items():
         if isinstance(part, dict) and depth < _DEEP:

@@ -1,4 +1,4 @@
-"""Tables of so many rows and bytes out of Arrow record batches of any length: `checked` and `sliced`."""
+"""Tables of a given number of rows and bytes out of Arrow record batches of any length: `checked` and `sliced`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unembed.stores.reading import READ_BYTES
 def checked(batch: Any) -> Any:
     """Check the inside of a record batch, which must not lead out of its memory; return it.
 
-    Columns of text with bytes that are no UTF-8, which writers let pass, become columns of bytes.
+    Columns of text with bytes that are not UTF-8, which writers let pass, become columns of bytes.
 
     Raises:
         pyarrow.ArrowInvalid: it is damaged.

@@ -1,6 +1,6 @@
 """Vectors in tables of text, .csv and .tsv, whatever separates their fields.
 
-The first rows say how fields are separated and where vectors stand (sampled.py); then the text is read line by line.
+The first rows say how fields are separated and where vectors are (sampled.py); then the text is read line by line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Form:
         """Return the numbers of a row.
 
         Raises:
-            ValueError: a field that is not a number; the message says which and what stands there.
+            ValueError: a field that is not a number; the message says which and what is there.
         """
         if group.cell:
             return parse_vector(fields[group.places[0]])
@@ -110,7 +110,7 @@ def open_csv(
 
 
 def _why(fields: list[str], layout: Layout, error: str) -> str:
-    """Say what is wrong with a row, behind "Line 7 of a.csv"."""
+    """Say what is wrong with a row, as it follows "Line 7 of a.csv"."""
     if [field.strip() for field in fields] == layout.names:
         return "repeats the header"
     if layout.group.cell:
@@ -177,14 +177,14 @@ def _form(head: list[str], ended: bool, source: Input, reading: Reading) -> tupl
 
 
 def _bracketed(columns: Columns) -> bool:
-    """Say whether the only column holds more than numbers with something between them that may be a delimiter."""
+    """Return whether the only column holds more than numbers with something between them that may be a delimiter."""
     return not any(delimiter in columns.columns[0].first.strip() for delimiter in _DELIMITERS) or not is_number(
         columns.columns[0].first.strip()[:1].replace("-", "0")
     )
 
 
 def _regular(rows: list[tuple[int, list[str]]]) -> bool:
-    """Say whether rows have several fields, and most of them as many as the first."""
+    """Return whether rows have several fields, and most of them as many as the first."""
     count = Counter(len(fields) for _, fields in rows)[len(rows[0][1])]
     return len(rows[0][1]) > 1 and 2 * count > len(rows)
 
@@ -192,7 +192,7 @@ def _regular(rows: list[tuple[int, list[str]]]) -> bool:
 def _sample(
     head: list[str], delimiter: str, ended: bool, source: str
 ) -> tuple[list[tuple[int, list[str]]], list[str] | None]:
-    """Split the first lines; also return the titles, where they stand in a comment."""
+    """Split the first lines; also return the titles, where they are in a comment."""
     width = len(next(split_rows(head[:1], delimiter, None, source), (0, [""]))[1]) if head else None
     if width == 1 and len(head) > 1:
         width = None
@@ -214,13 +214,13 @@ def _sample(
 
 
 def _is_row(fields: list[str], count: int) -> bool:
-    """Say whether a line that begins with a mark of comments is a row: it holds a vector, or mostly numbers."""
+    """Return whether a line that begins with a mark of comments is a row: it holds a vector, or mostly numbers."""
     numbers = sum(map(is_number, fields))
     return len(fields) == count and (2 * numbers > count or any(as_vector(field) is not None for field in fields))
 
 
 def _counts(first: list[str], second: list[str]) -> bool:
-    """Say whether a line is what word2vec and node2vec begin with: the numbers of rows and of dimensions."""
+    """Return whether a line is what word2vec and node2vec begin with: the numbers of rows and of dimensions."""
     return len(first) == 2 and all(cell.isdecimal() for cell in first) and len(second) == int(first[1]) + 1
 
 

@@ -1,6 +1,6 @@
-"""Vectors in .fvecs and .bvecs, as sets for nearest-neighbour search have them: for each row its length, then numbers.
+"""Vectors in .fvecs and .bvecs, the formats of nearest-neighbour benchmarks: for each row its length, then its numbers.
 
-The length is an int32, the numbers are float32 (.fvecs) or bytes (.bvecs), the lowest byte first.
+The length is an int32, the numbers are float32 (.fvecs) or bytes (.bvecs), little-endian.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class VecsStore:
 
     Attributes:
         name: the path, for messages.
-        width: numbers stored a row.
+        width: numbers stored per row.
         kind: numpy's name of their type.
         source: the bytes.
         count: number of rows; None where the file is compressed or a pipe.
@@ -86,7 +86,7 @@ def open_vecs(
         reading: what the numbers mean and what happens to bad rows.
 
     Raises:
-        InputError: .ivecs, an empty or damaged file, or one whose size is no multiple of a row.
+        InputError: .ivecs, an empty or damaged file, or one whose size is not a multiple of a row.
     """
     import struct
 
@@ -112,7 +112,7 @@ def open_vecs(
         count, rest = divmod(source.path.stat().st_size, row_bytes)
         if rest:
             raise InputError(
-                f"{name} is cut or damaged: its size is no multiple of the {row_bytes} bytes of a row.", RESTORE
+                f"{name} is cut or damaged: its size is not a multiple of the {row_bytes} bytes of a row.", RESTORE
             )
     reading.quantisation.check(width, np.dtype(kind).name, name)
     return VecsStore(name, width, kind, source, count, reading)

@@ -1,7 +1,7 @@
 """Vectors into files: .parquet (ids, metadata, a fixed-size list of float32), .npy (vectors alone) and .jsonl.
 
 Batches are written as they come, so memory does not grow with their number; the file is whole or absent, and readable
-by its owner only, because vectors tell their texts.
+by its owner only, because vectors reveal their texts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_target(path: str | Path) -> Path:
     """Check that vectors can be written under that name.
 
     Raises:
-        InputError: an unknown ending, or something of that name that is no file.
+        InputError: an unknown ending, or something of that name that is not a file.
     """
     path = Path(path)
     if path.suffix.lower() not in KINDS or (path.exists() and not path.is_file()):
@@ -60,7 +60,7 @@ def write_vectors(path: str | Path, batches: Iterable[VectorBatch], types: Mappi
 
 
 def _write_parquet(path: Path, batches: Iterator[VectorBatch], types: Mapping[str, Any]) -> int:
-    """Write one row group a batch; floats are split by byte, which zstd then packs better."""
+    """Write one row group per batch; floats are split by byte, which zstd then packs better."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def _write_parquet(path: Path, batches: Iterator[VectorBatch], types: Mapping[st
 
 
 def _write_npy(path: Path, batches: Iterator[VectorBatch]) -> int:
-    """Write the rows behind a header that is written again when their number is known (numpy leaves room for that)."""
+    """Write the rows after a header that is written again when their number is known (numpy leaves room for that)."""
     import numpy as np
     from numpy.lib import format as npy
 
@@ -124,7 +124,7 @@ def _write_npy(path: Path, batches: Iterator[VectorBatch]) -> int:
 
 
 def _write_jsonl(path: Path, batches: Iterator[VectorBatch]) -> int:
-    """Write one object a line."""
+    """Write one object per line."""
     count = 0
     with open(path, "w", encoding="utf-8") as stream:
         for batch in batches:

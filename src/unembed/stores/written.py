@@ -21,13 +21,13 @@ _TENSORFLOW = re.compile(r"<tf\.\w+.*?numpy=\s*(.*)>", re.S)
 _SCALAR = re.compile(r"(?:(?:np|numpy)\.float\d+|Decimal)\(([^()]*)\)")
 _DIGITS = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
 _MISSING = frozenset(("", "null", "none", "nan", "na", "n/a", "<na>", "\\n", "nil", "[]", "{}"))
-_BARE = 8  # numbers without brackets; fewer may be a date, a telephone number or coordinates
+_BARE = 8  # numbers without brackets; fewer may be a date, a phone number or coordinates
 _SHORTEST = 3  # characters: "[1]"
 _DEEP = 3  # wrappers around one list
 
 
 def is_missing(cell: Any) -> bool:
-    """Say whether a cell says that there is no value."""
+    """Return whether a cell is marked as having no value."""
     return cell is None or (isinstance(cell, str) and len(cell) < 8 and cell.strip().lower() in _MISSING)
 
 
@@ -35,7 +35,7 @@ def parse_vector(cell: str) -> list[float]:
     """Read the vector that a cell holds.
 
     Raises:
-        ValueError: it holds none, or not only numbers; the message says what stands in the way.
+        ValueError: it holds none, or not only numbers; the message says why.
     """
     return _parse(cell.strip(), 0)
 
@@ -66,12 +66,12 @@ def oddity(cell: Any) -> str:
 def _parse(cell: str, depth: int) -> list[float]:
     first, last = cell[:1], cell[-1:]
     if depth > _DEEP:
-        raise ValueError("its lists lie in lists")
+        raise ValueError("its lists are nested")
     if first in ("'", '"') and first == last and len(cell) > 1:
         return _parse(cell[1:-1].strip(), depth + 1)
     if first in _CLOSING:
         if last != _CLOSING[first]:
-            raise ValueError(f"its {first} has no {_CLOSING[first]} at the end: it was cut, or more stands behind it")
+            raise ValueError(f"its {first} has no {_CLOSING[first]} at the end: it was cut, or something follows it")
         return _listed(cell[1:-1].strip(), depth)
     if first.isalpha() and (wrapped := _WRAPPED.fullmatch(cell)) is not None:
         return _parse(_DETAILS.sub("", wrapped[1]).strip(), depth + 1)
@@ -87,7 +87,7 @@ def _parse(cell: str, depth: int) -> list[float]:
 
 
 def _listed(inner: str, depth: int) -> list[float]:
-    """Read what stands between brackets: numbers, or one list more."""
+    """Read what is between brackets: numbers, or one more list."""
     if inner[:1] in _CLOSING or inner[:5] in ("array", "tenso", "np.ar"):
         if inner.count(inner[:1]) > 1 and inner[:1] in _CLOSING:
             raise ValueError("it holds several lists of numbers")
@@ -116,11 +116,11 @@ def _numbers(inner: str) -> list[float]:
         wrong = next(part for part in parts if not is_number(part))
         shown = " ".join(wrong.split())
         what = repr(shown if len(shown) < 40 else f"{shown[:37]}...") if shown else "nothing"
-        raise ValueError(f"{what} stands where a number should") from None
+        raise ValueError(f"{what} is found where a number should be") from None
 
 
 def is_number(cell: str) -> bool:
-    """Say whether a cell is a number, in the digits 0 to 9."""
+    """Return whether a cell is a number, in the digits 0 to 9."""
     try:
         float(cell)
     except ValueError:
@@ -137,12 +137,12 @@ def to_numbers(cells: Sequence[str]) -> list[float]:
     numbers = [float(cell) for cell in cells]
     whole = "".join(cells)
     if ("_" in whole or not whole.isascii()) and not all(map(is_number, cells)):
-        raise ValueError("a cell that is no number")
+        raise ValueError("a cell that is not a number")
     return numbers
 
 
 def _bytes(cell: str) -> bytes | None:
-    """Return the bytes that a cell spells in base64, or in hexadecimal digits behind 0x or \\x."""
+    """Return the bytes that a cell spells in base64, or in hexadecimal digits after 0x or \\x."""
     try:
         if cell[:2] in ("0x", "\\x"):
             return bytes.fromhex(cell[2:])

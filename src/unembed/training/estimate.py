@@ -101,7 +101,7 @@ def measure_pace(
         recipe: what to train.
         task: of the recipe.
         warmup: steps before the clock starts; what is compiled is compiled by then.
-        steps: timed steps; 0 goes on until `seconds` have passed.
+        steps: timed steps; 0 measures until `seconds` have passed.
         seconds: see `steps`.
         on_step: called after each timed step with the share of the measurement that is done, 0 to 1.
     """

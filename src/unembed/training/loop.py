@@ -114,10 +114,10 @@ def train(
         recipe: what to train, on what, for how long.
         out: folder of the run.
         max_time: time box of this session, seconds or "9m"; overrides the recipe's.
-        resume: go on from the state in `out`; on a CPU the result equals an unbroken run bit for bit where the
+        resume: continue from the state in `out`; on a CPU the result equals an unbroken run bit for bit where the
             horizon is fixed in steps.
         cooldown: from the state in `out`, let the learning rate fall to zero within this time, seconds or "20m", and
-            write what comes of it to `out/cooldown`; the state stays as it is, and the run can go on from it.
+            write what comes of it to `out/cooldown`; the state stays as it is, and the run can continue from it.
         init_from: checkpoint whose weights a new run starts from; weights of the same name and shape are taken. For a
             student or corrector the file of one, or its folder.
         progress: show a progress bar on stderr; without one the loggers of this package get lines.
@@ -157,7 +157,7 @@ def train(
     if not again and has_state(home):
         raise CheckpointError(
             f"{home} holds the state of a run, which a new one would overwrite.",
-            "Go on with --resume, or give another folder.",
+            "Continue with --resume, or give another folder.",
         )
     known = read_facts(home) if again else {}
     if again:
@@ -172,7 +172,7 @@ def train(
         check_data(facts, task, home)
         if list(facts.get("data", task.data)) == list(task.data) and "place" in facts:
             task.restore(facts["place"])
-        _log.info("going on behind step %d, %s texts", facts["step"], f"{facts['texts']:,}")
+        _log.info("continuing after step %d, %s texts", facts["step"], f"{facts['texts']:,}")
     facts["data"], facts["recipe"], facts["notes"] = list(task.data), recipe.to_dict(), task.notes()
     facts["encoder"] = task.identity.to_dict()
     stepper = Stepper(task, recipe.optimizer, optimizer, ema, generator)

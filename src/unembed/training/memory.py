@@ -35,7 +35,7 @@ def keep_memory() -> bool:
 
 @contextlib.contextmanager
 def limited_memory() -> Iterator[int]:
-    """Within it an allocation fails that a CPU has no memory for, so that a run can go on with smaller batches.
+    """Within it an allocation fails that a CPU has no memory for, so that a run can continue with smaller batches.
 
     Linux grants more memory than there is, and kills the process when it is used. The limit is what the process holds
     and nine tenths of what is free at the start; a lower one that is set already stays. There is none beside a GPU,

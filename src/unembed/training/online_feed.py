@@ -1,4 +1,4 @@
-"""Training batches that are embedded when they are asked for (design, decision 11).
+"""Training batches that are embedded when they are asked for.
 
 Contents: `OnlineFeed`, `Sample`.
 """
@@ -50,11 +50,11 @@ class OnlineFeed:
         return False
 
     def state(self) -> dict[str, int]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         return {"epoch": self._state.epoch, "position": self._state.position}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._state = BatchState(state["epoch"], state["position"])
         self._stream = None
 
@@ -90,7 +90,7 @@ class Sample:
             lengths.append(batch.lengths)
             vectors.append(batch.vectors)
         if not ids:
-            raise DataError("The texts give no batch.", "Check the files: no text of them can be kept.")
+            raise DataError("The texts give no batch.", "Check the files: none of their texts can be kept.")
         return cls(np.concatenate(ids), np.concatenate(lengths), np.concatenate(vectors))
 
     def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

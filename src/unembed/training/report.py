@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, lines for a logger, a JSONL log, a training-curve figure.
+"""What a run reports while it runs: a progress bar, lines for a logger, a JSONL log, a training-curve figure.
 
 Contents: `Reporter`, `read_log`.
 """
@@ -37,8 +37,8 @@ class Reporter:
     Args:
         out: folder of the run.
         progress: show a bar on stderr; without one the module's logger gets a line a minute and one a validation.
-        step: of the state that the run goes on from: later lines of an existing log are dropped, since those steps come
-            again; None begins a new log.
+        step: of the state that the run continues from: later lines of an existing log are dropped, since those steps
+            come again; None begins a new log.
 
     Attributes:
         left: seconds until the session ends; infinite where that is not known.
@@ -86,7 +86,7 @@ class Reporter:
             self._stream.flush()
         except OSError as error:
             raise DataError(
-                f"Writing {self._path} failed: {error.strerror}.", "Free disk space, then go on with --resume."
+                f"Writing {self._path} failed: {error.strerror}.", "Free disk space, then continue with --resume."
             ) from error
 
     def step(
@@ -174,7 +174,7 @@ class Reporter:
         self._told = time.monotonic()
 
     def validation(self, facts: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Write a validation; one of the same step, behind which the run was killed before it ended, goes."""
+        """Write a validation; one of the same step, after which the run was killed before it ended, goes."""
         again = [line for line in self._earlier if (line["kind"], line["step"]) == ("validation", facts["step"])]
         if again:
             self._earlier = [line for line in self._earlier if line not in again]
@@ -205,7 +205,7 @@ class Reporter:
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, marker="o" if kind == "validation" else None, ms=3)
         axis.set_xlabel("minutes")
-        axis.set_ylabel("nats a token (cosine: none)")
+        axis.set_ylabel("nats per token (cosine: none)")
         axis.grid(alpha=0.3)
         axis.legend(loc="upper right")
         with atomic_path(self.out / "curve.png") as part:

@@ -1,4 +1,4 @@
-"""What a run may be resumed with: its own recipe, its own encoder, its own texts and further ones behind them.
+"""What a run may be resumed with: its own recipe, its own encoder, its own texts and further ones after them.
 
 Contents: `check_recipe`, `check_data`.
 """
@@ -21,7 +21,7 @@ _FREE = ("max_time", "reserve", "validate_every", "save_every", "milestones", "t
 
 
 def check_recipe(known: dict[str, Any], recipe: Recipe, home: Path, cooling: bool) -> None:
-    """Refuse to go on with another recipe; folders of texts may differ, `check_data` looks at the texts themselves.
+    """Refuse to continue with another recipe; folders of texts may differ, `check_data` looks at the texts themselves.
 
     Where the rate follows no number of steps, the keys of `run` that change nothing that is learnt may differ too. A
     cool-down may have a decay, a hold and an average of its own.
@@ -68,7 +68,7 @@ def _differences(old: Recipe, new: Recipe) -> str:
 
 
 def check_data(facts: dict[str, Any], task: Task, home: Path) -> None:
-    """Refuse to go on with another encoder or other texts; further ones behind those of before are taken in.
+    """Refuse to continue with another encoder or other texts; further ones after those of before are taken in.
 
     Args:
         facts: of the state; one that an earlier version wrote names no encoder.
@@ -91,5 +91,5 @@ def check_data(facts: dict[str, Any], task: Task, home: Path) -> None:
         return
     raise CheckpointError(
         f"The run in {home} began with other texts or vectors.",
-        "Restore them and name further ones behind them, or begin a new run.",
+        "Restore them and name further ones after them, or begin a new run.",
     )

@@ -43,7 +43,7 @@ class Fitted:
     Attributes:
         data: fingerprints of the folders that they come from.
         texts: texts of those folders, before any is left out.
-        most: so many of them were drawn; 0 for all.
+        most: this many of them were drawn; 0 for all.
         seed: of the draw.
         digest: of the rows that were drawn.
     """
@@ -63,7 +63,7 @@ class Fitted:
 
     @classmethod
     def on(cls, data: tuple[str, ...], rows: np.ndarray, texts: int, most: int = 0, seed: int = 0) -> Fitted:
-        """A fit on (some of) the rows (N,) of a dataset of so many texts."""
+        """A fit on (some of) the rows (N,) of a dataset of `texts` texts."""
         fitted = cls(data, texts, most, seed)
         return replace(fitted, digest=_digest(fitted.draw(rows)))
 
@@ -77,7 +77,7 @@ class Fitted:
 
         Returns:
             (size,) bool, or None where the dataset does not begin with the folders of the fit, or other texts of them
-            are used now, so that it cannot be told which were fitted on.
+            are used now, so that those fitted on cannot be identified.
         """
         if not self.begins(data):
             return None
@@ -108,7 +108,7 @@ class Source:
     """Training data: batches, and the texts that closed-form parts would be fitted on.
 
     Attributes:
-        begin: makes the batches, told which texts (of all) the parts were fitted on.
+        begin: makes the batches, given which texts (of all) the parts were fitted on.
         validation: held-out figures.
         sample: texts of the fit, with vectors.
         rows: (N,) rows of the sample that are used.
@@ -174,7 +174,7 @@ def _held_out(recipe: Recipe, encoder: Encoder | None, tokenizer: Tokenizer, emb
         return Validation(PackSample(pack, embed, np.sort(rows)), part)
     if encoder is None:
         raise RecipeError(
-            f"{part.shards} is no pack, and a run from packs is validated on a pack.",
+            f"{part.shards} is not a pack, and a run from packs is validated on a pack.",
             "Pack the held-out texts with `unembed pack --no-encoder`, or name the folder that holds them.",
         )
     held_out = ShardDataset(part.shards)

@@ -30,7 +30,7 @@ def not_finite(what: str, folder: Path) -> RecipeError:
     kept = has_state(folder)
     return RecipeError(
         f"{what}{', and the state that was saved before is kept' if kept else ''}.",
-        "Lower optimizer.lr" + (", or go on from that state with --resume." if kept else "."),
+        "Lower optimizer.lr" + (", or continue from that state with --resume." if kept else "."),
     )
 
 
@@ -42,7 +42,7 @@ def save_state(
     generator: torch.Generator,
     facts: dict[str, Any],
 ) -> None:
-    """Write everything that a run needs to go on, as one file that appears whole.
+    """Write everything that a run needs to continue, as one file that appears whole.
 
     Args:
         folder: of the run.

@@ -29,7 +29,7 @@ class Stepper:
 
     Args:
         task: what is learnt.
-        part: clipping and batches a step.
+        part: clipping and batches per step.
         optimizer: of the task's model.
         ema: average of its weights.
         generator: of masks, shortlists and noise, on the CPU.
@@ -100,7 +100,7 @@ class Stepper:
         return loss, texts
 
     def _lighten(self, error: Exception) -> None:
-        """Go on with less after a failure that less may help, or raise."""
+        """Continue with less after a failure that less may help, or raise."""
         if isinstance(error, UnembedError):
             raise error
         changed = self.task.lighten(error)

@@ -25,7 +25,7 @@ _TOGETHER = 50
 """Texts that are decoded together."""
 
 _FEWEST = 20
-"""Fewer texts cannot tell what usual vectors look like."""
+"""Fewer texts cannot show what usual vectors look like."""
 
 
 class Validation:
@@ -71,8 +71,8 @@ class Validation:
         """Teacher-forced figures.
 
         Returns:
-            `bound` (nats a token) and `masked_token_accuracy@1.0` where masks can be filled, `length_accuracy`, and
-            with causal rows `causal_nll` (nats a token, the end token counted as one).
+            `bound` (nats per token) and `masked_token_accuracy@1.0` where masks can be filled, `length_accuracy`, and
+            with causal rows `causal_nll` (nats per token, the end token counted as one).
         """
         config = denoiser.config
         generator = torch.Generator().manual_seed(self.part.seed)

@@ -9,7 +9,7 @@ first, each shape that a compiler has not seen, and each launch of a small kerne
                  on, and the pass over all texts that they are fitted with.
     rows.py      what a batch is asked: its first texts left to right, the others masked, on one canvas of n + 1.
     columns.py   columns of the softmax: a fixed number, the batch's own tokens among them.
-    evidence.py  the token prior as a few more columns of a matrix product, corrected where a text's own tokens stand.
+    evidence.py  the token prior as a few more columns of a matrix product, corrected where a text's own tokens are.
     head.py      linear layer and cross-entropy in chunks of one size.
     kernels.py   the three functions that are compiled: a block, a chunk of the head, a layer of the encoder.
     step.py      the loss, put together from these.

@@ -45,7 +45,7 @@ class Epoch:
 
     Attributes:
         rows: (N,) texts of the corpus.
-        start: (N,) their first tokens in `Corpus.tokens`, behind the cut.
+        start: (N,) their first tokens in `Corpus.tokens`, after the cut.
         length: (N,) tokens that are left.
         whole: (N,) bool, texts that are not cut.
         counts: texts of each bucket, narrow ones first; with `apart` first those of whole texts, then of cut ones.
@@ -59,7 +59,7 @@ class Epoch:
 
 
 class Corpus:
-    """The texts of a pack on the device: 10 bytes a token (12 where ids do not fit into 15 bits), 16 a text.
+    """The texts of a pack on the device: 10 bytes per token (12 where ids do not fit into 15 bits), 16 per text.
 
     Args:
         pack: of T tokens.
@@ -89,7 +89,7 @@ class Corpus:
         return len(self.length)
 
     def ids(self, start: Tensor, width: int) -> Tensor:
-        """Tokens from places (B,) on: (B, width) int64. What stands behind a text is another one."""
+        """Tokens from places (B,) on: (B, width) int64. What follows a text is another one."""
         at = start.unsqueeze(1) + torch.arange(width, device=self.device)
         return self.tokens[at.clamp_max(len(self.tokens) - 1)].long()
 

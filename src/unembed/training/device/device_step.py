@@ -68,7 +68,7 @@ class DeviceLoss:
         return self._evidence
 
     def causal(self, texts: int) -> int:
-        """How many of so many texts are read left to right."""
+        """How many of `texts` texts are read left to right."""
         return round(self.part.causal_share * texts)
 
     def draw(self, ids: Tensor, length: Tensor) -> DeviceRows:
@@ -93,7 +93,7 @@ class DeviceLoss:
         It is not finite where the batch has more tokens than there are columns, so that the step is left out.
 
         Args:
-            ids: (B, n) tokens; what stands behind a text may be anything.
+            ids: (B, n) tokens; what follows a text may be anything.
             length: (B,) tokens of each text.
             vectors: (B, d) of these tokens, as the encoder makes them.
             full: (B, d) vectors of the whole texts, which `ids` may be a part of.
@@ -189,7 +189,7 @@ class DeviceLoss:
     ) -> Tensor:
         """What the prior's score of each token of a row's text must be changed by, before the gate: (R, w).
 
-        A token that stands in a text twice is corrected at its first place.
+        A token that is in a text twice is corrected at its first place.
         """
         text, inside, causal = rows.text, rows.inside, rows.causal
         plain, right = self.evidence.of_own(z, text, full, known)  # (B, w) each

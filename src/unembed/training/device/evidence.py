@@ -4,10 +4,9 @@ Contents: `Evidence`, `first_of_each`.
 
 The prior's score of token k for a whitened vector z is w (z . m_k - |m_k|^2 / 2) (`priors/token_prior.py`), times a
 gate g of the row. That is a product of (g z, g) with the frozen (w m_k, -w |m_k|^2 / 2): no matrix of scores of the
-batch stands in memory, and its gradient to g comes with that of the hidden rows. Two things differ at the few
-columns of a text's
-own tokens, and are added there: the text is taken out of the means that it was fitted on (leave-one-out), and a token
-that the row sees already has no score (`prior_once`).
+batch is ever in memory, and its gradient to g comes with that of the hidden rows. Two things differ at the few
+columns of a text's own tokens, and are added there: the text is taken out of the means that it was fitted on
+(leave-one-out), and a token that the row already sees has no score (`prior_once`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Evidence:
 
     Args:
         prior: fitted; read once, here.
-        embedding: E, width of the rows that the frozen columns stand behind.
+        embedding: E, width of the rows that the frozen columns follow.
         dtype: of the product.
 
     Attributes:

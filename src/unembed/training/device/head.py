@@ -1,4 +1,4 @@
-"""Linear layer and cross-entropy in one, in chunks of one size: the logits of a batch never stand in memory.
+"""Linear layer and cross-entropy in one, in chunks of one size: the logits of a batch are never in memory.
 
 Contents: `head_loss`, `chunk_of`, `score_chunk` (what is compiled).
 
@@ -25,7 +25,7 @@ def chunk_of(rows: int, columns: int, device: str) -> int:
     """Rows of a chunk; the number of rows is filled up to a multiple of it.
 
     Args:
-        rows: R, at least so many have to fit.
+        rows: R, at least this many have to fit.
         columns: K.
         device: "cpu" or "cuda".
     """
@@ -41,7 +41,7 @@ def score_chunk(
     Args:
         product: (r, K) hidden rows times the matrix.
         bias: (K,) float32.
-        columns: (r, U) columns that something is added to; one that stands there twice gets both.
+        columns: (r, U) columns that something is added to; one that is there twice gets both.
         added: (r, U) float32.
         targets: (r,) columns.
         weights: (r,) float32.

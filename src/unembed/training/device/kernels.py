@@ -60,5 +60,5 @@ class Kernels:
             self.layer = torch.compile(bert_layer, dynamic=False)
 
     def uncompile(self) -> None:
-        """Go on with the functions as they are written."""
+        """Continue with the functions as they are written."""
         self.block, self.chunk, self.layer, self.compiled = run_block, score_chunk, bert_layer, False

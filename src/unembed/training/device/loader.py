@@ -93,7 +93,7 @@ class BatchLoader:
         for kind in range(0, len(epoch.counts), len(self.buckets)):
             at = end
             for k, (count, size) in enumerate(zip(epoch.counts[kind:], self.sizes, strict=False)):
-                # What fills no batch of its width goes on to the next wider one; of the widest, some texts wait for
+                # What fills no batch of its width moves on to the next wider one; of the widest, some texts wait for
                 # the next epoch.
                 end += count
                 full = (end - at) // size
@@ -130,7 +130,7 @@ class BatchLoader:
         return found
 
     def halve(self) -> bool:
-        """Go on with batches of half the size, from a new epoch on; false where they are as small as they get."""
+        """Continue with batches of half the size, from a new epoch on; false where they are as small as they get."""
         if max(self.sizes) <= _LEAST:
             return False
         self.texts = max(1, self.texts // 2)
@@ -138,10 +138,10 @@ class BatchLoader:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         return {"epoch": self._number, "position": self._position, "texts": self.texts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._number, self._position, self.texts = state["epoch"], state["position"], state["texts"]
         self._epoch, self._plan = self._load()

@@ -135,10 +135,10 @@ class Resident:
             if not self.kernels.compiled or out_of_memory(error):
                 raise
             self.kernels.uncompile()
-            _log.warning("compiled code failed: going on without it (%s: %.200s)", type(error).__name__, error)
+            _log.warning("compiled code failed: continuing without it (%s: %.200s)", type(error).__name__, error)
             return self.embed(ids, length)
 
 
 def _has_room(size: int, device: torch.device) -> bool:
-    """Whether so many bytes should be spent there; on a CPU the time to make them is what is missing."""
+    """Whether this many bytes should be spent there; on a CPU it is the time to make them that is lacking."""
     return device.type == "cuda" and size < _SHARE * torch.cuda.mem_get_info(device)[0]

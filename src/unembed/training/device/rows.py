@@ -24,12 +24,12 @@ class DeviceRows:
 
     Attributes:
         causal: how many.
-        text: (B, w) tokens, the end token behind each text.
+        text: (B, w) tokens, the end token after each text.
         length: (B,) tokens of each text, 1 to n.
         shown: (B, w) what the network reads at each place: the token before in the causal order, the token itself with
             masks (under a mask it is not read).
-        states: (B, w) PREFIX in the causal order, MASK or GIVEN with masks; MASK behind a text.
-        masked: (B - causal, w) bool, the masks of the others; never behind a text.
+        states: (B, w) PREFIX in the causal order, MASK or GIVEN with masks; MASK after a text.
+        masked: (B - causal, w) bool, the masks of the others; never after a text.
         scored: (B, w) bool, places that are learnt: all and the end in the causal order, the masks otherwise.
         allowed: (B, w, w) bool, which places (last) each place may look at.
     """
@@ -68,7 +68,7 @@ def draw_rows(ids: Tensor, length: Tensor, causal: int, bos_id: int, eos_id: int
     """Draw the masks of a batch, from torch's own generator of the device.
 
     Args:
-        ids: (B, n) tokens; what stands behind a text may be anything.
+        ids: (B, n) tokens; what follows a text may be anything.
         length: (B,) tokens of each text, 1 to n.
         causal: how many of the B texts are read left to right, the first ones.
         bos_id: shown before the first token.
@@ -87,7 +87,7 @@ def draw_rows(ids: Tensor, length: Tensor, causal: int, bos_id: int, eos_id: int
     # The end token is a target where the text is over: one place more than it has tokens.
     scored = torch.cat((position <= length[:causal].unsqueeze(1), masked))
     # A place of the causal order sees itself, which holds the token before it, and what is left of that. Places
-    # behind its text see more than that, but nothing looks at them and none of them is scored.
+    # after its text see more than that, but nothing looks at them and none of them is scored.
     left = position.unsqueeze(1) >= position
     allowed = torch.cat((left.expand(causal, w, w), inside[causal:].unsqueeze(1).expand(batch - causal, w, w)))
     return DeviceRows(causal, text, length, shown, states, masked, scored, allowed)

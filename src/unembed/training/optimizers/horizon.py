@@ -107,7 +107,7 @@ def learning_rate(part: OptimizerPart, step: int, progress: float, decays: bool 
         part: peak, warm-up, hold and decay.
         step: 0 for the first.
         progress: share of the horizon that has passed, 0 to 1 (in steps, or by the clock).
-        decays: false keeps the peak behind the warm-up (a run without a horizon).
+        decays: false keeps the peak after the warm-up (a run without a horizon).
 
     Returns:
         peak x warm-up x decay, zero at the horizon. A group's own rate is this times its `scale`.

@@ -46,8 +46,8 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum, with updates of the size that AdamW's have (arXiv 2502.16982, equation 4).
 
     Args:
-        parameters: matrices, or groups of them. A group may say `pieces`: its matrices are so many maps stacked by rows
-            (queries, keys and values), each of which is made orthogonal on its own.
+        parameters: matrices, or groups of them. A group may say `pieces`: its matrices are this many maps stacked by
+            rows (queries, keys and values), each of which is made orthogonal on its own.
         lr: learning rate, on AdamW's scale.
         weight_decay: decoupled.
         momentum: of the gradients.

@@ -2,7 +2,7 @@
 
 Contents: `Corruption`, `similar_tokens`.
 
-The corrector learns from its own network's drafts and from these (design, decision 14). Most have one to three
+The corrector learns from its own network's drafts and from these. Most have one to three
 mistakes, because later rounds of refinement see no more than that; a wrong token is often one of similar meaning,
 because such are the mistakes of a denoiser that knows the vector.
 """

@@ -2,7 +2,7 @@
 
 Contents: `PairMaker`, `write_own_drafts`.
 
-Some are the denoiser's work: it writes drafts left to right, greedily or sampled, some behind a true beginning, so
+Some are the denoiser's work: it writes drafts left to right, greedily or sampled, some after a true beginning, so
 that drafts of all depths are there, or fills a part of a true text anew. The rest are true texts with mistakes
 (`corruption.py`). Every draft is embedded once by the real encoder.
 """
@@ -111,7 +111,7 @@ class PairMaker:
         return Corruption.of(self.denoiser, self._seed)
 
     def own(self, texts: Texts, seed: int) -> Drafts:
-        """The denoiser's own drafts: a third greedy, a third sampled, a third behind a true beginning.
+        """The denoiser's own drafts: a third greedy, a third sampled, a third after a true beginning.
 
         Args:
             texts: N of them.
@@ -174,7 +174,7 @@ class PairMaker:
         for chosen, part in self._in_batches(texts):
             few = rng.random(len(part)) < 0.6
             share = np.where(few, rng.integers(1, 5, len(part)) / part.lengths, rng.uniform(0.1, 0.8, len(part)))
-            # Positions behind a text's end get 2: they are never among the smallest.
+            # Positions after a text's end get 2: they are never among the smallest.
             draw = np.where(np.arange(part.ids.shape[1]) < part.lengths[:, None], rng.random(part.ids.shape), 2.0)
             rank = draw.argsort(1, kind="stable").argsort(1, kind="stable")
             hidden = self._tensor((rank < np.maximum(1, np.round(share * part.lengths))[:, None]) & (draw < 1))

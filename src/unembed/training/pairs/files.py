@@ -22,7 +22,7 @@ from unembed.errors import DataError
 from unembed.files import PRIVATE, atomic_path
 
 KINDS = ("greedy", "sampled", "begun", "mistakes", "corrected", "filled")
-"""Left to right by the denoiser, likeliest token by token, sampled, or behind a true beginning; true texts with
+"""Left to right by the denoiser, likeliest token by token, sampled, or after a true beginning; true texts with
 mistakes; what a corrector made of a draft; true texts, some positions of which the denoiser filled anew."""
 
 
@@ -48,7 +48,7 @@ class Texts:
     """N texts.
 
     Attributes:
-        ids: (N, n) integers, filled up behind each text.
+        ids: (N, n) integers, filled up after each text.
         lengths: (N,) integers, tokens of each.
         vectors: (N, d) float, as the encoder makes them.
         fitted: (N,) bool, texts that the base's closed-form parts were fitted on, or may have been.
@@ -86,7 +86,7 @@ class Pairs(Texts):
     """P texts, each with one draft.
 
     Attributes:
-        drafts: (P, limit) integers, filled up behind each draft.
+        drafts: (P, limit) integers, filled up after each draft.
         draft_lengths: (P,) integers, tokens of each draft.
         draft_vectors: (P, d) float, of the drafts.
         kinds: (P,) uint8, index into `KINDS`.
@@ -98,7 +98,7 @@ class Pairs(Texts):
     kinds: np.ndarray
 
     def join(self, *others: Pairs) -> Pairs:
-        """Return these pairs and others behind them."""
+        """Return these pairs and others after them."""
         parts = (self, *others)
         return Pairs(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(self)))
 

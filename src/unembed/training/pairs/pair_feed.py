@@ -74,7 +74,7 @@ class PairFolder:
 
     Args:
         folder: where `make_pairs` writes; folders inside it count too.
-        origin: encoder, tokenizer and limit that pairs must have; that another base wrote them is told in the log.
+        origin: encoder, tokenizer and limit that pairs must have; that another base wrote them is noted in the log.
     """
 
     def __init__(self, folder: str | Path, origin: Origin) -> None:
@@ -189,13 +189,13 @@ class PairFeed:
         return batch
 
     def repeat(self, count: int) -> None:
-        """Learn from the pairs as if there were so many, again and again the same; for an estimate of the speed."""
+        """Learn from the pairs as if there were this many, the same ones repeatedly; for an estimate of the speed."""
         self.learnt = self.learnt.take(np.arange(count) % len(self.learnt))
         self._lengths = self.learnt.lengths.astype(np.int64)
         self._begin()
 
     def halve(self) -> bool:
-        """Go on with batches of half the size, from a new epoch on; false where they are as small as they get."""
+        """Continue with batches of half the size, from a new epoch on; false where they are as small as they get."""
         if self._texts < 2 * _LEAST:
             return False
         self._texts //= 2
@@ -203,11 +203,11 @@ class PairFeed:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         return {"epoch": self._epoch, "position": self._position, "texts": self._texts, "parts": self._parts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             CheckpointError: a part is gone, or another one than it was.

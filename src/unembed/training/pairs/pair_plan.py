@@ -39,7 +39,7 @@ class Planned:
     Attributes:
         kind: a method of `PairMaker`.
         number: of the part, from 0, within its kind.
-        size: pairs, where there are so many texts.
+        size: pairs, where there are that many texts.
     """
 
     kind: str
@@ -110,7 +110,7 @@ def make_pairs(
         for planned in parts:
             before = time.monotonic()
             if seconds and made and before - began + slowest > seconds:
-                _log.info("half of the time box is over: going on with the pairs that are there")
+                _log.info("half of the time box is over: continuing with the pairs that are there")
                 break
             pairs = _make(out, planned, maker, read, rows, seed, corrector)
             if pairs is not None and len(pairs):

@@ -1,6 +1,6 @@
 """A recipe fixes a training run: a TOML file read into frozen dataclasses.
 
-Contents: `Recipe`; its tables and their keys stand in `recipe_parts`.
+Contents: `Recipe`; its tables and their keys are in `recipe_parts`.
 
 An unknown key is an error that names the nearest key; `--set a.b=c` overrides a value and is parsed as TOML. The
 resolved recipe is saved with the checkpoint.
@@ -115,7 +115,7 @@ class Recipe:
         except RecursionError as error:
             raise RecipeError(f"The recipe {path} has lists within lists.", "Write tables of plain values.") from error
         except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
-            raise RecipeError(f"The recipe {path} is not valid TOML: {_line(error)}.", "Mend that line.") from error
+            raise RecipeError(f"The recipe {path} is not valid TOML: {_line(error)}.", "Fix that line.") from error
         return cls.from_dict(apply_overrides(values, overrides))
 
     @classmethod
@@ -170,7 +170,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
 
 
 def _value(raw: str) -> Any:
-    """What stands behind "=" on a command line: one TOML value, else the text itself."""
+    """What follows "=" on a command line: one TOML value, else the text itself."""
     if "\n" in raw:  # it could begin a table of its own
         return raw
     try:
@@ -187,7 +187,7 @@ def _read(path: Path) -> str:
         OSError, UnicodeDecodeError: it cannot be read.
     """
     if path.exists() and not path.is_file():  # reading a pipe may never end
-        raise RecipeError(f"The recipe {path} is no regular file.", "Give the path of a TOML file.")
+        raise RecipeError(f"The recipe {path} is not a regular file.", "Give the path of a TOML file.")
     with open(path, "rb") as stream:
         data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
@@ -237,10 +237,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return float(value) if abs(value) < 2**1000 else math.inf  # which no key takes
     plain = hint if isinstance(hint, type) else types.NoneType
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise RecipeError(f"{name} is {shown(value)}, which is not of type {plain.__name__}.", "Mend the value.")
+        raise RecipeError(f"{name} is {shown(value)}, which is not of type {plain.__name__}.", "Correct the value.")
     if isinstance(value, str) and (len(value) > _MOST_LETTERS or _CONTROL.search(value)):
         raise RecipeError(
             f"{name} is {shown(value)}, which is longer than {_MOST_LETTERS} characters or holds control characters.",
-            "Mend the value.",
+            "Correct the value.",
         )
     return value

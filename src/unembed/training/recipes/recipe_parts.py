@@ -61,12 +61,12 @@ class DataPart:
             name on the model hub. Shards must have been made with the same (`unembed embed --tokenizer`).
         max_length: longest text in tokens.
         exclude_sources: sources left out, as an out-of-domain test set.
-        batch_size: texts a step.
+        batch_size: texts per step.
         buckets: lengths that texts are padded to, such as [8, 16, 24, 32]: everything then stays on the device and all
             shapes are fixed, for a GPU; it needs packs. Empty: batches of one exact length, nothing is padded.
-        max_texts: use only the first so many texts of a seeded order, 0 for all.
+        max_texts: use only this many texts, the first of a seeded order, 0 for all.
         noise: length of the Gaussian noise added to a vector, as a share of its norm.
-        fitted: the closed-form parts are fitted on so many texts, drawn with the seed; 0: all of the shards; of packs,
+        fitted: the closed-form parts are fitted on this many texts, drawn with the seed; 0: all of the shards; of packs,
             whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
         crop: how often a text is cut to a run of its words, where it is embedded while training.
         join, truncate: with `texts` only: how often a line is joined with the next, cut to a length drawn afresh.
@@ -157,7 +157,7 @@ class OptimizerPart:
         hold: share of the run at the peak before the decay begins.
         clip: greatest norm of the gradient.
         ema: decay of the average of the weights, kept in fp32.
-        accumulate: batches a step.
+        accumulate: batches per step.
         matrices: how the blocks' matrices learn: "adamw" like everything else, or "muon" (orthogonalised momentum).
         muon_lr: peak learning rate of Muon, on AdamW's scale (its updates are matched in size); 0 takes `lr`.
     """
@@ -311,7 +311,7 @@ class PairsPart:
 
     Attributes:
         folder: where the pairs lie, in parts. Parts that others write into it meanwhile are taken in too.
-        own: so many of the base's own drafts, left to right.
+        own: number of the base's own drafts, left to right.
         filled: true texts, some positions of which the base fills anew.
         mistakes: true texts with mistakes.
         corrected: what the corrector that the run starts from makes of own drafts.

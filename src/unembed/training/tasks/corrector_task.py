@@ -154,7 +154,7 @@ class CorrectorTask:
         if compiled_blocks(self.model):
             uncompile_blocks(self.model)
             uncompile_blocks(self.beside.base)
-            return "compiled code failed: going on without it"
+            return "compiled code failed: continuing without it"
         return ""
 
     def arithmetic(self) -> dict[str, float]:
@@ -183,8 +183,8 @@ def make_corrector_task(
     Args:
         recipe: of a corrector.
         device: where everything goes.
-        known: facts of the state that the run goes on from, empty for a new run; None for an estimate, which writes no
-            pair.
+        known: facts of the state that the run continues from, empty for a new run; None for an estimate, which writes
+            no pair.
         init_from: file of a corrector of the same shape, or a folder that holds one; its base may be an older one.
         box: time box of the session in seconds, half of which may go into pairs; 0 for none.
 

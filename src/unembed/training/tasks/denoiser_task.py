@@ -140,7 +140,7 @@ class DenoiserTask(DenoiserBase):
             return "memory ran out: batches of half the size from here" if self.feed.halve() else ""
         if compiled_blocks(self.model):
             uncompile_blocks(self.model)
-            return "compiled code failed: going on without it"
+            return "compiled code failed: continuing without it"
         return ""
 
     def arithmetic(self) -> dict[str, float]:

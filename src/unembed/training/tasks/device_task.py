@@ -1,6 +1,6 @@
 """The denoiser as a task with everything on the device: texts of packs, padded to a few widths. The fast way on a GPU.
 
-Contents: `DeviceTask`. How it works stands in `training/device/`.
+Contents: `DeviceTask`. `training/device/` says how it works.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class DeviceTask(DenoiserBase):
         return self.batches.state()
 
     def restore(self, place: dict[str, Any]) -> None:
-        """See `Task`. On a CPU the masks go on where they were; on a GPU they begin anew, not as they did before."""
+        """See `Task`. On a CPU the masks continue where they were; on a GPU they begin anew, not as they did before."""
         self.batches.restore(place)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(hash((self.recipe.run.seed, place["epoch"], place["position"])) % (1 << 63))
@@ -106,7 +106,7 @@ class DeviceTask(DenoiserBase):
             return "memory ran out: batches of half the size from here" if self.batches.halve() else ""
         if self.resident.kernels.compiled:
             self.resident.kernels.uncompile()
-            return "compiled code failed: going on without it"
+            return "compiled code failed: continuing without it"
         return ""
 
     def arithmetic(self) -> dict[str, float]:

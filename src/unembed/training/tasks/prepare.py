@@ -152,7 +152,7 @@ def prepare(
     Args:
         recipe: of a denoiser.
         device: where the encoder of a pack runs; None for the CPU.
-        known: facts of the state that the run goes on from; its closed-form parts are then not fitted again.
+        known: facts of the state that the run continues from; its closed-form parts are then not fitted again.
         init_from: checkpoint that weights and closed-form parts are taken from, where they fit.
 
     Raises:
@@ -215,7 +215,7 @@ def prepare(
     shared = fitted is not None and (fitted.begins(source.data) if resumed else set(fitted.data) & set(source.data))
     if shared and mask is None:  # leave-one-out would go wrong
         raise CheckpointError(
-            "It cannot be told which of these texts the token prior was fitted on, and would know too well.",
+            "It is not known which of these texts the token prior was fitted on, so it may know them too well.",
             "Name the shards or packs that it was fitted on first, in their order, with the same exclude_sources, "
             "max_texts and validation.shards.",
         )

@@ -181,7 +181,7 @@ class StudentTask:
             return "memory ran out: batches of half the size from here" if any(smaller) else ""
         if compiled_blocks(self.model):
             uncompile_blocks(self.model)
-            return "compiled code failed: going on without it"
+            return "compiled code failed: continuing without it"
         return ""
 
     def arithmetic(self) -> dict[str, float]:
@@ -204,8 +204,8 @@ def make_student_task(
     Args:
         recipe: of a student.
         device: where everything goes.
-        known: facts of the state that the run goes on from, empty for a new run; None for an estimate, which writes no
-            pair.
+        known: facts of the state that the run continues from, empty for a new run; None for an estimate, which writes
+            no pair.
         init_from: folder that holds a student of the same shape, or its file; its base may be an older one.
         box: time box of the session in seconds, half of which may go into pairs; 0 for none.
 

@@ -25,8 +25,8 @@ def make_task(
     Args:
         recipe: its `task` decides.
         device: where the network goes.
-        known: facts of the state that a run goes on from, empty for a new run; None for an estimate, for which nothing
-            is written.
+        known: facts of the state that a run continues from, empty for a new run; None for an estimate, for which
+            nothing is written.
         init_from: what weights start from: a checkpoint, or the file of a student or corrector.
         box: time box of the session in seconds, 0 for none; where data is made first, for half of it at most.
 

@@ -43,7 +43,7 @@ class Task(Protocol):
 
     @property
     def data(self) -> tuple[str, ...]:
-        """Fingerprints of the training data, in order. A run may be resumed with further data behind them."""
+        """Fingerprints of the training data, in order. A run may be resumed with further data after them."""
         ...
 
     @property
@@ -93,11 +93,11 @@ class Task(Protocol):
         ...
 
     def place(self) -> dict[str, Any]:
-        """Where the next batch stands, as JSON values."""
+        """Where the next batch is, as JSON values."""
         ...
 
     def restore(self, place: dict[str, Any]) -> None:
-        """Go on from a place."""
+        """Continue from a place."""
         ...
 
     def notes(self) -> dict[str, Any]:
