@@ -66,8 +66,8 @@ class DataPart:
             shapes are fixed, for a GPU; it needs packs. Empty: batches of one exact length, nothing is padded.
         max_texts: use only this many texts, the first of a seeded order, 0 for all.
         noise: length of the Gaussian noise added to a vector, as a share of its norm.
-        fitted: the closed-form parts are fitted on this many texts, drawn with the seed; 0: all of the shards; of packs,
-            whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
+        fitted: the closed-form parts are fitted on this many texts, drawn with the seed; 0: all of the shards; of
+            packs, whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
         crop: how often a text is cut to a run of its words, where it is embedded while training.
         join, truncate: with `texts` only: how often a line is joined with the next, cut to a length drawn afresh.
     """
