@@ -98,8 +98,8 @@ def page(found: dict[str, Any]) -> str:
     lines += [f"| {name} | {bytes_ / MIB:.1f} | {write:.1f} | {read:.1f} |" for name, bytes_, write, read in rows]
     cosine = found["least_probe_cosine"]
     words = (
-        f"Seconds of one core; {found['bits_a_token']} bits per token. Least cosine of the packed encoder to the original "
-        f"on the three probes: {cosine['fp32']:.5f} in fp32, {cosine['bf16']:.5f} in bf16."
+        f"Seconds of one core; {found['bits_a_token']} bits per token. Least cosine of the packed encoder to the "
+        f"original on the three probes: {cosine['fp32']:.5f} in fp32, {cosine['bf16']:.5f} in bf16."
     )
     return "\n".join([*lines, "", *textwrap.wrap(words, 120)]) + "\n"
 
