@@ -11,8 +11,8 @@ import pytest
 
 from unembed.cli.console import Progress, plain, show_json
 from unembed.cli.display import RecoveryTable, mark_shared
-from unembed.cli.evaluate import _draw
 from unembed.cli.output import escape_cell
+from unembed.cli.sampling import reservoir
 
 
 def styled(text: str, other: str) -> dict[str, list[str]]:
@@ -90,11 +90,11 @@ def test_only_cells_that_could_run_are_escaped() -> None:
 
 def test_the_draw_is_seeded_uniform_and_in_order() -> None:
     texts = [str(i) for i in range(50)]
-    assert _draw(iter(texts), 10, 1) == _draw(iter(texts), 10, 1) != _draw(iter(texts), 10, 2)
-    assert _draw(iter(texts[:7]), 10, 1) == (texts[:7], 7)
+    assert reservoir(iter(texts), 10, 1) == reservoir(iter(texts), 10, 1) != reservoir(iter(texts), 10, 2)
+    assert reservoir(iter(texts[:7]), 10, 1) == (texts[:7], 7)
     counts = np.zeros(50)
     for seed in range(1000):
-        drawn, total = _draw(iter(texts), 10, seed)
+        drawn, total = reservoir(iter(texts), 10, seed)
         assert total == 50 and [int(t) for t in drawn] == sorted({int(t) for t in drawn}) and len(drawn) == 10
         counts[[int(t) for t in drawn]] += 1
     assert 140 < counts.min() and counts.max() < 260  # 200 expected, standard deviation 12.6

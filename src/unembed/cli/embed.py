@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import as_column, given, makes_folder, output_options, text_options
+from unembed.cli.sampling import limited, row_options
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 @text_options
 @click.option("--id-column", metavar="NAME", help="With --out: the ids; default: a column named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="With --out: copy this column; may be repeated.")
-@click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
+@row_options("texts")
 @click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts a shard.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors in shards.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Arithmetic of the encoder.")
@@ -76,6 +77,7 @@ def command(
     id_column: str | None,
     keep: tuple[str, ...],
     limit_rows: int | None,
+    sample: int | None,
     shard_size: int,
     dtype: str,
     as_json: bool,
@@ -98,6 +100,7 @@ def command(
       unembed embed notes.txt --out vectors.parquet
       unembed embed notes.txt --out vectors.parquet --resume
       unembed embed corpus/ --shards data/train --exclude-source medquad
+      unembed embed corpus/ --out sample.parquet --limit-rows 10000 --sample 1
       unembed embed "hf:allenai/c4?config=en&take=2000000" --shards data/c4
       unembed embed notes.txt --encoder "http://127.0.0.1:8000/v1?model=NAME" --out vectors.parquet
     """
@@ -131,15 +134,17 @@ def command(
             )
         if id_column is not None or keep:
             raise InputError("--id-column and --keep do not go with a dataset.", "Leave them out.")
-        stream = DatasetStream(texts, exclude_source, limit_rows)
+        stream = DatasetStream(texts, exclude_source, limit_rows if sample is None else None)
     else:
         where = texts, as_column(column), as_column(source_column), exclude_source
         stream = iter(read_texts(*where)) if shards is not None else read_records(*where, id_column, keep)
-        if limit_rows is not None:
-            stream = itertools.islice(stream, limit_rows)
-        elif sys.stderr.isatty() and not quiet and not any(map(is_dataset, texts)):
+        if limit_rows is None and sys.stderr.isatty() and not quiet and not any(map(is_dataset, texts)):
             # reading is a hundred times faster than embedding
             total = sum(1 for _ in read_texts(texts, as_column(column), as_column(source_column), exclude_source))
+    if sample is not None and shards is None:
+        stream = itertools.starmap(_numbered, enumerate(stream))
+    if sample is not None or not isinstance(stream, DatasetStream):  # which stops at its limit by itself
+        stream = limited(stream, limit_rows, sample)
     model = load_encoder(encoder, **given(**options))
     tokens = load_tokenizer(tokenizer, model)
     with progress("Embedding", total, quiet) as bar:
@@ -166,7 +171,7 @@ def command(
                 "limit": max_length,
                 "precision": options["precision"],
             }
-            settings = {"texts": texts, **reading, **others, "limit_rows": limit_rows, **made}
+            settings = {"texts": texts, **reading, **others, "limit_rows": limit_rows, "sample": sample, **made}
             finish = partial(_assemble, str(out), counter)
             with Chunks(str(out), settings, finish, same={"vectors": _same_vectors}) as chunks:
                 records = itertools.starmap(Record, stream)
@@ -204,6 +209,14 @@ def _same_vectors(then: Any, now: Any) -> bool:
     from unembed.encoders.identity import EncoderIdentity
 
     return EncoderIdentity.from_dict(then).same_vectors(EncoderIdentity.from_dict(now))
+
+
+def _numbered(number: int, row: tuple[Any, ...]) -> Record:
+    """A text whose id is its number among all, where it has none of its own."""
+    from unembed.data.records import Record
+
+    record = Record(*row)
+    return record if record.id is not None else record._replace(id=number)
 
 
 def _fill(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from unembed.cli.options import (
     precision_option,
 )
 from unembed.cli.query_curve import read_budgets, show_curve
+from unembed.cli.sampling import reservoir
 from unembed.errors import DataError, InputError
 from unembed.refinement.methods import REFINEMENTS
 
@@ -169,7 +168,7 @@ def load_set(
     if (Path(data) / "manifest.json").is_file():
         return EvaluationSet.from_rows(name or Path(data).name, open_shards(data, inverter), count, seed)
     at: str | int | None = int(column) if column is not None and column.lstrip("-").isdigit() else column
-    texts, total = _draw((text for text, _ in read_texts(data, at)), count, seed)
+    texts, total = reservoir((text for text, _ in read_texts(data, at)), count, seed)
     cut = [part for part in inverter.tokenizer.truncate(texts, inverter.max_length) if part is not None]
     if not cut:
         raise DataError(f"No text of {data} can be embedded.", "Give texts in the language of the encoder.")
@@ -210,19 +209,6 @@ def open_shards(folder: str, inverter: Inverter) -> Any:
         )
     dataset.verify()
     return dataset
-
-
-def _draw(texts: Iterable[str], count: int, seed: int) -> tuple[list[str], int]:
-    """Draw `count` texts from a stream of unknown length (reservoir sampling) in their order, and count all."""
-    generator = random.Random(seed)
-    kept: list[tuple[int, str]] = []
-    total = 0
-    for total, text in enumerate(texts, 1):
-        if len(kept) < count:
-            kept.append((total, text))
-        elif (place := generator.randrange(total)) < count:
-            kept[place] = (total, text)
-    return [text for _, text in sorted(kept)], total
 
 
 def _baselines(

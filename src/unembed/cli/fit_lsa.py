@@ -7,6 +7,7 @@ import itertools
 import click
 
 from unembed.cli.options import as_column, output_options
+from unembed.cli.sampling import limited, row_options
 
 
 @click.command("fit-lsa")
@@ -24,7 +25,7 @@ from unembed.cli.options import as_column, output_options
 )
 @click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
 @click.option("--exclude-source", multiple=True, metavar="NAME", help="Leave out the texts of a source; repeatable.")
-@click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
+@row_options("texts")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the decomposition.")
 @output_options
 def command(
@@ -35,6 +36,7 @@ def command(
     column: str | None,
     exclude_source: tuple[str, ...],
     limit_rows: int | None,
+    sample: int | None,
     seed: int,
     as_json: bool,
     quiet: bool,
@@ -46,7 +48,7 @@ def command(
 
     \b
     Examples:
-      unembed fit-lsa corpus/ --out encoders/lsa --limit-rows 200000
+      unembed fit-lsa corpus/ --out encoders/lsa --limit-rows 200000 --sample 1
       unembed embed corpus/ --encoder lsa:encoders/lsa --shards data/lsa
     """
     from unembed.cli.console import note, progress, show_json
@@ -55,9 +57,8 @@ def command(
     from unembed.encoders.lsa import fit_lsa
     from unembed.encoders.minilm import minilm_tokenizer_json
 
-    stream = (text for text, _ in read_texts(texts, as_column(column), None, exclude_source))
-    if limit_rows is not None:
-        stream = itertools.islice(stream, limit_rows)  # type: ignore[assignment]
+    every = (text for text, _ in read_texts(texts, as_column(column), None, exclude_source))
+    stream = limited(every, limit_rows, sample)
     tokenizer = Tokenizer.from_json(minilm_tokenizer_json())
     cut = (
         part.text

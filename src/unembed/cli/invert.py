@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import click
 from unembed.cli.known import Known, known_options
 from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
 from unembed.cli.refining import Refining, refinement_options
+from unembed.cli.sampling import limited_batches, row_options
 from unembed.cli.skipped import Skipped
 from unembed.errors import EncoderMismatchError, InputError
 from unembed.stores.files import STREAMS
@@ -47,7 +48,7 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--offset", metavar="NUMBERS", help="Added after the scale: a number, several, or a .npy file.")
 @click.option("--packed", is_flag=True, help="Each byte holds 8 dimensions, the first in its highest bit.")
 @click.option("--skip-bad", is_flag=True, help="Report rows without a usable vector and leave them out.")
-@click.option("--limit-rows", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
+@row_options("rows")
 @decoding_options
 @known_options
 @refinement_options
@@ -74,6 +75,7 @@ def command(
     packed: bool,
     skip_bad: bool,
     limit_rows: int | None,
+    sample: int | None,
     tokens: bool,
     alternatives: bool,
     trace: str | None,
@@ -107,6 +109,7 @@ def command(
     Examples:
       unembed invert examples/vectors.parquet --limit-rows 5
       unembed invert examples/vectors.parquet --limit-rows 5 --compare text
+      unembed invert examples/vectors.parquet --limit-rows 5 --sample 1
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.csv --keep source
       unembed invert examples/vectors.parquet --limit-rows 5 --strategy sequential --lengths 5 --json
       unembed invert examples/vectors.parquet --limit-rows 5 --out texts.parquet --resume
@@ -148,7 +151,7 @@ def command(
         refuse_partial(out, resumable)
     known, refining = Known.take(decoding), Refining.take(decoding)
     refining.refuse(trace, animate)
-    skipped = Skipped(limit_rows, as_json, quiet) if skip_bad else None
+    skipped = Skipped(limit_rows if sample is None else None, as_json, quiet) if skip_bad else None
     used = sorted({*keep, *known.columns(), *([compare] if compare is not None else [])})
     reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used), header=header)
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
@@ -162,7 +165,8 @@ def command(
         step = batch_size or CHUNK
     chunks = None
     if out is not None:
-        source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": names, "limit_rows": limit_rows}
+        source = {"vectors": vectors, "column": column, "id_column": id_column, "keep": names}
+        rows = {"limit_rows": limit_rows, "sample": sample}
         form = {
             "format": kind,
             "header": header,
@@ -173,7 +177,7 @@ def command(
         }
         decode = {"model": _digests(inverter, model), "precision": inverter.precision, "options": options}
         shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
-        settings = {**source, **form, **decode, **shown, **known.settings(), **refining.settings()}
+        settings = {**source, **rows, **form, **decode, **shown, **known.settings(), **refining.settings()}
         chunks = Chunks(out, settings, resumable=resumable)
     scores = Scores(inverter, refining.queries) if compare is not None else None
     fitting = Fitting()
@@ -185,7 +189,8 @@ def command(
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
         shows_both = table_grows and bool(refining)  # one batch takes long: a bar until its rows are there
         bar = stack.enter_context(progress("Inverting", total, quiet or (table_grows and not refining)))
-        for batch in _first(store.batches(step), limit_rows):
+        usable = (batch if sample is None else _usable(batch, store.name, skipped) for batch in store.batches(step))
+        for batch in limited_batches(usable, limit_rows, sample, step):
             finished = sum(batch.row(i) < chunks.done for i in range(len(batch))) if chunks is not None else 0
             if finished and chunks is not None:
                 old = _usable(batch.take(range(finished)), store.name, skipped)
@@ -304,22 +309,6 @@ def _load(model: str, device: str | None, precision: str, store: Store) -> Inver
             "Use a model for the encoder that made these vectors, or name the right column with --column.",
         )
     return inverter
-
-
-def _first(batches: Iterator[VectorBatch], count: int | None) -> Iterator[VectorBatch]:
-    """Cut the stream before the row with the number `count`; rows that were skipped count too."""
-    seen = 0
-    for batch in batches:
-        if not len(batch):
-            continue
-        begin = max(batch.start, seen)  # a store of another package may number every batch from 0
-        rows = batch.rows if batch.rows is not None else range(begin, begin + len(batch))
-        left = len(batch) if count is None else sum(row < count for row in rows)
-        if left:
-            yield batch.head(left)
-        seen = rows[-1] + 1
-        if count is not None and seen >= count:
-            return
 
 
 def _usable(batch: VectorBatch, source: str, skipped: Skipped | None) -> VectorBatch:

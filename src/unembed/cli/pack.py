@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from unembed.cli.options import as_column, makes_folder, output_options, text_options
+from unembed.cli.sampling import limited, row_options
 from unembed.errors import InputError
 
 
@@ -29,7 +29,7 @@ from unembed.errors import InputError
     help="Longest text in tokens.",
 )
 @text_options
-@click.option("--max-texts", type=click.IntRange(1), metavar="N", help="Only the first N texts.")
+@row_options("texts", "--max-texts")
 @click.option("--no-encoder", is_flag=True, help="Leave out the encoder, of which one of several packs is enough.")
 @output_options
 @makes_folder("out")
@@ -42,6 +42,7 @@ def command(
     source_column: str | None,
     exclude_source: tuple[str, ...],
     max_texts: int | None,
+    sample: int | None,
     no_encoder: bool,
     as_json: bool,
     quiet: bool,
@@ -74,10 +75,8 @@ def command(
             "--column and --source-column do not go with a dataset.", "Write hf:NAME?column=...&source=... instead."
         )
     names = as_column(column), as_column(source_column)
-    stream, total = read_texts(texts, *names, exclude_source), max_texts
-    if max_texts is not None:
-        stream = itertools.islice(stream, max_texts)
-    elif sys.stderr.isatty() and not quiet and not streamed:
+    stream, total = limited(read_texts(texts, *names, exclude_source), max_texts, sample), max_texts
+    if max_texts is None and sys.stderr.isatty() and not quiet and not streamed:
         total = sum(1 for _ in read_texts(texts, *names, exclude_source))  # a fiftieth of what packing takes
     model = load_encoder(encoder)
     tokenizer = load_tokenizer(ENCODERS_OWN, model)
