@@ -30,6 +30,7 @@ from unembed.inverter import Inverter
 from unembed.training.loop import train
 from unembed.training.recipes.recipe import Recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
 TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, 2 + i % 7)) for i in range(50)]
 
@@ -323,6 +324,23 @@ def test_specs_that_make_no_sense(spec: str, message: str) -> None:
 # The key.
 
 
+@pytest.mark.parametrize("spec", ["openai:text-embedding-3-small", "http://127.0.0.1:9/v1?model=m&key_env=HOUSE_KEY"])
+def test_a_key_that_is_missing_is_said_before_anything_is_read_or_made(
+    server: EmbeddingServer, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variable = "OPENAI_API_KEY" if spec.startswith("openai:") else "HOUSE_KEY"
+    out = ["--shards", str(tmp_path / "new" / "shards")]
+    for arguments in (
+        ["embed", str(tmp_path / "absent.txt"), "--encoder", spec, *out],
+        ["evaluate", str(tmp_path / "absent.txt"), "--encoder", spec, "--out", str(tmp_path / "new")],
+        ["invert", str(ROOT / "examples" / "vectors.parquet"), "--queries", "2", "--encoder", spec],
+    ):
+        assert main(arguments) == 2
+        what, do = capsys.readouterr().err.strip().splitlines()
+        assert "wants an API key" in what and do == f"Set it: export {variable}=..."
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_key_appears_anywhere(
     server: EmbeddingServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -352,7 +370,7 @@ def test_no_key_appears_anywhere(
         error = error.__cause__ or error.__context__
     monkeypatch.delenv("HOUSE_KEY")
     with pytest.raises(EncoderError, match="401") as without:
-        load_encoder(spec).encode(["a"])
+        encoder.encode(["a"])
     assert without.value.do == "Put a key into the environment variable HOUSE_KEY."
     monkeypatch.setenv("HOUSE_KEY", KEY + "\nX-Other: 1")
     with pytest.raises(EncoderError, match="HOUSE_KEY holds no API key") as broken:

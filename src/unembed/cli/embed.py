@@ -125,6 +125,7 @@ def command(
         _refuse_overwriting(out, texts, encoder, tokenizer)
         if not resume:
             refuse_partial(out)
+    model = load_encoder(encoder, **given(**options))  # before any text is read: an endpoint may want a key
     total = limit_rows
     stream: Any  # pairs for shards, records for a file
     if all(map(is_dataset, texts)):
@@ -145,7 +146,6 @@ def command(
         stream = itertools.starmap(_numbered, enumerate(stream))
     if sample is not None or not isinstance(stream, DatasetStream):  # which stops at its limit by itself
         stream = limited(stream, limit_rows, sample)
-    model = load_encoder(encoder, **given(**options))
     tokens = load_tokenizer(tokenizer, model)
     with progress("Embedding", total, quiet) as bar:
         if shards is not None:

@@ -167,6 +167,7 @@ def load_set(
 
     if (Path(data) / "manifest.json").is_file():
         return EvaluationSet.from_rows(name or Path(data).name, open_shards(data, inverter), count, seed)
+    encoder = inverter.encoder  # before any text is read: an endpoint may want a key
     at: str | int | None = int(column) if column is not None and column.lstrip("-").isdigit() else column
     texts, total = reservoir((text for text, _ in read_texts(data, at)), count, seed)
     cut = [part for part in inverter.tokenizer.truncate(texts, inverter.max_length) if part is not None]
@@ -176,7 +177,7 @@ def load_set(
     with progress("Embedding", len(cut), quiet) as bar:
         parts = []
         for start in range(0, len(cut), _CHUNK):
-            parts.append(inverter.encoder.encode([part.text for part in cut[start : start + _CHUNK]]))
+            parts.append(encoder.encode([part.text for part in cut[start : start + _CHUNK]]))
             bar.advance(len(parts[-1]))
     vectors = np.concatenate(parts)
     return EvaluationSet(name or Path(stem).stem, [part.ids for part in cut], vectors, total, seed)

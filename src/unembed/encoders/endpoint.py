@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 from unembed.errors import EncoderError
 
 OPENAI = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
 _FORMATS = ("float", "base64")
 ENDPOINTS = ("http://", "https://", "openai:")
 """How the spec of an endpoint begins."""
@@ -38,7 +39,7 @@ class Endpoint:
         encoding_format: how vectors travel, "float" (JSON numbers) or "base64" (float32, little-endian; smaller).
         tokenizer: whose tokens the denoiser writes: "minilm", "hashing[:d]", another encoder's name, or a
             tokenizer.json file.
-        key_env: environment variable of the API key; without it no key is sent.
+        key_env: environment variable of the API key; without one no key is sent, which OpenAI refuses.
         prompt: text put before every input.
         batch_size: most texts a request.
         batch_tokens: most tokens a request, estimated at 4 characters each; a longer text goes alone.
@@ -128,7 +129,7 @@ def parse_endpoint(spec: str, **options: Any) -> Endpoint:
             )
     values = {key: _convert(key, value) for key, value in {**asked, **options}.items()}
     if before.startswith("openai:"):
-        values = {"model": before.removeprefix("openai:"), "key_env": "OPENAI_API_KEY", **values}
+        values = {"model": before.removeprefix("openai:"), "key_env": OPENAI_KEY, **values}
         address = os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI
         return Endpoint(_address(address), **_named(values, before))
     url = _address(before)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from unembed.encoders.endpoint import Endpoint, parse_endpoint
+from unembed.encoders.endpoint import OPENAI, OPENAI_KEY, Endpoint, parse_endpoint
 from unembed.encoders.identity import EncoderIdentity, make_identity
 from unembed.encoders.pacing import Pace, Usage
 from unembed.encoders.replies import (
@@ -280,9 +280,16 @@ def load_http(spec: str, **options: Any) -> HttpEncoder:
         options: attributes of `Endpoint`.
 
     Raises:
-        EncoderError: a spec or an option that makes no sense.
+        EncoderError: a spec or an option that makes no sense, or no key where OpenAI or the spec itself wants one.
     """
-    return HttpEncoder(parse_endpoint(spec, **options))
+    endpoint = parse_endpoint(spec, **options)
+    wanted = endpoint.url == OPENAI or endpoint.key_env not in (Endpoint.key_env, OPENAI_KEY)  # one that a user names
+    if wanted and not os.environ.get(endpoint.key_env, "").strip():
+        raise EncoderError(
+            f"The endpoint {endpoint.url} wants an API key, and the environment variable {endpoint.key_env} holds none.",
+            f"Set it: export {endpoint.key_env}=...",
+        )
+    return HttpEncoder(endpoint)
 
 
 def _tokenizer(name: str) -> str | None:
