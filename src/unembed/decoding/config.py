@@ -120,6 +120,11 @@ class DecodeConfig:
                 "The strategy prior has one draft and no pass: it takes no temperature, samples or guidance.",
                 "Leave them out, or use another strategy.",
             )
+        if self.strategy == "left-to-right" and self.guidance != 1:
+            raise InputError(
+                "The strategy left-to-right takes no guidance.",
+                "Leave guidance out, or use a strategy that fills masks, such as adaptive.",
+            )
         if self.samples > 1 and self.temperature == 0 and not self.random:
             raise InputError(
                 f"{self.samples} samples of {self.strategy} at temperature 0 would all be equal.",

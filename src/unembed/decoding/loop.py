@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, check_lengths, open_canvases
-from unembed.decoding.causal.writer import draft_left_to_right
+from unembed.decoding.causal.drafting import draft_left_to_right
 from unembed.decoding.checks import check_backbone, one_form
 from unembed.decoding.choosing import choose, keep_best
 from unembed.decoding.config import DecodeConfig

@@ -43,10 +43,10 @@ def plan(config: DecodeConfig, denoiser: Denoiser) -> Iterator[DecodeConfig]:
         if chosen:
             yield DecodeConfig("adaptive", lengths=LENGTHS, guidance=config.guidance, seed=config.seed)
         lengths, samples = (LENGTHS, 2) if chosen else (1, SAMPLES)
-        base = DecodeConfig("adaptive", lengths=lengths, samples=samples, temperature=1.0)
+        base = DecodeConfig("adaptive", lengths=lengths, samples=samples, temperature=1.0, guidance=config.guidance)
     for number in itertools.count():
         temperature = config.temperature or TEMPERATURES[number % len(TEMPERATURES)]
-        yield replace(base, temperature=temperature, guidance=config.guidance, seed=config.seed + number)
+        yield replace(base, temperature=temperature, seed=config.seed + number)
 
 
 def gather(

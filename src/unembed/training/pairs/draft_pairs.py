@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.causal.beams import Beams, Options
+from unembed.decoding.causal.writer import write_texts
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
 from unembed.network.denoiser import GIVEN, MASK, Denoiser
@@ -55,32 +57,18 @@ def write_own_drafts(
     Returns:
         Token ids of each draft, at least one and at most the limit.
     """
-    c = denoiser.config
-    device = true.device
-    out: list[list[int]] = [[] for _ in range(len(condition))]
-    alive = torch.arange(len(condition), device=device)
-    state = denoiser.start_causal(condition)
-    last = torch.full_like(alive, c.bos_id)
-    for position in range(c.max_length):
-        logits, state = denoiser.next_logits(last, state)
-        if position == 0:
-            logits[:, c.eos_id] = -torch.inf
-        values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)
+
+    def choose(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:
+        values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)  # (A, V) -> (A, T)
         heat = temperature[alive].unsqueeze(1)
         pick = torch.where(heat > 0, values / heat.clamp_min(1e-6) + _gumbel(values, generator), values)
-        chosen = tokens.gather(1, pick.argmax(1, keepdim=True))[:, 0]
+        chosen = tokens.gather(1, pick.argmax(1, keepdim=True))  # (A, 1)
         if position < true.shape[1]:
-            chosen = torch.where(position < begun[alive], true[alive, position], chosen)
-        going = chosen != c.eos_id
-        for row, token in zip(alive[going].tolist(), chosen[going].tolist(), strict=True):
-            out[row].append(token)
-        if not bool(going.all()):
-            kept = going.nonzero().flatten()
-            if not len(kept):
-                break
-            alive, state, chosen = alive[kept], state.select(kept), chosen[kept]
-        last = chosen
-    return out
+            chosen = torch.where((position < begun[alive]).unsqueeze(1), true[alive, position, None], chosen)
+        nothing = torch.zeros_like(chosen, dtype=torch.float32)
+        return Options(chosen, nothing, nothing)
+
+    return [list(one[0][0]) for one in write_texts(denoiser, condition, 1, choose)[0]]
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
