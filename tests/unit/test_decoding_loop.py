@@ -118,6 +118,7 @@ def test_another_seed_gives_other_samples() -> None:
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_passes_counted_are_passes_made(canvas: str, strategy: str, guidance: float) -> None:
     denoiser, vectors = tiny_denoiser(canvas, max_length=10), some_vectors(4)
+    guidance = 1.0 if strategy == "left-to-right" else guidance  # the causal writer knows none
     config = config_of(strategy, passes=5, lengths=2, samples=2, temperature=0.7, guidance=guidance)
     drafts = decode(denoiser, vectors, config)
     assert sum(d.spent for d in drafts) == denoiser.rows_run
@@ -284,6 +285,7 @@ def test_more_lengths_than_there_are_means_all() -> None:
         {"entropy_bound": float("inf")},
         {"student_weight": float("inf")},
         {"guidance": float("nan")},
+        {"guidance": 2.0, "strategy": "left-to-right"},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
