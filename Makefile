@@ -55,7 +55,7 @@ browser: $(VENV)/.dev ## the page of `unembed serve` in Chromium, which is insta
 	$(BIN)/python -m pytest -q -m browser tests/browser
 
 results: $(VENV)/.dev ## fill the README's results table from docs/results/*.json
-	$(BIN)/python scripts/fill_readme.py
+	$(BIN)/python -m reports.fill_readme
 
 clean: ## remove the environment and the caches
 	rm -rf $(VENV) .matrix site .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

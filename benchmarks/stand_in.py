@@ -5,7 +5,7 @@ sentence-transformers folder. It knows nothing of meaning: its vectors say which
 their order. What it shows is that the command, the data and the training work for other scripts; no figure of it says
 anything about a real multilingual encoder.
 
-    python benchmarks/stand_in.py ../shared/corpus/multilingual-train.tsv.zst --out stand-in
+    python -m benchmarks.stand_in ../shared/corpus/multilingual-train.tsv.zst --out stand-in
     unembed embed stand-in/texts.tsv --encoder stand-in/encoder --shards stand-in/shards
 """
 

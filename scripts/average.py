@@ -1,7 +1,7 @@
 """The weighted average of two checkpoints of one shape: what a stretch of a long run adds to the weights before it.
 
-    python scripts/average.py default NEW --validation shards/validation        # nats of averages, to choose a share
-    python scripts/average.py default NEW --share 0.4 --out MODEL --dtype int6 --history "then ..."
+    python -m scripts.average default NEW --validation shards/validation        # nats of averages, to choose a share
+    python -m scripts.average default NEW --share 0.4 --out MODEL --dtype int6 --history "then ..."
 
 OLD and NEW are names (`unembed models list`) or checkpoint folders; NEW is of a run that began from OLD (--init-from),
 or of a cool-down of such a run. Tokenizer, calibration, default decode and closed-form codes are those of OLD; every

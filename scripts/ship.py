@@ -1,6 +1,6 @@
 """Turn a run's checkpoint into the model that ships: calibrated confidence, small weights, licence and card.
 
-    python scripts/ship.py --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
+    python -m scripts.ship --run runs/default/checkpoint --validation shards/validation --out src/unembed/weights/minilm
 
 With --corrector or --student what `unembed train` made of recipes/corrector.toml or recipes/student.toml is put beside
 the weights in --out, which it must have been trained beside, and nothing else is done; the checksum that results name
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reports.results_page import read_results
 from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.checkpoint.student_file import STUDENT_FILE, read_student, write_student
@@ -28,7 +29,7 @@ from unembed.checkpoint.sums import list_files
 from unembed.data.shards import ShardDataset
 from unembed.evaluation.harness import fit_calibration
 from unembed.evaluation.sets import EvaluationSet
-from unembed.evaluation.tables import cell, read_results, table
+from unembed.evaluation.tables import cell, table
 from unembed.files import atomic_write_bytes, read_json, sha256_file, write_json
 from unembed.inverter import Inverter
 
@@ -232,7 +233,9 @@ def main() -> None:
     parser.add_argument("--run", help="checkpoint folder of a run")
     parser.add_argument("--validation", help="validation shards")
     parser.add_argument("--out", default=str(ROOT / "src" / "unembed" / "weights" / "minilm"))
-    parser.add_argument("--decode", default="{}", help="the default decode as JSON, chosen by benchmarks/choose.py")
+    parser.add_argument(
+        "--decode", default="{}", help="the default decode as JSON, chosen by benchmarks/experiments/choose.py"
+    )
     parser.add_argument("--history", default="", help="what the recipe does not say about the run, for the card")
     parser.add_argument("--strategies", nargs="*", default=[], help="calibrate these too")
     parser.add_argument("-n", type=int, default=1000)

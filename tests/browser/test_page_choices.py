@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_helpers import Open, finished, recover, requests_to, show_settings, tokens
+
+from tests.helpers.page import Open, finished, recover, requests_to, show_settings, tokens
 
 pytestmark = pytest.mark.browser
 

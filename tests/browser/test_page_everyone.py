@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_helpers import TEXT, Open, canvas, finished, frames_of, recover, show_settings
+
+from tests.helpers.page import TEXT, Open, canvas, finished, frames_of, recover, show_settings
 
 pytestmark = pytest.mark.browser
 

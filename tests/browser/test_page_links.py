@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_helpers import TEXT, Open, canvas, finished, recover, requests_to, show_settings
+
+from tests.helpers.page import TEXT, Open, canvas, finished, recover, requests_to, show_settings
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_helpers import Open, canvas, frames_of, recover
+
+from tests.helpers.page import Open, canvas, frames_of, recover
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from page_helpers import TEXT, Open, canvas, finished, post, recover, requests_to
+
+from tests.helpers.page import TEXT, Open, canvas, finished, post, recover, requests_to
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from page_helpers import TEXT, Open, finished
+
+from tests.helpers.page import TEXT, Open, finished
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from page_helpers import TEXT, Open, finished, post, recover, requests_to
+
+from tests.helpers.page import TEXT, Open, finished, post, recover, requests_to
 
 pytestmark = pytest.mark.browser
 

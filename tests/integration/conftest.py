@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cli_helpers import RECIPE, WORDS, Place
 
+from tests.helpers.cli import RECIPE, WORDS, Place
 from unembed.cli import main
 
 

@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import Place, fails, run, start
 
+from tests.helpers.cli import Place, fails, run, start
 from unembed.cli.app import COMMANDS, group
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from task_helpers import Home, make_home
 from test_golden_overfit import SENTENCES
 
+from tests.helpers.scripts import run_script
+from tests.helpers.tasks import Home, make_home
 from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.data.shard_writer import write_shards
@@ -116,15 +115,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return make_home(tmp_path_factory.mktemp("corrector"))
 
 
-def script(monkeypatch: pytest.MonkeyPatch, folder: str, name: str, *arguments: object) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / folder))
-    sys.modules.pop(name, None)
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    importlib.import_module(name).main()
-    sys.modules.pop(name, None)
-
-
-def test_from_the_recipe_to_a_model_that_corrects(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_the_recipe_to_a_model_that_corrects(home: Home, tmp_path: Path) -> None:
     """Pairs of the sources that are trained on alone; held-out figures; put beside the base; pairs of its own."""
     model = tmp_path / "model"
     shutil.copytree(home.base, model)
@@ -141,7 +132,7 @@ def test_from_the_recipe_to_a_model_that_corrects(home: Home, tmp_path: Path, mo
     used = {tuple(row[:n]) for p in parts.values() for row, n in zip(p.ids.tolist(), p.lengths, strict=True)}
     assert used <= wanted and len(wanted) < len(dataset), "left-out sources are never trained on"
 
-    script(monkeypatch, "scripts", "ship", "--corrector", first.checkpoint, "--out", model)
+    run_script("scripts.ship", "--corrector", first.checkpoint, "--out", model)
     checkpoint = load_checkpoint(model)
     assert checkpoint.corrector is not None
     notes = corrector_notes(model / CORRECTOR_FILE)
@@ -154,7 +145,7 @@ def test_from_the_recipe_to_a_model_that_corrects(home: Home, tmp_path: Path, mo
     assert corrector_notes(second.checkpoint)["begun"]["sha256"] == notes["sha256"]
 
     result = tmp_path / "correct.json"
-    script(monkeypatch, "benchmarks", "correct", "--model", model, "--data", home.shards, "-n", 12, "--rounds", 0, 2,
+    run_script("benchmarks.experiments.correct", "--model", model, "--data", home.shards, "-n", 12, "--rounds", 0, 2,
            "--out", result)  # fmt: skip
     stored = json.loads(result.read_text())
     assert stored["data"]["n"] == 12 and stored["corrector"]["base"] == checkpoint.weights

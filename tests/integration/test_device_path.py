@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from test_encoders import save_model
 
+from tests.helpers.scripts import run_script
 from unembed.data.pack import read_pack, write_pack
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
@@ -403,16 +402,13 @@ def test_other_devices_shards_and_small_corpora_are_refused(packs: Path, tmp_pat
 def test_the_benchmark_measures_both_paths_and_counts(
     packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    device = importlib.import_module("device")
     monkeypatch.setitem(head._CELLS, "cpu", head._CELLS["cpu"])  # the benchmark changes it for its own process
     small = ["model.width=16", "model.layers=2", "model.heads=2", "model.embedding_dim=0", "data.batch_size=16"]
     small += ["objective.shortlist_frequent=40", "objective.shortlist_sampled=40", "run.precision=fp32"]
     words = [packs / "a", "--held-out", packs / "held", "--steps", 3, "--warmup", 1, "--fitted", 100]
     words += ["--matmul-seconds", 0.05, "--out", tmp_path / "device.json"]
     words += [word for item in small for word in ("--set", item)]
-    monkeypatch.setattr(sys, "argv", ["device.py", *map(str, words)])
-    device.main()
+    run_script("benchmarks.speed.device", *words)
     found = json.loads((tmp_path / "device.json").read_text())
     assert json.loads(capsys.readouterr().out)["exact"] == found["exact"]
     assert all(found[path]["texts_per_second"] > 0 < found[path]["share"] for path in ("exact", "on_device"))

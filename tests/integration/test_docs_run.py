@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docs_blocks import PAGES, ROOT, Block, Marks, Standins, blocks, write_recipe
 
 import unembed
+from tests.helpers.docs_blocks import PAGES, ROOT, Block, Marks, Standins, blocks, write_recipe
 from unembed.cli import main
 from unembed.training import estimate
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from task_helpers import boxed
 
+from tests.helpers.bert import small_bert
+from tests.helpers.tasks import boxed
 from unembed import Inverter
 from unembed.cli import main
 from unembed.data.pack import write_pack
@@ -29,9 +29,6 @@ from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import Reporter, read_log
 from unembed.training.state import read_facts
 from unembed.training.tasks.prepare import prepare
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from small_bert import small_bert
 
 WORDS = "red green blue small large house tree river stone bird walks sings under over the a".split()
 LR = 4e-3

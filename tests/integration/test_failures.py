@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cli_helpers import Place, fails, run
 
+from tests.helpers.cli import Place, fails, run
 from unembed.cli import main
 from unembed.cli.chunks import Chunks, partial_folder
 from unembed.errors import DataError

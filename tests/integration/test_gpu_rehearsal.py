@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import fails, run
 
+from tests.helpers.cli import fails, run
 from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.training.report import read_log
 from unembed.training.state import read_facts

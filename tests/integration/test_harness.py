@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from reports import results_page
 from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.encoders.hashing import HashingEncoder
 from unembed.evaluation import baselines, harness, tables
@@ -181,6 +182,6 @@ def test_results_become_files_and_a_page(result, inverter, chains, sample, tmp_p
     assert harness.write_result(tmp_path, result).name == "chains-confidence.json"
     assert harness.write_result(tmp_path, baseline).name == "chains-baseline-nearest-neighbour.json"
     assert json.loads((tmp_path / "chains-confidence.json").read_text()) == json.loads(json.dumps(result))
-    page = tables.write_page(tmp_path, tmp_path / "results.md")
+    page = results_page.write_page(tmp_path, tmp_path / "results.md")
     assert tables.cell("token_f1", result["metrics"]["token_f1"]) in page
     assert "baseline: `nearest-neighbour`" in page and inverter.sha256 in page

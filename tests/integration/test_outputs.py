@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import Place, fails, run
 
+from tests.helpers.cli import Place, fails, run
 from unembed.data.shard_writer import write_shards
 from unembed.data.sources import read_texts
 from unembed.data.tokenizers import load_tokenizer

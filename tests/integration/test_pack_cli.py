@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 import signal
 import time
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import WORDS, fails, run, start
 from test_encoders import save_model
 
+from tests.helpers.cli import WORDS, fails, run, start
+from tests.helpers.scripts import run_script
 from unembed.data.pack import read_pack
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
@@ -128,15 +128,12 @@ def test_what_can_be_wrong_is_said_in_two_lines(
 
 
 def test_the_benchmark_measures_and_fills_its_page(
-    tmp_path: Path, texts: Path, bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, texts: Path, bert: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "pack.py"
     page, out = tmp_path / "page.md", tmp_path / "pack.json"
     page.write_text("before\n<!-- pack -->\nold\n<!-- /pack -->\nafter\n")
     options = ["--texts", texts, "--encoder", bert, "--out", out, "--page", page]
-    monkeypatch.setattr("sys.argv", [str(script), *map(str, options)])
-    monkeypatch.syspath_prepend(str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    assert run_script("benchmarks.speed.pack", *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["texts"], found["tokens"], found["dropped"]) == (90, 531, 1)
     assert found["encoder_bytes"] > found["parts_bytes"] > 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import fails, run
-from counting import Counting
 
+from tests.helpers.cli import fails, run
+from tests.helpers.counting import Counting
 from unembed import Inverter, Recovery
 from unembed.errors import InputError
 from unembed.refinement.budget import Budget

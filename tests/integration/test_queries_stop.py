@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -13,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Place, Run, fails, run, start
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from endpoint_server import EmbeddingServer, Handler, dropped, serving
 from test_encoders import save_model
 
+from tests.helpers.cli import Place, Run, fails, run, start
+from tests.helpers.endpoint import EmbeddingServer, Handler, dropped, serving
 from unembed import Inverter
 from unembed.cli import main
 from unembed.encoders.hashing import HashingEncoder

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reports import race_page
+from tests.helpers.scripts import run_script
 from unembed.data.shard_writer import write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
@@ -30,19 +30,18 @@ def race(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[], str]]:
     """Runs it, in this process but for its children, and returns what it writes to stderr."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(ROOT)
     sets = [part for key in (*SMALL, "model.mlp=32", "validation.texts=32") for part in ("--set", key)]
-    command = ["race", "--shards", str(tmp_path / "train")]
+    command = ["--shards", str(tmp_path / "train")]
     command += ["--validation", str(tmp_path / "test"), "--exclude", "--time", "20m", "--milestones", "0.1s"]
     command += ["--set", "run.steps=30", "--set", "run.horizon='steps'", "--set", "run.precision='fp32'", *sets]
     command += ["--n", "6", "--compile", "no", "--cores", str(CORE), "--contestants", "autoregressive"]
     command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "race.json")]
-    monkeypatch.setattr(sys, "argv", [*command, "--page", str(tmp_path / "race.md")])
+    command += ["--page", str(tmp_path / "race.md")]
 
     def run() -> str:
-        code = importlib.import_module("race").main()
+        code = run_script("benchmarks.experiments.race", *command)
         said = capsys.readouterr().err
         assert code == 0, said + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
         return said
@@ -85,14 +84,11 @@ def test_the_race_is_run_resumed_and_written(tmp_path: Path, race: Callable[[], 
     assert "decoded-end" in again and "train" not in again and "0.1s" not in again
 
 
-def test_the_page_of_the_race_is_what_its_result_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import race_page
-
+def test_the_page_of_the_race_is_what_its_result_says(tmp_path: Path) -> None:
     result = ROOT / "docs" / "results" / "race.json"
     if result.exists():
         expected = race_page.page(json.loads(result.read_text()), "results/race.svg")
     else:
         race_page.write(result, tmp_path / "race.md")
         expected = (tmp_path / "race.md").read_text()
-    assert (ROOT / "docs" / "race.md").read_text() == expected, "run `python benchmarks/race.py --page-only`"
+    assert (ROOT / "docs" / "race.md").read_text() == expected, "python -m benchmarks.experiments.race --page-only"

@@ -69,5 +69,5 @@ def test_commands_and_links_of_every_page_exist(page: Path) -> None:
 
 
 def test_the_results_table_is_what_the_files_say() -> None:
-    found = subprocess.run([sys.executable, "scripts/fill_readme.py", "--check"], cwd=ROOT, check=False)
+    found = subprocess.run([sys.executable, "-m", "reports.fill_readme", "--check"], cwd=ROOT, check=False)
     assert found.returncode == 0, "run `make results`"

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from counting import Counting
 
+from tests.helpers.counting import Counting
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
 from unembed.network.difference import DifferencePrior

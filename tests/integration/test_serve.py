@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_helpers import LONG, SLOW, TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
 
+from tests.helpers.serving import LONG, SLOW, TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.metrics.cosine import row_cosine
 from unembed.serve import transforms

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serve_helpers import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 
+from tests.helpers.serving import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.serve.heads import client_at
 from unembed.serve.jobs import Shares

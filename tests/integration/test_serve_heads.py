@@ -7,9 +7,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from cli_helpers import fails
-from serve_helpers import Answer, Running, read_until, running, tiny_checkpoint, until
 
+from tests.helpers.cli import fails
+from tests.helpers.serving import Answer, Running, read_until, running, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.errors import InputError
 from unembed.serve.guard import HEADERS

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from serve_helpers import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 
+from tests.helpers.serving import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.serve.body import FAULTS
 from unembed.serve.drawing import PostedTrace

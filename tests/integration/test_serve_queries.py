@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_helpers import fails, start
-from serve_helpers import LONG, Running, read_until, running, some_vectors, tiny_checkpoint, until
 
+from tests.helpers.cli import fails, start
+from tests.helpers.serving import LONG, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.serve.turns import in_turns
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from serve_helpers import TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
 
+from tests.helpers.serving import TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.serve.guard import HEADERS
 from unembed.serve.limits import Limits

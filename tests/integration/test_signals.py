@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 import subprocess
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Place, run, start
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.helpers.cli import Place, run, start
+from tests.helpers.scripts import run_script
+
 DECODING = ("--strategy", "sequential", "--passes", "2", "--lengths", "1")
 
 
@@ -147,16 +147,10 @@ def test_a_pipe_that_closes_on_short_output(command: str) -> None:
 
 
 @pytest.mark.soak
-def test_the_kill_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """benchmarks/kills.py with six kills; docs/results/kills.json holds the figures of 100."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    sys.modules.pop("kills", None)
-    script = importlib.import_module("kills")
-    monkeypatch.setattr(sys, "argv", ["kills", "--kills", "6", "--out", str(tmp_path / "kills.json")])
-    with pytest.raises(SystemExit) as end:
-        script.main()
+def test_the_kill_script(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """benchmarks/robustness/kills.py with six kills; docs/results/kills.json holds the figures of 100."""
+    code = run_script("benchmarks.robustness.kills", "--kills", 6, "--out", tmp_path / "kills.json")
     found = json.loads(capsys.readouterr().out)
-    assert end.value.code == 0 and found["kills"] == 6
+    assert code == 0 and found["kills"] == 6
     assert (found["lost"], found["doubled"], found["different"], found["leftovers"]) == (0, 0, 0, 0)
     assert json.loads((tmp_path / "kills.json").read_text()) == found
-    sys.modules.pop("kills", None)

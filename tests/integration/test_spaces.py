@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.helpers.scripts import run_script
 from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.data.shards import ShardDataset, write_shards
 from unembed.data.tokenization import Tokenizer
@@ -20,23 +18,7 @@ from unembed.encoders.lsa import fit_lsa
 from unembed.encoders.registry import load_encoder
 from unembed.network.denoiser import Denoiser, ModelConfig
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 LIMIT = 8
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a script of benchmarks/ with arguments."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def run(name: str, *arguments: object) -> None:
-        module = importlib.import_module(name)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module.main()
-        for module_name in (name, "results"):
-            sys.modules.pop(module_name, None)
-
-    return run
 
 
 @pytest.fixture
@@ -73,12 +55,12 @@ def leave_run(folder: Path, dimension: int, name: str) -> None:
     (folder / "log.jsonl").write_text('{"kind": "train", "step": 3, "texts": 90, "seconds": 66.0}\n{"kind": "end"}\n')
 
 
-def test_shards_in_another_space_hold_the_same_texts(home: Path, script: Callable[..., None]) -> None:
+def test_shards_in_another_space_hold_the_same_texts(home: Path) -> None:
     source = ShardDataset(home / "train")
     ids, lengths, vectors = source.gather(np.arange(160))
     for name in ("hashing:16", "hashing:16?dimensions=8", f"lsa:{home / 'lsa'}"):
         out = home / "out" / name.partition(":")[0] / str(len(name))
-        script("spaces_shards", home / "train", out, "--encoder", name, "--shards", 2)
+        run_script("benchmarks.experiments.spaces_shards", home / "train", out, "--encoder", name, "--shards", 2)
         data, encoder = ShardDataset(out), load_encoder(name)
         data.verify()
         assert len(data) == 160 and data.identity == encoder.identity and data.manifest.complete
@@ -91,17 +73,17 @@ def test_shards_in_another_space_hold_the_same_texts(home: Path, script: Callabl
     np.testing.assert_array_equal(ShardDataset(home / "out" / "hashing" / "10").gather(np.arange(160))[2], vectors)
 
 
-def test_spaces_are_measured_once_and_fill_the_page(home: Path, script: Callable[..., None]) -> None:
+def test_spaces_are_measured_once_and_fill_the_page(home: Path) -> None:
     spaces = {"cut": ("hashing:16?dimensions=8", 8), "lsa": (f"lsa:{home / 'lsa'}", 12)}
     root = home / "spaces"
     for space, (name, dimension) in spaces.items():
         for split in ("train", "test"):
-            script("spaces_shards", home / split, root / split / space, "--encoder", name)
+            run_script("benchmarks.experiments.spaces_shards", home / split, root / split / space, "--encoder", name)
         leave_run(root / "runs" / space, dimension, name)
     page = home / "page.md"
     page.write_text("before\n<!-- spaces -->\nold\n<!-- /spaces -->\nafter\n")
     arguments = [root, "--spaces", *spaces, "-n", 20, "--out", home / "spaces.json", "--docs", page]
-    script("spaces", *arguments)
+    run_script("benchmarks.experiments.spaces", *arguments)
     value = json.loads((home / "spaces.json").read_text())
     assert [(s["space"], s["dimension"], s["encoder"]) for s in value["spaces"]] == [
         ("cut", 8, "hashing"),
@@ -117,5 +99,5 @@ def test_spaces_are_measured_once_and_fill_the_page(home: Path, script: Callable
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert text.count("baseline: closed-form") == 2 and "| cut | random pairs of texts |" in text
     stamp = json.dumps(value)
-    script("spaces", *arguments)  # the same checkpoints: nothing is measured again
+    run_script("benchmarks.experiments.spaces", *arguments)  # the same checkpoints: nothing is measured again
     assert json.dumps(json.loads((home / "spaces.json").read_text())) == stamp and page.read_text() == text

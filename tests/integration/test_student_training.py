@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_helpers import run
-from task_helpers import Home, make_home
 from test_corrector_training import golden
 
+from tests.helpers.cli import run
+from tests.helpers.scripts import run_script
+from tests.helpers.tasks import Home, make_home
 from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
 from unembed.errors import CheckpointError
 from unembed.files import read_json
@@ -53,17 +52,13 @@ def test_it_comes_near_to_its_encoder_on_other_texts_and_is_used(
     assert found.queries <= 4 and found.text
     for name in (STUDENT_FILE, "student.json"):
         (model / name).unlink()
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setattr(sys, "argv", ["ship", "--student", str(Path(result.checkpoint).parent), "--out", str(model)])
-    importlib.import_module("ship").main()
+    shipping = ("scripts.ship", "--student", Path(result.checkpoint).parent, "--out")
+    assert run_script(*shipping, model) == 0
     assert Inverter.from_pretrained(model, device="cpu").student is not None
     other = tmp_path / "other"
     train(home.recipe("denoiser", run={"steps": 2}, validation={"decoded": 0}), tmp_path / "another")
     shutil.copytree(tmp_path / "another" / "checkpoint", other)
-    monkeypatch.setattr(sys, "argv", ["ship", "--student", str(Path(result.checkpoint).parent), "--out", str(other)])
-    with pytest.raises(SystemExit, match="no student that was trained beside the weights"):
-        importlib.import_module("ship").main()
-    sys.modules.pop("ship", None)
+    assert "no student that was trained beside the weights" in run_script(*shipping, other)
 
 
 def test_one_of_an_older_base_is_a_better_start_than_none(home: Home, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import fails
 from safetensors.torch import load_file
-from task_helpers import TASKS, Home, boxed, facts, make_home
 
+from tests.helpers.cli import fails
+from tests.helpers.tasks import TASKS, Home, boxed, facts, make_home
 from unembed.cli import main
 from unembed.errors import CheckpointError, RecipeError
 from unembed.training.estimate import estimate

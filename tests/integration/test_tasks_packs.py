@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from task_helpers import RUN, SMALL, WORDS, facts
 
+from tests.helpers.bert import small_bert
+from tests.helpers.tasks import RUN, SMALL, WORDS, facts
 from unembed.data.pack import read_pack, write_pack
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
@@ -19,9 +19,6 @@ from unembed.errors import DataError
 from unembed.training.loop import train
 from unembed.training.pairs.files import Pairs
 from unembed.training.recipes.recipe import Recipe
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from small_bert import small_bert
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from task_helpers import boxed
 
+from tests.helpers.tasks import boxed
 from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.data.shard_writer import write_shards
 from unembed.data.shards import ShardDataset

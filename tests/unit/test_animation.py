@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from decoding_helpers import some_vectors, tiny_denoiser
 
+from tests.helpers.decoding import some_vectors, tiny_denoiser
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Step

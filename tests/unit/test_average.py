@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from scripts import average
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.network.denoiser import Denoiser, ModelConfig
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 CONFIG = ModelConfig(vector_dim=8, vocab_size=300, width=16, layers=1, heads=2, max_length=6, prefix_tokens=2)
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    sys.modules.pop("average", None)
-    yield importlib.import_module("average")
-    sys.modules.pop("average", None)
 
 
 def saved(path: Path, seed: int, config: ModelConfig = CONFIG, **notes: object) -> Path:
@@ -31,14 +22,14 @@ def saved(path: Path, seed: int, config: ModelConfig = CONFIG, **notes: object) 
 
 
 def test_it_lies_between_the_two_and_keeps_what_the_old_one_knows(
-    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {"history": "from nothing", "decode": {"beam": 16}, "data": ["x"], "metrics": {"bound": 1.0}}
     old = saved(tmp_path / "a", 0, steps=3, texts_seen=100, seconds=1.5, **kept)
     new = saved(tmp_path / "b", 1, steps=4, texts_seen=50, seconds=2.0, data=["x", "y"])
     command = ["average", str(old), str(new), "--share", "0.25", "--out", str(tmp_path / "c"), "--history", "then more"]
     monkeypatch.setattr(sys, "argv", command)
-    script.main()
+    average.main()
     a, b, c = (load_checkpoint(path) for path in (old, new, tmp_path / "c"))
     others = b.denoiser.state_dict()
     for name, value in a.denoiser.state_dict().items():
@@ -54,7 +45,7 @@ def test_it_lies_between_the_two_and_keeps_what_the_old_one_knows(
 
 
 def test_mistakes_are_two_sentences_and_nothing_is_written_over(
-    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide = ModelConfig(vector_dim=8, vocab_size=300, width=32, layers=1, heads=2, max_length=6, prefix_tokens=2)
     old, other, new = saved(tmp_path / "a", 0), saved(tmp_path / "b", 1, wide), saved(tmp_path / "c", 2)
@@ -67,7 +58,7 @@ def test_mistakes_are_two_sentences_and_nothing_is_written_over(
     ):
         monkeypatch.setattr(sys, "argv", ["average", *map(str, [*models, *more])])
         with pytest.raises(SystemExit) as end:
-            script.main()
+            average.main()
         lines = capsys.readouterr().err.splitlines()
         assert end.value.code == 2 and len(lines) == 2 and what in lines[0], lines
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before and not (tmp_path / "d").exists()

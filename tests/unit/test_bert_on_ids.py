@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_bert import small_bert
 from torch import Tensor
 
+from tests.helpers.bert import small_bert
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.bert import BertOnIds, bert_layer, check_probes
 from unembed.encoders.hashing import HashingEncoder

@@ -7,20 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from reports.queries_page import NOT_RUN, ablation_table, cost_table, overall_table, write_page
 from unembed.cli.query_curve import read_budgets
 from unembed.errors import DataError, InputError
-from unembed.evaluation.budget_tables import (
-    BEGIN,
-    END,
-    METRICS,
-    NOT_RUN,
-    ablation_table,
-    budget_figure,
-    cost_table,
-    curve_table,
-    overall_table,
-    write_page,
-)
+from unembed.evaluation.budget_tables import METRICS, budget_figure, curve_table
 from unembed.files import write_json
 
 BUDGETS = (0, 4, 64)
@@ -80,7 +70,7 @@ def test_the_figure_has_a_panel_a_bin(tmp_path: Path) -> None:
 def test_the_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     page, folder = tmp_path / "queries.md", tmp_path / "results"
     folder.mkdir()
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     assert NOT_RUN in write_page(folder, page)
     write_json(folder / "set-refinement-combined.json", curve())
     write_json(folder / "other-refinement-combined.json", curve(data="other", left_out=True))
@@ -100,7 +90,7 @@ def test_the_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     assert (folder / "refinement-set.svg").exists() and "results/refinement-other.svg" in text
     assert write_page(folder, page) == text
     page.write_text("no marks")
-    with pytest.raises(DataError, match="marks"):
+    with pytest.raises(SystemExit, match="<!-- results -->"):
         write_page(folder, page)
 
 

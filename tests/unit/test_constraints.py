@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from constraint_helpers import WORDS, count_word, tiny_tokenizer, word_denoiser
-from decoding_helpers import some_vectors
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from tests.helpers.constraints import WORDS, count_word, tiny_tokenizer, word_denoiser
+from tests.helpers.decoding import some_vectors
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import CAUSAL_STRATEGIES, DecodeConfig
 from unembed.decoding.config import STRATEGIES as EVERY

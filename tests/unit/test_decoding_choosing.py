@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from decoding_helpers import DIM, some_vectors, tiny_denoiser
 
+from tests.helpers.decoding import DIM, some_vectors, tiny_denoiser
 from unembed.decoding.choosing import agreement
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.judge import Judge

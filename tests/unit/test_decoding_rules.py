@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from decoding_helpers import some_vectors, tiny_denoiser
 from torch import Tensor
 
+from tests.helpers.decoding import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.noise import Noise, vector_seeds

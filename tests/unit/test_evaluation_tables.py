@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from reports import plots, results_page
 from unembed.errors import DataError, InputError
-from unembed.evaluation import figures, tables
+from unembed.evaluation import figures
 
 
 def metric(value, width=0.01):
@@ -61,7 +62,7 @@ def results():
 
 
 def test_page_holds_every_number_with_its_interval_and_its_cost(results):
-    page = tables.render(results)
+    page = results_page.render(results)
     main = page.split("## english-test")[1].split("###")[0].splitlines()
     rows = [line for line in main if line.startswith("| ") and "---" not in line]
     assert "lengths tried" in rows[0] and "passes" in rows[0] and "queries" in rows[0]
@@ -82,7 +83,7 @@ def test_page_holds_every_number_with_its_interval_and_its_cost(results):
 
 def test_a_run_with_an_older_checkpoint_is_marked(results):
     results[1]["checkpoint"] = {"sha256": "older"}
-    page = tables.render(results)
+    page = results_page.render(results)
     assert "| `sequential` \\* | 1000 |" in page and "\\* Measured with an older checkpoint" in page
     assert "checkpoint (sha256) of the default: `abc123`\n" in page and "with a star: `older`" in page
 
@@ -92,7 +93,7 @@ def test_tables_are_well_formed(results):
         "name": "whitening", "setting": "off | on", "minutes": 9, "seed": 0, "texts_seen": 131000, "n": 500,
         "metrics": {"adaptive/token_f1": metric(0.25), "left-to-right/token_f1": 0.5, "bound": 5.1234, "x": 1},
     }  # fmt: skip
-    page = tables.render(results, [ablation])
+    page = results_page.render(results, [ablation])
     assert "| whitening | off \\| on | 131000 | 5.123 | 0.250 [0.240, 0.260] | 0.500 |" in page
     width = None
     for line in page.splitlines():
@@ -106,8 +107,8 @@ def test_page_from_a_folder_ignores_other_files(results, tmp_path):
         (tmp_path / f"{i}.json").write_text(json.dumps(value))
     (tmp_path / "ablations.json").write_text("[]")
     (tmp_path / "decode.json").write_text('{"benchmark": "decode"}')
-    page = tables.write_page(tmp_path, tmp_path / "out" / "results.md")
-    assert (tmp_path / "out" / "results.md").read_text() == page == tables.render(results[:1] + results[1:])
+    page = results_page.write_page(tmp_path, tmp_path / "out" / "results.md")
+    assert (tmp_path / "out" / "results.md").read_text() == page == results_page.render(results[:1] + results[1:])
     with (tmp_path / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["nearest-neighbour", "sequential", "adaptive", "adaptive"]
@@ -116,22 +117,16 @@ def test_page_from_a_folder_ignores_other_files(results, tmp_path):
     bins = (tmp_path / "bins.csv").read_text()
     assert "adaptive,abc123,length,1-8,40,0.305" in bins and "confidence (token_f1),0.4-0.5,7," in bins
     with pytest.raises(DataError, match="no results"):
-        tables.render([])
+        results_page.render([])
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_figures_are_written(results, tmp_path, ending):
     results[2]["bins"]["length"].append({**copy.deepcopy(results[2]["bins"]["length"][0]), "bin": "9-16"})
-    log = tmp_path / "log.jsonl"
-    rows = [{"kind": "train", "texts": 256 * i, "loss": 9.0 / i} for i in range(1, 9)]
-    rows.insert(4, {"kind": "validation", "texts": 1024, "bound": 5.0, "masked_token_accuracy@1.0": 0.1})
-    rows.append({"kind": "validation", "texts": 2048, "bound": 4.0, "adaptive/token_f1": 0.4, "causal_nll": 5.0})
-    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"texts": 99, "lo')
     drawn = {
-        "curve": lambda path: figures.training_curve(log, path),
-        "passes": lambda path: figures.passes_curve(results, path),
-        "calibration": lambda path: figures.calibration_plot(results[2], path),
-        "length": lambda path: figures.length_plot(results, path),
+        "passes": lambda path: plots.passes_curve(results, path),
+        "calibration": lambda path: plots.calibration_plot(results[2], path),
+        "length": lambda path: plots.length_plot(results, path),
     }
     starts = {"png": b"\x89PNG", "svg": b"<?xml"}
     for name, draw in drawn.items():
@@ -142,13 +137,10 @@ def test_figures_are_written(results, tmp_path, ending):
 
 def test_figures_say_what_is_missing(results, tmp_path):
     log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 1}\n')
-    with pytest.raises(DataError, match="loss"):
-        figures.training_curve(log, tmp_path / "a.png")
     log.write_text('broken\n{"kind": "train", "texts": 1, "loss": 2}\n')
     with pytest.raises(DataError, match="line 1"):
-        figures.training_curve(log, tmp_path / "a.png")
+        figures.read_log(log)
     with pytest.raises(DataError, match="calibration"):
-        figures.calibration_plot(results[0], tmp_path / "a.png")
+        plots.calibration_plot(results[0], tmp_path / "a.png")
     with pytest.raises(InputError, match="PNG nor SVG"):
-        figures.passes_curve(results, tmp_path / "a.pdf")
+        plots.passes_curve(results, tmp_path / "a.pdf")

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.robustness import fuzz_checkpoints as fuzz
+from benchmarks.robustness import fuzzing
 from unembed.checkpoint.checkpoint import verify_checkpoint
 from unembed.checkpoint.sums import list_files, read_sums
 from unembed.cli.app import main
 from unembed.errors import CheckpointError
 from unembed.inverter import Inverter
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 MEMORY = 300  # MiB that a refusal may add to the largest size of this process
 Files = dict[str, bytes]
 
 
-@pytest.fixture(scope="module")
-def fuzz() -> Iterator[ModuleType]:
-    """The script benchmarks/fuzz_checkpoints.py, which makes a small whole checkpoint."""
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("fuzz_checkpoints")
-    sys.path.remove(str(BENCHMARKS))
-
-
 @pytest.fixture
-def whole(fuzz: ModuleType, tmp_path: Path) -> Path:
+def whole(tmp_path: Path) -> Path:
     """A whole checkpoint."""
     write(tmp_path / "c", fuzz.good())
     return tmp_path / "c"
@@ -156,7 +146,7 @@ HOSTILE: dict[str, Callable[[Files], tuple[str, bytes]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_checkpoint_is_refused(fuzz: ModuleType, tmp_path: Path, name: str) -> None:
+def test_a_hostile_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     """Its checksums are right: an author of such a file mends them."""
     place, data = HOSTILE[name](fuzz.good())
     write(tmp_path / "c", fuzz.mend({**fuzz.good(), place: data}, place))
@@ -168,7 +158,7 @@ def test_a_hostile_checkpoint_is_refused(fuzz: ModuleType, tmp_path: Path, name:
     assert what.endswith(".") and do.endswith(".") and str(caught.value).isprintable() and len(str(caught.value)) < 700
 
 
-def test_a_template_that_doubles_a_text_has_no_effect(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_a_template_that_doubles_a_text_has_no_effect(tmp_path: Path) -> None:
     """Post-processors only add special tokens here, so none is run."""
     place, data = tokenizer(post_processor=DOUBLE)(fuzz.good())
     write(tmp_path / "c", fuzz.mend({**fuzz.good(), place: data}, place))
@@ -203,7 +193,7 @@ def command(name: str, folder: Path, place: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SEEN)
 def test_every_command_ends_with_two_sentences(
-    fuzz: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("unembed.machine.matmul_rate", lambda *args: 1.0)  # a second each
     place, data = HOSTILE[name](fuzz.good())
@@ -294,11 +284,10 @@ def test_a_list_is_refused_where_it_does_not_say_what_config_says(whole: Path) -
     ]
 
 
-def test_changed_checkpoints_work_or_are_refused(fuzz: ModuleType, tmp_path: Path) -> None:
-    """60 in this process; benchmarks/fuzz_checkpoints.py does as many as one wants."""
-    harness = importlib.import_module("fuzzing")
+def test_changed_checkpoints_work_or_are_refused(tmp_path: Path) -> None:
+    """60 in this process; benchmarks/robustness/fuzz_checkpoints.py does as many as one wants."""
     fuzz.CHECKPOINTS.rehearse(tmp_path, 3)
-    found = [one for one in harness.try_cases(fuzz.CHECKPOINTS, 0, 60, 3, tmp_path) if "outcome" in one]
+    found = [one for one in fuzzing.try_cases(fuzz.CHECKPOINTS, 0, 60, 3, tmp_path) if "outcome" in one]
     outcomes = [one["outcome"] for one in found]
     assert not [one for one in found if one["outcome"] == "failed"]
     assert len(outcomes) == 60 and outcomes.count("read") > 5 and outcomes.count("refused") > 25

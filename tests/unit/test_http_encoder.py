@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoint_server import KEY, EmbeddingServer, changed, dripping, dropped, raw, serving, slow, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.endpoint import KEY, EmbeddingServer, changed, dripping, dropped, raw, serving, slow, status
 from unembed.cli import main
 from unembed.data.shards import ShardDataset
 from unembed.encoders.endpoint import parse_endpoint

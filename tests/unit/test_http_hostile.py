@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +10,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from endpoint_server import EmbeddingServer, Fault, Handler, changed, raw, serving
 
+from benchmarks.robustness import fuzz_recipes, fuzz_replies
+from tests.helpers.endpoint import EmbeddingServer, Fault, Handler, changed, raw, serving
 from unembed.encoders.registry import load_encoder
 from unembed.errors import EncoderError
 
 MEMORY = 48 << 20  # bytes that a hostile reply may take
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -90,11 +88,9 @@ def test_no_compression_is_asked_for(server: EmbeddingServer) -> None:
     assert server.requests[-1]["headers"]["Accept-Encoding"] == "identity"
 
 
-@pytest.mark.parametrize("name", ["fuzz_replies", "fuzz_recipes"])
-def test_mutated_inputs_are_read_or_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", [fuzz_replies, fuzz_recipes], ids=["replies", "recipes"])
+def test_mutated_inputs_are_read_or_refused(script: ModuleType, tmp_path: Path) -> None:
     """300 in this process; 100,000 recipes in docs/results/fuzz-recipes.json."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    script: ModuleType = importlib.import_module(name)
     outcomes = {"read": 0, "refused": 0}
     script.FUZZER.rehearse(tmp_path, 3)
     for record in script.fuzzing.try_cases(script.FUZZER, 0, 300, 3, tmp_path):
@@ -102,4 +98,3 @@ def test_mutated_inputs_are_read_or_refused(name: str, tmp_path: Path, monkeypat
             assert record["outcome"] in outcomes, record
             outcomes[record["outcome"]] += 1
     assert sum(outcomes.values()) == 300 and min(outcomes.values()) > 15, outcomes
-    sys.modules.pop(name)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_server import EmbeddingServer, serving
 
+from tests.helpers.endpoint import EmbeddingServer, serving
 from unembed.cli.app import main
 from unembed.data.manifest import Manifest
 from unembed.encoders.endpoint import parse_endpoint, without_address

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from planted import LIMIT, VOCABULARY, planted
 from safetensors.torch import load, save
 
+from tests.helpers.planted import LIMIT, VOCABULARY, planted
 from unembed.priors.fit import fit_closed_form
 from unembed.priors.length_prior import LengthHead
 

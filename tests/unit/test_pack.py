@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_bert import small_bert
 
+from tests.helpers.bert import small_bert
 from unembed.data import pack_writer
 from unembed.data.pack import Pack, PackManifest, check_encoder, is_pack, read_pack, write_pack
 from unembed.data.pack_manifest import PACK, PARTIAL

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planted import DIM, LIMIT, VOCABULARY, planted
 from safetensors.torch import load, save
 
+from tests.helpers.planted import DIM, LIMIT, VOCABULARY, planted
 from unembed.decoding.prior import PriorReader
 from unembed.errors import DataError
 from unembed.priors.class_sums import ClassSums, distinct_tokens

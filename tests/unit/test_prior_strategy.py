@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from planted import DIM, LIMIT, VOCABULARY, planted
 
+from tests.helpers.planted import DIM, LIMIT, VOCABULARY, planted
 from unembed.decoding.confidence import draft_features, features_of
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.rules import Rules

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import sys
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,21 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.feather import write_feather
 
+from benchmarks.robustness import fuzz_readers as fuzz
+from benchmarks.robustness import fuzzing
 from unembed.errors import InputError
 from unembed.stores.files import open_file, read_vectors
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 ENDINGS = ("npy", "npz", "safetensors", "parquet", "pq", "arrow", "feather", "ipc", "jsonl", "ndjson", "csv", "tsv")
 MEMORY = 40 << 20  # bytes that a refusal may take
-
-
-@pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script benchmarks/fuzz_readers.py."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    sys.modules.pop("fuzz_readers", None)
-    yield importlib.import_module("fuzz_readers")
-    sys.modules.pop("fuzz_readers", None)
 
 
 def says(path: Path, *parts: str, **options: Any) -> None:
@@ -138,7 +127,7 @@ def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
     assert not hit.exists()
 
 
-def test_every_truncation_is_an_error_or_whole_rows(tmp_path: Path, fuzz: ModuleType) -> None:
+def test_every_truncation_is_an_error_or_whole_rows(tmp_path: Path) -> None:
     for name, data in fuzz.samples().items():
         path = tmp_path / name
         for cut in range(0, len(data) - 1, max(1, len(data) // 40)):
@@ -232,7 +221,7 @@ def test_wide_rows_make_small_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [len(batch) for batch in read_vectors(tmp_path / "a.npy")] == [4, 4, 2]
 
 
-def test_damage_in_the_middle_of_a_file(tmp_path: Path, fuzz: ModuleType) -> None:
+def test_damage_in_the_middle_of_a_file(tmp_path: Path) -> None:
     data = bytearray(fuzz.samples()["plain.npz"])
     at = data.index(b"v.npy") + 128 + 60
     data[at] ^= 255
@@ -252,10 +241,10 @@ def test_names_of_columns_that_are_not_text(tmp_path: Path) -> None:
         says(path, "cannot be read", "utf-8")
 
 
-def test_mutated_files_are_read_or_refused(tmp_path: Path, fuzz: ModuleType) -> None:
-    """500 files in this process; benchmarks/fuzz_readers.py did the same with 100,000 (docs/results/fuzz.json)."""
+def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
+    """500 files in this process; the fuzzer did the same with 100,000 (docs/results/fuzz.json)."""
     outcomes = {"read": 0, "refused": 0}
-    for record in fuzz.fuzzing.try_cases(fuzz.READERS, 0, 500, 3, tmp_path):
+    for record in fuzzing.try_cases(fuzz.READERS, 0, 500, 3, tmp_path):
         if "outcome" in record:
             assert record["outcome"] in outcomes and record["seconds"] < 5, record
             outcomes[record["outcome"]] += 1
@@ -263,21 +252,19 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, fuzz: ModuleType) -> 
 
 
 def run_fuzz(
-    fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str
 ) -> tuple[int, dict[str, Any]]:
     """Run the script; return its exit code and its report."""
     monkeypatch.setattr(sys, "argv", ["fuzz_readers", *args])
     with pytest.raises(SystemExit) as end:
-        fuzz.fuzzing.main(fuzz.READERS, None)
+        fuzzing.main(fuzz.READERS, None)
     assert isinstance(end.value.code, int)
     return end.value.code, json.loads(capsys.readouterr().out)
 
 
-def test_the_fuzz_script(
-    fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_fuzz_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
-    code, report = run_fuzz(fuzz, monkeypatch, capsys, "--count", "32", "--seed", "5", "--out", str(out))
+    code, report = run_fuzz(monkeypatch, capsys, "--count", "32", "--seed", "5", "--out", str(out))
     assert code == 0 and report["count"] == 32 and report["failed"] == 0 and json.loads(out.read_text()) == report
     assert report["read"] + report["refused"] == 32 and set(report["formats"]) >= {".npy", ".arrow", ".parquet"}
 
@@ -291,7 +278,7 @@ def test_the_fuzz_script(
     ],
 )
 def test_the_fuzz_script_notices_a_worker_that_dies_or_hangs(
-    fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str, error: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str, error: str
 ) -> None:
     """Such a file has failed, and the files behind it are read all the same."""
     code = f"""
@@ -304,21 +291,21 @@ for index in range(first, count):
     print(json.dumps({{"index": index, "name": "half.npy", "outcome": "read", "seconds": 0.0}}), flush=True)
 """
     monkeypatch.setattr(type(fuzz.READERS), "worker", (sys.executable, "-c", code))
-    exit_code, report = run_fuzz(fuzz, monkeypatch, capsys, "--count", "5", "--patience", "1")
+    exit_code, report = run_fuzz(monkeypatch, capsys, "--count", "5", "--patience", "1")
     assert exit_code == 1 and (report["count"], report["read"], report["failed"]) == (5, 4, 1)
     assert error in report["failures"][0]["error"] and report["failures"][0]["file"] == "2-half.npy"
 
 
-def test_other_exceptions_are_failures(tmp_path: Path, fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_exceptions_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, **options: Any) -> None:
         raise KeyError("oops")
 
     monkeypatch.setattr(fuzz, "read_vectors", broken)
-    last = list(fuzz.fuzzing.try_cases(fuzz.READERS, 0, 1, 0, tmp_path))[-1]
+    last = list(fuzzing.try_cases(fuzz.READERS, 0, 1, 0, tmp_path))[-1]
     assert last["outcome"] == "failed" and "KeyError" in last["error"]
 
 
-def test_good_samples_are_read(tmp_path: Path, fuzz: ModuleType) -> None:
+def test_good_samples_are_read(tmp_path: Path) -> None:
     for name, data in fuzz.samples().items():
         (tmp_path / name).write_bytes(data)
         assert open_file(tmp_path / name).dimension == fuzz.DIMENSION

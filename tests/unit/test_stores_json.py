@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_helpers import read, write
 
+from tests.helpers.stores import read, write
 from unembed.errors import InputError
 from unembed.stores.files import open_file
 from unembed.stores.reading import BadRow

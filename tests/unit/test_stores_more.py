@@ -34,7 +34,6 @@ from unembed.stores.quantised import Quantisation, parse_numbers
 from unembed.stores.reading import BadRow, Reading
 from unembed.stores.registry import open_store
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 DTYPES = ("float16", "float32", "float64", "int8", "uint8")
 ARROW = ("file.arrow", "fixed.feather", "stream.ipc", "list.parquet", "fixed.parquet")
 ARRAYS = ("a.npy", "a.npz", "packed.npz", "a.safetensors")

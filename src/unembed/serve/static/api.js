@@ -51,7 +51,7 @@ async function send(path, body, signal) {
 /** The models that the server holds, and its limits. */
 export const models = async (signal) => (await send("v1/models", undefined, signal)).json();
 
-/** What damage costs search, and what is shared by chance, as benchmarks/damage.py measured it. */
+/** What damage costs search, and what is shared by chance, as benchmarks/robustness/damage.py measured it. */
 export const measured = async () => (await send("damage.json")).json();
 
 /** Vectors of texts. */

@@ -1,4 +1,4 @@
-// What damage costs: numbers that benchmarks/damage.py measured and wrote into damage.json.
+// What damage costs: numbers that benchmarks/robustness/damage.py measured and wrote into damage.json.
 
 import { fates } from "./align.js";
 

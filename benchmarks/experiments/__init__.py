@@ -1,0 +1,1 @@
+"""Which of several ways is better: variants of training, decoding and refinement on the same texts."""

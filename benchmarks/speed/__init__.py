@@ -1,0 +1,1 @@
+"""What commands, training, decoding and the server cost: seconds, memory, passes and operations."""
