@@ -51,7 +51,7 @@ def list_models(as_json: bool, quiet: bool) -> None:
         return
     for row in found:
         mark = " (default)" if row["default"] else ""
-        scope = f"texts of at most {row['max_length']} tokens, {row['mib']} MiB"
+        scope = f"texts of at most {row['limit']} tokens, {row['mib']} MiB"
         click.echo(f"{row['name']}{mark}: for {row['encoder']} ({row['dimension']} dimensions), {scope}")
     if not found:
         note("No model ships with this installation; train one with `unembed train`.", quiet)
