@@ -73,9 +73,9 @@ def test_the_user_names_the_endpoint_and_the_variable_of_its_key(
     server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = f"{server.url}?model=tiny&tokenizer=hashing&key_env=HOUSE_KEY"
+    monkeypatch.setenv("HOUSE_KEY", "a-key-of-the-house")
     known = EncoderIdentity.from_dict(load_encoder(spec).identity.to_dict())
     assert known.name == "endpoint:tiny"
-    monkeypatch.setenv("HOUSE_KEY", "a-key-of-the-house")
     server.requests.clear()
     load_matching(known, spec)
     monkeypatch.setenv("UNEMBED_ENCODER", spec)

@@ -286,7 +286,7 @@ def load_http(spec: str, **options: Any) -> HttpEncoder:
     wanted = endpoint.url == OPENAI or endpoint.key_env not in (Endpoint.key_env, OPENAI_KEY)  # one that a user names
     if wanted and not os.environ.get(endpoint.key_env, "").strip():
         raise EncoderError(
-            f"The endpoint {endpoint.url} wants an API key, and the environment variable {endpoint.key_env} holds none.",
+            f"The endpoint {endpoint.url} wants an API key; the environment variable {endpoint.key_env} holds none.",
             f"Set it: export {endpoint.key_env}=...",
         )
     return HttpEncoder(endpoint)
