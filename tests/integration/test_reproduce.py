@@ -111,6 +111,23 @@ def test_the_page_holds_every_table_and_cells_are_not_run_twice(place: Path) -> 
     assert read_json(place / "out" / "paper.json")["cells"]["strategy/tiny/euler"]["stamp"]["seed"] == 1
 
 
+def test_nothing_of_a_checkout_is_written_unless_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Docs of the folder where the command runs stay as they are; a page that stands beside the cells too."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("docs/paper.md", "docs/results/paper.json", "kept.md"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("{}")
+    run = ["reproduce", str(place / "texts.txt"), "--model", f"tiny={place / 'run0'}", "-n", "2", "--quiet"]
+    assert main([*run, "--out", "kept.json"]) == 2 and "There is a kept.md" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert main(run) == 0
+    new = {path.as_posix() for path in Path().rglob("*") if path.is_file()} - {path.as_posix() for path in before}
+    assert all(name.startswith("reproduction/") for name in new) and "reproduction/paper.md" in new
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 def test_every_row_of_ours_has_n_cost_and_intervals(place: Path) -> None:
     assert reproduce(place) == 0
     page = paper_page.render(read_json(place / "out" / "paper.json"))

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @precision_option
 @click.option("--again", is_flag=True, help="Run cells again that the file holds already.")
-@click.option("--out", "-o", default="docs/results/paper.json", show_default=True, metavar="FILE", help="The cells.")
-@click.option("--page", default="docs/paper.md", show_default=True, metavar="FILE", help="The page made of them.")
+@click.option("--out", "-o", default="reproduction/paper.json", show_default=True, metavar="FILE", help="The cells.")
+@click.option("--page", metavar="FILE", help="The page made of them; default: beside the cells, as .md.")
 @output_options
 def command(
     data: str,
@@ -70,7 +70,7 @@ def command(
     precision: str,
     again: bool,
     out: str,
-    page: str,
+    page: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -93,6 +93,10 @@ def command(
 
     if (multilingual and languages is None) or (languages is not None and not multilingual):
         raise InputError("--multilingual and --languages go together.", "Give both: the models, and their texts.")
+    beside = Path(out).with_suffix(".md")
+    if page is None and beside.exists() and not Path(out).exists():
+        raise InputError(f"There is a {beside}, which this command did not make.", "Name the page with --page.")
+    page = page or str(beside)
     refuse_same(
         {"--out": out, "--page": page},
         {
