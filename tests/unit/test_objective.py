@@ -8,11 +8,12 @@ import math
 
 import pytest
 import torch
+from decoding_helpers import some_vectors, tiny_denoiser
 from torch import Tensor
 
-from unembed.diffusion.bound import bound, count_weights, per_token, subset_weights, sum_by_text
-from unembed.diffusion.masking import draw_counts, mask_exactly
+from unembed.diffusion.bound import bound, count_weights, per_token, subset_weights
 from unembed.diffusion.schedule import SCHEDULES, get_schedule
+from unembed.training.losses.rows import full_columns, masked_rows, prepare_masked, rows_loss
 
 V, N = 3, 4
 VALID = [name for name in SCHEDULES if get_schedule(name).valid]
@@ -97,42 +98,49 @@ def test_bound_of_a_wrong_denoiser_is_above_the_entropy(joint: Tensor) -> None:
     assert expected > entropy
 
 
-def test_k_of_n_estimator_is_unbiased() -> None:
+def test_the_masks_and_weights_of_training_estimate_the_bound_without_bias() -> None:
     x = torch.tensor([2, 0, 1, 1])
-    sums = {i: float(foreign_cross_entropy(x, m).sum()) for i, m in enumerate(MASKS)}
-    by_code = torch.zeros(2**N, dtype=torch.float64)
     powers = 2 ** torch.arange(N)
+    nats = torch.zeros(2**N, N, dtype=torch.float64)  # of each place under each mask set
+    sums = {}
     for i, m in enumerate(MASKS):
-        by_code[int((m * powers).sum())] = sums[i]
-    g, draws = torch.Generator().manual_seed(0), 40_000
-    lengths = torch.full((draws,), N)
-    counts = draw_counts(lengths, g)
-    masked = mask_exactly(lengths, N, counts, g)
-    estimates = bound(by_code[(masked * powers).sum(1)], count_weights(lengths, counts))
-    error = float(estimates.std()) / draws**0.5
-    assert float(estimates.mean()) == pytest.approx(enumerated(sums), abs=4 * error)
+        nats[int((m * powers).sum())] = foreign_cross_entropy(x, m)
+        sums[i] = float(foreign_cross_entropy(x, m).sum())
+    draws = 40_000
+    rows = prepare_masked(x.expand(draws, N), torch.Generator().manual_seed(0), "bound")
+    masked = torch.zeros(draws, N, dtype=torch.long).index_put((rows.owner, rows.column), torch.tensor(1))
+    cross_entropy = nats[(masked * powers).sum(1)[rows.owner], rows.column]
+    each = torch.zeros(draws, dtype=torch.float64).index_add(0, rows.owner, cross_entropy * rows.weights)
+    error = float(each.std()) / draws**0.5
+    assert float(bound(cross_entropy, rows.normalised(1.0))) * N == pytest.approx(enumerated(sums), abs=4 * error)
+
+
+def test_the_loss_of_a_network_over_all_mask_sets_is_its_bound() -> None:
+    """What training minimises, each mask set at the probability that it is drawn with: nats per token of the bound."""
+    denoiser = tiny_denoiser(max_length=N, vocab=12)
+    ids = torch.tensor([[5, 7, 9, 6]])
+    with torch.no_grad():
+        condition = denoiser.condition(some_vectors(1))
+        shipped, sums = 0.0, {}
+        for i, m in enumerate(MASKS):
+            k = int(m.sum())
+            rows = masked_rows(ids, m[None], count_weights(torch.tensor([N]), torch.tensor([k])))
+            rows.weights = rows.normalised(1.0)
+            loss, _ = rows_loss(denoiser, condition, rows, full_columns(denoiser, False))
+            shipped += float(loss) / N / math.comb(N, k)
+            scores = denoiser.logits(ids, rows.states, condition, rows=m[None]).log_softmax(-1)
+            sums[i] = -float(scores.gather(1, ids[0, m, None]).sum())
+    assert shipped * N == pytest.approx(enumerated(sums), rel=1e-5)
 
 
 def test_bound_is_weight_times_sum_per_sample() -> None:
     # Text 0: 1 mask of 4; text 1: 3 masks of 3. Mean times mean, as released with the paper, gives something else.
-    cross_entropy = torch.tensor([2.0, 1.0, 3.0, 5.0])
-    owner = torch.tensor([0, 1, 1, 1])
-    lengths, counts = torch.tensor([4, 3]), torch.tensor([1, 3])
-    sums = sum_by_text(cross_entropy, owner, 2)
-    weights = count_weights(lengths, counts)
-    assert sums.tolist() == [2.0, 9.0]
-    assert bound(sums, weights).tolist() == [8.0, 9.0]
-    assert float(bound(sums, weights).mean()) != pytest.approx(float(cross_entropy.mean() * weights.mean()))
-
-
-def test_per_token_is_over_the_set_not_a_mean_of_means() -> None:
-    assert float(per_token(torch.tensor([8.0, 9.0]), torch.tensor([4, 30]))) == pytest.approx(17 / 34)
-
-
-def test_a_text_without_rows_adds_nothing_and_gradients_flow() -> None:
-    cross_entropy = torch.tensor([1.0, 2.0], requires_grad=True)
-    sums = sum_by_text(cross_entropy, torch.tensor([0, 2]), 3)
-    assert sums.tolist() == [1.0, 0.0, 2.0]
-    bound(sums, torch.tensor([3.0, 3.0, 0.5])).sum().backward()
+    cross_entropy = torch.tensor([2.0, 1.0, 3.0, 5.0], requires_grad=True)
+    weights = count_weights(torch.tensor([4, 3]), torch.tensor([1, 3]))[torch.tensor([0, 1, 1, 1])]
+    assert bound(cross_entropy, weights).item() == 4 * 2.0 + (1.0 + 3.0 + 5.0)
+    assert bound(cross_entropy, weights).item() != pytest.approx(float(cross_entropy.mean() * weights.mean()) * 2)
+    # Per token it is over all texts, 7 tokens, no mean of means; and the gradient of each token is its weight.
+    assert torch.allclose(per_token(weights), weights / 7) and torch.equal(per_token(weights, 14.0), weights / 14)
+    bound(cross_entropy, per_token(weights)).backward()
     assert cross_entropy.grad is not None
-    assert cross_entropy.grad.tolist() == [3.0, 0.5]
+    assert torch.allclose(cross_entropy.grad, weights / 7)

@@ -1,10 +1,9 @@
-"""The bound: an upper bound on -log p(text | vector), in nats.
+"""The bound: an upper bound on -log p(text | vector), in nats. Training and validation sum with these functions.
 
 What is here:
     count_weights    n / k, the weight of a draw with exactly k of n masks
-    sum_by_text      cross-entropies of scored rows -> their sum per text
-    bound            per text: weight times the SUM over its masked tokens (never mean times mean)
-    per_token        texts' bounds -> nats per token of the whole set
+    bound            the SUM over masked tokens of weight times cross-entropy (never mean times mean)
+    per_token        weights that make the bound nats per token
     subset_weights   what one mask set of size k counts in the bound of every valid schedule
 
 Masking each token with probability 1 - alpha(t) and weighting by -alpha' / (1 - alpha) gives each mask set of size k
@@ -24,27 +23,29 @@ def count_weights(lengths: Tensor, counts: Tensor) -> Tensor:
     return lengths.float() / counts.float()
 
 
-def sum_by_text(cross_entropy: Tensor, owner: Tensor, batch: int) -> Tensor:
-    """Sum cross-entropies (R,) of scored rows by the text that owns them (R,) -> (batch,); texts without rows get 0."""
-    return torch.zeros(batch, dtype=cross_entropy.dtype, device=cross_entropy.device).index_add(0, owner, cross_entropy)
-
-
-def bound(cross_entropy_sum: Tensor, weights: Tensor) -> Tensor:
-    """Estimate the bound of each text, in nats.
+def bound(cross_entropy: Tensor, weights: Tensor) -> Tensor:
+    """Estimate the bound of some texts together.
 
     Args:
-        cross_entropy_sum: (B,), the sum over each text's masked tokens (not the mean).
-        weights: (B,), `count_weights` for exact counts, or `schedule.weight(t)` for independent masks.
+        cross_entropy: (R,) nats of each masked token of the texts.
+        weights: (R,) of each token's text: `count_weights` for exact counts, `schedule.weight(t)` for times.
 
     Returns:
-        (B,) nats per text; its mean over draws is the bound.
+        (), nats; its mean over draws is the bound.
     """
-    return weights * cross_entropy_sum
+    return (cross_entropy * weights).sum()
 
 
-def per_token(bounds: Tensor, lengths: Tensor) -> Tensor:
-    """Nats per token of a set: the sum of the texts' bounds (B,) over the sum of their lengths (B,)."""
-    return bounds.sum() / lengths.sum()
+def per_token(weights: Tensor, tokens: float | None = None, share: float = 1.0) -> Tensor:
+    """Scale weights (R,) so that `bound` is in nats per token of all texts.
+
+    Args:
+        weights: (R,) as `bound` takes them.
+        tokens: of the texts, masked or not; None for the sum of the weights. With exact counts that is their number:
+            k masks of weight n / k add up to n.
+        share: what the loss is multiplied by.
+    """
+    return weights * (share / (weights.sum() if tokens is None else tokens))
 
 
 def subset_weights(n: int) -> Tensor:

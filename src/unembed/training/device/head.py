@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unembed.diffusion.bound import bound
+
 _CELLS = {"cpu": 1 << 21, "cuda": 5 << 24}
 """Logits of a chunk: what stays in a CPU's cache; what fills a GPU and takes half a gigabyte."""
 
@@ -87,7 +89,7 @@ class _HeadLoss(torch.autograd.Function):
             losses, slope, grad_added[part], of_bias = scorer(
                 product, bias, columns[part], added[part], targets[part], weights[part]
             )
-            loss += (losses * weights[part]).sum()
+            loss += bound(losses, weights[part])
             grad_hidden[part] = slope @ low
             grad_weight += slope.T @ hidden[part, :e]
             grad_bias += of_bias

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unembed.diffusion.bound import bound
+
 _BLOCK_VALUES = 1 << 21
 
 
@@ -68,7 +70,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight += torch.mm(slope.T, hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_gate)
         ctx.mark_non_differentiable(losses)
-        return (losses * row_weights).sum(), losses
+        return bound(losses, row_weights), losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

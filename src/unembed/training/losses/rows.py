@@ -1,7 +1,7 @@
 """What one batch of one length teaches: masks, left-to-right rows.
 
-Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `prepare_causal`, `Columns`, `full_columns`,
-`rows_loss`.
+Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `masked_rows`, `prepare_causal`, `Columns`,
+`full_columns`, `rows_loss`.
 
 Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
 for the bound (design, decision 7); or times are drawn, and each token is masked on its own (2602.11047). In causal rows
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unembed.diffusion.bound import count_weights, per_token
 from unembed.diffusion.masking import draw_counts, draw_times, mask_by_schedule, mask_exactly
 from unembed.diffusion.schedule import Schedule
 from unembed.network.conditioning import Condition
@@ -37,8 +38,8 @@ class Rows:
         weights: (R,) weight of each row in the loss.
         causal: whether rows look to the left only.
         time: (B,) times that the masks were drawn at, None where counts were drawn.
-        scale: what the weights are divided by for a loss in nats a token: the number of tokens with times, whose
-            weights are right on average only; None for their sum.
+        scale: `tokens` of `bound.per_token`: the number of tokens with times, whose weights are right on average only;
+            None with counts.
     """
 
     ids: Tensor
@@ -69,8 +70,7 @@ class Rows:
 
     def normalised(self, share: float) -> Tensor:
         """The weights, scaled so that the loss is nats a token times `share`."""
-        total = self.weights.sum() if self.scale is None else self.scale
-        return self.weights * (share / total)
+        return per_token(self.weights, self.scale, share)
 
 
 def extend_with_end(ids: Tensor, canvas: int, eos_id: int) -> Tensor:
@@ -93,15 +93,21 @@ def prepare_masked(ids: Tensor, generator: torch.Generator, loss_weight: str, sc
     if schedule is None:
         counts = draw_counts(own, generator)
         masked = mask_exactly(own, n, counts, generator)
-        weight = (n / counts.float()) if loss_weight == "bound" else torch.ones(batch)
+        weight = count_weights(own, counts) if loss_weight == "bound" else torch.ones(batch)
     else:
         t = draw_times(batch, generator)
         masked = mask_by_schedule(own, n, t, schedule, generator)
         by_name = {"bound": schedule.weight(t), "printed": 1.0 / t, "flat": torch.ones_like(t)}
         time, weight = t.float(), by_name[loss_weight].float()
+    return masked_rows(ids, masked, weight, time, None if schedule is None else float(batch * n))
+
+
+def masked_rows(
+    ids: Tensor, masked: Tensor, weight: Tensor, time: Tensor | None = None, scale: float | None = None
+) -> Rows:
+    """Rows of texts (B, n) whose places `masked` (B, n) are learnt with the weight (B,) of their text."""
+    owner, column = masked.nonzero(as_tuple=True)  # (R,) each
     states = torch.where(masked, MASK, GIVEN)
-    owner, column = masked.nonzero(as_tuple=True)
-    scale = None if schedule is None else float(batch * n)
     return Rows(ids, states, owner, column, ids[owner, column], weight[owner], False, time, scale)
 
 
