@@ -150,6 +150,7 @@ def test_doctor(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "models", "list", "--json").code == 0
+    assert "(default): for minilm (384 dimensions), texts of at most 32 tokens" in run(capsys, "models", "list").out
     shown = json.loads(run(capsys, "models", "show", place.model, "--json").out)
     assert shown["denoiser"]["vector_dim"] == 32 and shown["encoder"]["name"] == "hashing:32"
     assert "vector_dim = 32" in run(capsys, "models", "show", place.model).out
