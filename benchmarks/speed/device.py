@@ -28,8 +28,7 @@ from benchmarks.common import emit, machine
 from unembed.files import write_json
 from unembed.training.device import head
 from unembed.training.device.loader import BatchLoader
-from unembed.training.optimizers.combined import make_optimizer
-from unembed.training.optimizers.ema import Ema
+from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.stepper import Stepper
 from unembed.training.tasks.device_task import DeviceTask

@@ -27,7 +27,7 @@ from unembed.training.device import resident as resident_file
 from unembed.training.device.corpus import Corpus, sizes_of
 from unembed.training.device.loader import BatchLoader
 from unembed.training.loop import train
-from unembed.training.optimizers.combined import make_optimizer
+from unembed.training.optimizer import make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log
 from unembed.training.tasks.device_task import DeviceTask, refuse
@@ -245,7 +245,7 @@ def test_a_step_that_is_not_finite_is_left_out(
 
 def test_the_device_leaves_out_a_step_by_itself(packs: Path) -> None:
     """As on a GPU, where the host does not look: AdamW stands still, Muon gets no gradient."""
-    from unembed.training.optimizers.ema import Ema
+    from unembed.training.optimizer import Ema
     from unembed.training.stepper import Stepper
 
     made = recipe(packs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unembed.cli.fitting import Fitting
+from unembed.cli.recovered import Fitting
 from unembed.decoding.recovery import Recovery
 from unembed.errors import CheckpointError, DataError
 from unembed.priors.fit_score import LIMIT, FitScore, Judged, read_fit_score, write_fit_score

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from unembed.training.optimizers.horizon import Horizon, learning_rate
+from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.recipes.recipe import OptimizerPart, RunPart
 
 

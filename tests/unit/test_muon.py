@@ -11,8 +11,7 @@ from torch import nn
 
 from unembed.network.block import Attention
 from unembed.network.denoiser import Denoiser, ModelConfig
-from unembed.training.optimizers.combined import CombinedOptimizer, make_optimizer
-from unembed.training.optimizers.muon import Muon, orthogonalised
+from unembed.training.optimizer import CombinedOptimizer, Muon, make_optimizer, orthogonalised
 from unembed.training.recipes.recipe import OptimizerPart
 
 CONFIG = ModelConfig(

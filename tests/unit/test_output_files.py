@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unembed.cli.cells import as_cell, escape_cell
-from unembed.cli.output import check_output, write_rows
+from unembed.cli.output import as_cell, check_output, escape_cell, write_rows
 from unembed.cli.recovered import COLUMNS, RESERVED, columns, kept_names
 from unembed.errors import InputError
 from unembed.files import PRIVATE, atomic_write_bytes, make_folder, read_json, remove_parts, short_name, write_json

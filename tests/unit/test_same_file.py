@@ -14,7 +14,7 @@ import pytest
 from unembed.cli import main
 from unembed.cli.console import note, open_streams, plain, show_json, stdout_console, visible
 from unembed.cli.display import RecoveryTable
-from unembed.cli.same_file import files_of, refuse_same
+from unembed.cli.output import files_of, refuse_same
 from unembed.errors import InputError
 
 

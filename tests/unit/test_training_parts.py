@@ -17,8 +17,7 @@ from unembed.training.losses.cross_entropy import linear_cross_entropy
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.losses.step import StepLoss
-from unembed.training.optimizers.combined import make_optimizer
-from unembed.training.optimizers.ema import Ema
+from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import ObjectivePart, OptimizerPart
 
 CONFIG = ModelConfig(

@@ -1,7 +1,10 @@
-"""The command `unembed`: the group of commands, and what happens when one fails.
+"""The command `unembed`: the group of commands, and what happens when one fails or is stopped.
+
+Contents: `main`, `Stopped`, `catch_sigterm`.
 
 Exit codes: 0 success; 2 for anything that the user can fix, with two lines on stderr (what is wrong, what to do); 130
 after Ctrl-C, 143 after SIGTERM; 141 when the reader of a pipe went away. A stack trace means a defect of the program.
+Ctrl-C (SIGINT) and SIGTERM both arrive as exceptions, so that what is open is closed.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import click
 
 from unembed import __version__
 from unembed.cli.console import open_streams, visible
-from unembed.cli.signals import Stopped, catch_sigterm
 from unembed.errors import UnembedError
 
 # Command -> the first sentence of its help. Held here so that `unembed --help` imports no command.
@@ -156,3 +159,34 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Stopped(BaseException):
+    """A signal asks the command to end; the exit code is 128 + its number.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: cleaning up must not be interrupted
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[None]:
+    """Raise `Stopped` at a SIGTERM within the block; outside the main thread nothing changes."""
+    try:
+        before = signal.signal(signal.SIGTERM, _stop)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

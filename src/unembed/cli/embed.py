@@ -190,7 +190,7 @@ def command(
 
 def _refuse_overwriting(out: str, texts: tuple[str, ...], encoder: str, tokenizer: str) -> None:
     """Refuse a file that is read, or that the same command would read as texts the next time."""
-    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.cli.output import files_of, refuse_same
     from unembed.data.hub_datasets import is_dataset
     from unembed.data.sources import format_of, list_files
 

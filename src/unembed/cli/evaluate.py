@@ -86,7 +86,7 @@ def command(
       unembed evaluate examples/vectors.parquet -n 8 --queries 0,1,4 --refinement search
     """
     from unembed.cli.console import note, show_json
-    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.cli.output import files_of, refuse_same
     from unembed.evaluation.harness import Setting, evaluate, write_result
     from unembed.evaluation.tables import main_table
     from unembed.files import make_folder

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.known import Known, known_options
-from unembed.cli.options import decoding_options, given, model_options, output_options, precision_option
+from unembed.cli.options import (
+    Known,
+    decoding_options,
+    given,
+    known_options,
+    model_options,
+    output_options,
+    precision_option,
+)
 from unembed.cli.refining import Refining, refinement_options
 from unembed.cli.sampling import limited_batches, row_options
 from unembed.cli.skipped import Skipped
@@ -124,10 +131,8 @@ def command(
     from unembed.cli.chunks import Chunks, refuse_partial
     from unembed.cli.compare import Scores
     from unembed.cli.console import progress
-    from unembed.cli.fitting import Fitting
-    from unembed.cli.output import check_output, draw_row, open_lines
-    from unembed.cli.recovered import columns, kept_names, open_sink, trace_row
-    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.cli.output import check_output, draw_row, files_of, open_lines, refuse_same
+    from unembed.cli.recovered import Fitting, columns, kept_names, open_sink, trace_row
     from unembed.stores.registry import open_store
 
     if out is not None and as_json:

@@ -86,7 +86,7 @@ def command(
       unembed reproduce texts.txt --multilingual jina=runs/jina/checkpoint --languages multilingual.tsv
     """
     from unembed.cli.console import note, show_json
-    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.cli.output import files_of, refuse_same
     from unembed.evaluation import paper_page, reproduction
     from unembed.files import LOCK, Lock, make_folder, short_name
     from unembed.training.recipes.recipe import Recipe

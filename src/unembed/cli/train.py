@@ -62,8 +62,8 @@ def command(
       unembed train recipes/default.toml --out runs/small --set model.width=192 --set optimizer.lr=3e-4
     """
     from unembed.checkpoint.shipped import find_checkpoint
+    from unembed.cli.app import Stopped
     from unembed.cli.console import show_json, start_logging
-    from unembed.cli.signals import Stopped
     from unembed.files import LOCK, Lock, make_folder, unless_refused
     from unembed.training.loop import COOLDOWN, train
     from unembed.training.recipes.recipe import Recipe
@@ -103,7 +103,7 @@ def command(
 
 def _refuse_overwriting(recipe: Recipe, path: str, home: Path, begin: str | Path | None) -> None:
     """Refuse a run whose files would replace what it is made of."""
-    from unembed.cli.same_file import files_of, refuse_same
+    from unembed.cli.output import files_of, refuse_same
 
     written = ["recipe.json", "log.jsonl", "curve.png", "state.safetensors"]
     written += [f"checkpoint/{file.name}" for file in files_of(home / "checkpoint")]

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
+from unembed.training.horizon import learning_rate
 from unembed.training.memory import keep_memory, limited_memory
-from unembed.training.optimizers.combined import make_optimizer
-from unembed.training.optimizers.ema import Ema
-from unembed.training.optimizers.horizon import learning_rate
+from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_values import parse_duration
 from unembed.training.stepper import Stepper

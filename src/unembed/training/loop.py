@@ -25,15 +25,22 @@ import torch
 
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import make_folder, remove_foreign_parts, remove_parts, write_json
+from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.memory import keep_memory, limited_memory
-from unembed.training.optimizers.combined import make_optimizer
-from unembed.training.optimizers.ema import Ema
-from unembed.training.optimizers.horizon import Horizon, learning_rate
+from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_values import parse_duration
 from unembed.training.report import Reporter
-from unembed.training.resuming import check_data, check_recipe
-from unembed.training.state import FILE, has_state, load_state, not_finite, read_facts, save_state
+from unembed.training.state import (
+    FILE,
+    check_data,
+    check_recipe,
+    has_state,
+    load_state,
+    not_finite,
+    read_facts,
+    save_state,
+)
 from unembed.training.stepper import Stepper
 from unembed.training.tasks.table import make_task
 from unembed.training.tasks.task import Task

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from unembed.errors import InputError, UnembedError
 from unembed.training.memory import out_of_memory
-from unembed.training.optimizers.combined import CombinedOptimizer
-from unembed.training.optimizers.ema import Ema
+from unembed.training.optimizer import CombinedOptimizer, Ema
 from unembed.training.recipes.recipe_parts import OptimizerPart
 from unembed.training.tasks.task import Task
 
