@@ -13,7 +13,7 @@ endif
 
 comma := ,
 
-.PHONY: demo test slow dev lint format hooks docs package matrix smoke browser results clean
+.PHONY: demo test slow docs-run dev lint format hooks docs package matrix smoke browser results clean
 
 demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 	$(BIN)/unembed invert examples/vectors.parquet --compare text
@@ -21,8 +21,11 @@ demo: $(VENV)/.base ## invert examples/vectors.parquet with the shipped model
 test: $(VENV)/.dev ## run the tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(VENV)/.dev ## run the tests that `make test` leaves out: documentation pages, memory
+slow: $(VENV)/.dev ## run the tests that `make test` leaves out: memory, rehearsals of long runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
+
+docs-run: $(VENV)/.dev ## run every command and block of README and docs/
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m docs
 
 dev: $(VENV)/.dev ## set up .venv with everything that development needs
 

@@ -35,7 +35,7 @@ from unembed.refinement.correct import correct
 from unembed.refinement.refined import Refined
 from unembed.refinement.search import SearchConfig, refine
 from unembed.training.pairs.draft_pairs import PairMaker
-from unembed.training.pairs.files import Texts
+from unembed.training.pairs.pair_files import Texts
 
 SHOWN = ("exact_match", "token_f1", "token_accuracy", "edit_similarity")
 BINS = ((1, 8), (9, 16), (17, 31), (32, 32))

@@ -118,10 +118,12 @@ def test_constraints(script, home, tmp_path):
 
 
 def test_memory(script, home):
-    code, out = script("speed.memory", "--model", home / "model", "--count", 60, "--batch", 4)
+    code, out = script("speed.invert_memory", "--model", home / "model", "--count", 60, "--batch", 4)
     found = one_line(out)
     assert found["count"] == 60 and len(found["resident_mib"]) == 11 and found["flat"] == (code == 0)
-    code, out = script("speed.memory", "--model", home / "model", "--count", 60, "--batch", 4, "--most", "-10000")
+    code, out = script(
+        "speed.invert_memory", "--model", home / "model", "--count", 60, "--batch", 4, "--most", "-10000"
+    )
     assert code == 1 and one_line(out)["flat"] is False
 
 

@@ -35,12 +35,7 @@ SKIPPED = {
     "cli.md": 2,
     "serve.md": 2,
 }
-FIRST = ("README", "index")  # what a newcomer reads first; the other pages take minutes
-RUN = [
-    pytest.param(page, marks=() if page.stem in FIRST else pytest.mark.slow)
-    for page in PAGES
-    if any(block.language != "toml" for block in blocks(page))
-]
+RUN = [page for page in PAGES if any(block.language != "toml" for block in blocks(page))]
 # One step of a small network.
 SMALL = "data.batch_size=8 run.steps=1 run.max_time= run.horizon=steps run.compile=no run.precision=fp32 run.threads=1"
 SMALL += " validation.texts=4 validation.decoded=1 run.validate_every=1e9 run.store_dtype=int8"
@@ -125,6 +120,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standins]
         sys.modules.pop(name, None)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_a_page_runs(page: Path, place: Standins, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {"__name__": "docs"}
@@ -157,7 +153,7 @@ def test_every_mark_stands_above_a_block() -> None:
         assert own <= marked, page.name
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_readme_example_prints_confidence_and_text() -> None:
     """Five lines, run by a Python of its own, as a reader would."""
     block = next(block for block in blocks(ROOT / "README.md") if block.language == "python")

@@ -21,6 +21,7 @@ from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.training.report import read_log
 from unembed.training.state import read_facts
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = {
     "model": {"width": 32, "layers": 2, "heads": 2, "embedding_dim": 0, "adaln_rank": 4},

@@ -133,7 +133,7 @@ def test_the_benchmark_measures_and_fills_its_page(
     page, out = tmp_path / "page.md", tmp_path / "pack.json"
     page.write_text("before\n<!-- pack -->\nold\n<!-- /pack -->\nafter\n")
     options = ["--texts", texts, "--encoder", bert, "--out", out, "--page", page]
-    assert run_script("benchmarks.speed.pack", *options) == 0
+    assert run_script("benchmarks.speed.pack_sizes", *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["texts"], found["tokens"], found["dropped"]) == (90, 531, 1)
     assert found["encoder_bytes"] > found["parts_bytes"] > 0

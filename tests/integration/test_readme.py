@@ -62,7 +62,7 @@ def test_commands_and_links_of_every_page_exist(page: Path) -> None:
         elif words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).exists(), line
         elif words[0] == "make":
-            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert set(words[1:]) <= set(targets), line
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

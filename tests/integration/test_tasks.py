@@ -23,7 +23,7 @@ from unembed.cli import main
 from unembed.errors import CheckpointError, RecipeError
 from unembed.training.estimate import estimate
 from unembed.training.loop import TrainingResult, train
-from unembed.training.pairs.files import Pairs
+from unembed.training.pairs.pair_files import Pairs
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log
 

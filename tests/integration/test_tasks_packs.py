@@ -17,7 +17,7 @@ from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder
 from unembed.errors import DataError
 from unembed.training.loop import train
-from unembed.training.pairs.files import Pairs
+from unembed.training.pairs.pair_files import Pairs
 from unembed.training.recipes.recipe import Recipe
 
 

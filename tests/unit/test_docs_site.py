@@ -101,6 +101,7 @@ def test_the_page_of_strategies_has_every_strategy() -> None:
     assert [name for name in STRATEGIES if f"| `{name}` |" not in page] == []
 
 
+@pytest.mark.docs
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     """Every link, anchor and docstring reference resolves; the built pages have the pictures beside them."""
     if importlib.util.find_spec("mkdocs") is None:

@@ -43,6 +43,7 @@ FLOORS = {
 ROOF = 10
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module by its dotted name."""
     found = {}
@@ -71,31 +72,27 @@ def floor(module: str) -> int:
     return FLOORS[parts[1]] if len(parts) > 1 and parts[1] != "__main__" else ROOF
 
 
-def test_every_folder_has_a_floor() -> None:
-    homes = {name.split(".")[1] for name in modules() if name.count(".")} - {"__main__"}
-    assert homes <= set(FLOORS), homes - set(FLOORS)
-
-
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_go_downwards(name: str) -> None:
-    path, own = modules()[name], name.split(".")[1] if "." in name else ""
-    if floor(name) == ROOF:
-        return
-    for target in imports(path) - {name}:
+def upward(name: str, path: Path) -> list[str]:
+    """Imports of a module that do not go to a lower floor or to its own folder."""
+    own, faults = name.split(".")[1] if "." in name else "", []
+    for target in imports(path) - {name} if floor(name) != ROOF else ():
         if target == "unembed":  # only its version may be read, by the command line
-            assert own == "cli", f"{name} imports the package itself"
-            continue
-        same = target.split(".")[1] == own
-        assert same or floor(target) < floor(name), f"{name} (floor {floor(name)}) imports {target} ({floor(target)})"
+            faults += [f"{name} imports the package itself"] * (own != "cli")
+        elif target.split(".")[1] != own and floor(target) >= floor(name):
+            faults.append(f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)})")
+    return faults
 
 
-def test_no_import_cycle() -> None:
+def circles() -> list[str]:
+    """Import cycles, as paths from a module to itself."""
     graph = {name: imports(path) - {name, "unembed"} for name, path in modules().items()}
+    found: list[str] = []
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
+        if name in trail:
+            found.append(" -> ".join((*trail[trail.index(name) :], name)))
+        elif name not in done:
             for target in sorted(graph[name]):
                 visit(target, (*trail, name))
             done.add(name)
@@ -103,17 +100,34 @@ def test_no_import_cycle() -> None:
     for name in graph:
         if name != "unembed":
             visit(name, ())
+    return found
 
 
-@pytest.mark.parametrize("path", sorted(modules().values()), ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_are_short_and_say_what_they_hold(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 500, "split it: one concept a file"
-    assert "util" not in path.stem
-    assert ast.get_docstring(ast.parse(text)), "a module begins with a docstring"
+def test_imports_go_downwards_and_never_in_a_circle() -> None:
+    homes = {name.split(".")[1] for name in modules() if name.count(".")} - {"__main__"}
+    faults = [f"{home} has no floor" for home in sorted(homes - set(FLOORS))]
+    faults += circles() + ([] if faults else [fault for item in modules().items() for fault in upward(*item)])
+    assert not faults, "\n".join(faults)
 
 
-def test_import_is_quick_and_lazy() -> None:
+def test_files_are_short_say_what_they_hold_and_have_names_of_their_own() -> None:
+    faults = []
+    for path in modules().values():
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+        faults += [f"{name} is longer than 500 lines: one concept a file"] * (text.count("\n") > 500)
+        faults += [f"{name} says nothing by its name"] * ("util" in path.stem)
+        faults += [f"{name} begins without a docstring"] * (not ast.get_docstring(ast.parse(text)))
+    checkout = ROOT.parents[1]
+    named: dict[str, list[str]] = {}
+    for folder in ("src", "benchmarks", "reports", "scripts"):
+        for path in sorted((checkout / folder).rglob("*.py")):
+            named.setdefault(path.name, []).append(str(path.relative_to(checkout)))
+    shared = {name: found for name, found in named.items() if len(found) > 2 and name not in ("__init__.py",)}
+    faults += [f"{name} stands in {', '.join(found)}" for name, found in shared.items()]
+    assert not faults, "\n".join(faults)
+
+
+def test_import_is_quick_and_lazy_and_has_every_public_name() -> None:
     code = (
         "import sys, time; t = time.perf_counter(); import unembed; t = time.perf_counter() - t; "
         "heavy = {'torch', 'numpy', 'pyarrow', 'rich', 'click'} & set(sys.modules); sys.exit(f'{t} {heavy}' "
@@ -121,11 +135,7 @@ def test_import_is_quick_and_lazy() -> None:
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
     assert any(run.returncode == 0 for run in runs), [run.stderr for run in runs]
-
-
-def test_public_names_exist() -> None:
     assert len(unembed.__all__) <= 12
-    for name in unembed.__all__:
-        assert getattr(unembed, name) is not None
+    assert [name for name in unembed.__all__ if getattr(unembed, name) is None] == []
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = unembed.nothing

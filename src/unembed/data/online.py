@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unembed.data.batches import Batch, BatchState
+from unembed.data.batch import Batch, BatchState
 from unembed.data.tokenization import Tokenizer, Truncated
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError

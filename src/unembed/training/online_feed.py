@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unembed.data.batches import Batch, BatchState
+from unembed.data.batch import Batch, BatchState
 from unembed.data.feed import Group
 from unembed.data.online import OnlineBatches
 from unembed.errors import DataError

@@ -12,10 +12,10 @@ from torch import Tensor
 from unembed.network.block import modulate
 from unembed.network.denoiser import MASK, Denoiser
 from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
+from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored
 from unembed.training.device.evidence import Evidence, first_of_each
 from unembed.training.device.head import chunk_of, head_loss
 from unembed.training.device.kernels import Kernels
-from unembed.training.device.rows import DeviceRows, draw_rows, most_scored
 from unembed.training.recipes.recipe_parts import ObjectivePart
 
 _UNSEEN = -30000.0  # finite in bf16

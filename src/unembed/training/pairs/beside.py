@@ -31,8 +31,8 @@ from unembed.network.corrector import Corrector
 from unembed.network.precision import lower_precision
 from unembed.training.memory import resolve_precision
 from unembed.training.pairs.draft_pairs import PairMaker
-from unembed.training.pairs.files import Origin, Texts
 from unembed.training.pairs.pair_feed import PairFeed, PairFolder
+from unembed.training.pairs.pair_files import Origin, Texts
 from unembed.training.pairs.pair_plan import Planned, make_pairs, plan
 from unembed.training.recipes.recipe import DataPart, Recipe
 from unembed.training.source import Fitted, Source, check_pack, open_packs, open_shards

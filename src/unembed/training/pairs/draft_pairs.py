@@ -26,7 +26,7 @@ from unembed.network.corrector import Corrector
 from unembed.network.denoiser import GIVEN, MASK, Denoiser
 from unembed.network.precision import autocast
 from unembed.training.pairs.corruption import Corruption
-from unembed.training.pairs.files import KINDS, Pairs, Texts
+from unembed.training.pairs.pair_files import KINDS, Pairs, Texts
 
 _Some = TypeVar("_Some", bound=Texts)
 _TOP = 24

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import CheckpointError, DataError
-from unembed.training.pairs.files import Origin, Pairs
+from unembed.training.pairs.pair_files import Origin, Pairs
 
 _log = logging.getLogger(__name__)
 _LEAST = 4

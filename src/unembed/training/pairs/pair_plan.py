@@ -20,7 +20,7 @@ import numpy as np
 from unembed.files import make_folder
 from unembed.network.corrector import Corrector
 from unembed.training.pairs.draft_pairs import Drafts, PairMaker
-from unembed.training.pairs.files import Origin, Pairs, Texts
+from unembed.training.pairs.pair_files import Origin, Pairs, Texts
 from unembed.training.recipes.recipe_parts import PairsPart
 
 _log = logging.getLogger(__name__)

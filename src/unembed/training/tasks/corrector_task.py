@@ -28,8 +28,8 @@ from unembed.training.losses.corrector_loss import CorrectorLoss
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.memory import out_of_memory
 from unembed.training.pairs.beside import Beside
-from unembed.training.pairs.files import KINDS, Pairs
 from unembed.training.pairs.pair_feed import PairFeed, batch_of
+from unembed.training.pairs.pair_files import KINDS, Pairs
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.task import Part
 

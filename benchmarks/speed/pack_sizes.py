@@ -1,7 +1,7 @@
 """Size and time of a pack: written and read on one corpus shard. One JSON line, and the table of docs/data.md.
 
-    python -m benchmarks.speed.pack --texts ../shared/corpus/english-train-010.tsv.zst --out docs/results/pack.json \
-        --page docs/data.md
+    python -m benchmarks.speed.pack_sizes --texts ../shared/corpus/english-train-010.tsv.zst \
+        --out docs/results/pack.json --page docs/data.md
 
 Seconds are those of one core (process time), so that a busy machine misleads little. `unembed pack` is written once
 without the encoder and once, on its first 1,000 texts, with it; the difference is what the encoder takes.

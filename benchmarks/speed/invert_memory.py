@@ -1,6 +1,6 @@
 """Memory while inverting: resident memory must not grow with the number of vectors; one JSON line.
 
-    python -m benchmarks.speed.memory --model default --count 10000 --passes 1
+    python -m benchmarks.speed.invert_memory --model default --count 10000 --passes 1
 
 The vectors lie in a file and are read and inverted in batches, as `unembed invert` does. Memory is read after every
 batch; `growth_mib` is the largest value of the last half less the largest of the second quarter.
