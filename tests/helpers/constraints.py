@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenizers
 import torch
 
-from tests.helpers.decoding import CountingDenoiser, tiny_denoiser
+from tests.helpers.tiny import CountingDenoiser, tiny_denoiser
 from unembed.data.tokenization import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

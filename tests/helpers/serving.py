@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from unembed import Inverter, load_encoder
-from unembed.checkpoint.checkpoint import save_checkpoint
-from unembed.data.tokenization import Tokenizer
-from unembed.network.denoiser import Denoiser, ModelConfig
+from tests.helpers.tiny import save_tiny
+from unembed import Inverter
 from unembed.serve.app import create_app
 from unembed.serve.limits import Limits
 from unembed.serve.server import listen, make_server
@@ -32,19 +29,7 @@ TEXTS = ["the old man and the sea", "where is the station ?", "a small red house
 
 def tiny_checkpoint(folder: Path, **more: Any) -> Path:
     """Random weights that belong to the hashing encoder of 24 dimensions."""
-    encoder = load_encoder("hashing:24")
-    tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    values = {"width": 16, "layers": 1, "heads": 2, "max_length": 8, "causal": True, "prefix_tokens": 2, **more}
-    ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("mask", "eos", "bos", "pad")}
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    denoiser = Denoiser(ModelConfig(vector_dim=24, vocab_size=tokenizer.size, **ids, **values), banned)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    save_checkpoint(folder, denoiser, tokenizer.to_json(), encoder.identity.to_dict(), {}, None)
-    return folder
+    return save_tiny(folder, scale=0.3, **more)
 
 
 class Running:

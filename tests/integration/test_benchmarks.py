@@ -11,11 +11,10 @@ import torch
 from benchmarks import common
 from reports import results
 from tests.helpers.scripts import run_script
-from unembed.checkpoint.checkpoint import save_checkpoint
+from tests.helpers.tiny import save_tiny
 from unembed.data.shards import ShardDataset, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
-from unembed.network.denoiser import Denoiser, ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 8
@@ -42,15 +41,7 @@ def home(tmp_path_factory):
     write_shards(home / "train", pairs[:300], encoder, tokenizer, max_length=LIMIT, shard_size=128)
     write_shards(home / "test", pairs[300:], encoder, tokenizer, max_length=LIMIT, shard_size=128)
     np.save(home / "vectors.npy", ShardDataset(home / "test").gather(np.arange(20))[2])
-    torch.manual_seed(0)
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    config = ModelConfig(
-        vector_dim=16, vocab_size=tokenizer.size, width=16, layers=1, heads=2, max_length=LIMIT, causal=True,
-        prefix_tokens=1, mask_id=tokenizer.mask_id,
-        eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
-    save_checkpoint(home / "model", Denoiser(config, banned), tokenizer.to_json(), encoder.identity.to_dict(), {})
+    save_tiny(home / "model", encoder, prefix_tokens=1)
     return home
 
 

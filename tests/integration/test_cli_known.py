@@ -10,13 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from unembed.checkpoint.checkpoint import save_checkpoint
+from tests.helpers.tiny import save_tiny
 from unembed.cli.app import main
-from unembed.data.tokenization import Tokenizer
-from unembed.encoders.hashing import HashingEncoder
-from unembed.network.denoiser import Denoiser, ModelConfig
 
 ROWS = 70  # more than one batch
 
@@ -25,19 +21,7 @@ ROWS = 70  # more than one batch
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model and a file of vectors with columns of what is known."""
     folder = tmp_path_factory.mktemp("known")
-    encoder = HashingEncoder(16)
-    text = encoder.tokenizer_json() or ""
-    tokenizer = Tokenizer.from_json(text)
-    torch.manual_seed(0)
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    special = {"mask_id": tokenizer.mask_id, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
-    config = ModelConfig(
-        vector_dim=16, vocab_size=tokenizer.size, max_length=8, width=16, layers=1, heads=2, causal=True,
-        prefix_tokens=2,
-        pad_id=tokenizer.pad_id, **special,
-    )  # fmt: skip
-    save_checkpoint(folder / "model", Denoiser(config, banned), text, encoder.identity.to_dict(), {})
+    save_tiny(folder / "model", "hashing:16")
     words = ["the old man", "a small house", "water and people"]
     table = {
         "id": list(range(ROWS)),

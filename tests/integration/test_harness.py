@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from reports import results_page
-from unembed.checkpoint.checkpoint import save_checkpoint
+from tests.helpers.tiny import encoder_model, save_tiny
 from unembed.encoders.hashing import HashingEncoder
 from unembed.evaluation import baselines, harness, tables
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.inverter import Inverter
 from unembed.metrics.text import token_accuracy
-from unembed.network.denoiser import GIVEN, MASK, Denoiser, ModelConfig
+from unembed.network.denoiser import GIVEN, MASK
 
 LENGTH, CHAINS = 6, 12
 
@@ -26,17 +26,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def inverter(encoder, tmp_path_factory):
     """A network that has learnt that each token is the one before plus one, and nothing about vectors."""
-    from unembed.data.tokenization import Tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.from_json(encoder.tokenizer_json())
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    config = ModelConfig(
-        vector_dim=32, vocab_size=tokenizer.size, width=64, layers=2, heads=2, max_length=8, prefix_tokens=1,
-        mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
-    denoiser = Denoiser(config, banned)
+    denoiser = encoder_model(encoder, width=64, layers=2, prefix_tokens=1, causal=False)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     free = (~denoiser.banned).nonzero().squeeze(1)
     for step in range(200):
@@ -46,7 +36,7 @@ def inverter(encoder, tmp_path_factory):
         masked[:, 0] |= ~masked.any(dim=1)
         cond = denoiser.condition(torch.nn.functional.normalize(torch.randn(64, 32)))
         logits = denoiser.logits(
-            ids.masked_fill(masked, config.mask_id), torch.where(masked, MASK, GIVEN), cond, rows=masked
+            ids.masked_fill(masked, denoiser.config.mask_id), torch.where(masked, MASK, GIVEN), cond, rows=masked
         )
         loss = torch.nn.functional.cross_entropy(logits, ids[masked])
         lengths = torch.nn.functional.nll_loss(
@@ -56,7 +46,7 @@ def inverter(encoder, tmp_path_factory):
         (loss + lengths).backward()
         optimizer.step()
     path = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(path, denoiser.eval(), tokenizer.to_json(), encoder.identity.to_dict(), {})
+    save_tiny(path, encoder, denoiser.eval())
     return Inverter.from_pretrained(path, device="cpu")
 
 

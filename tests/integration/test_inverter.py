@@ -11,52 +11,26 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.helpers.tiny import save_tiny
 from unembed import Inverter, Recovery, UnembedError, load_encoder
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.checkpoint.shipped import find_checkpoint, shipped_names
-from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import FEATURES, Calibration, draft_features
 from unembed.decoding.config import DecodeConfig
 from unembed.errors import CheckpointError, EncoderMismatchError, InputError
 from unembed.files import write_json
-from unembed.network.denoiser import Denoiser, ModelConfig
 
 TEXTS = ["the old man and the sea", "she don't know", "where is the station ?", "a"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    encoder = load_encoder("hashing:24")
-    text = encoder.tokenizer_json() or ""
-    tokenizer = Tokenizer.from_json(text)
-    config = ModelConfig(
-        vector_dim=24,
-        vocab_size=tokenizer.size,
-        width=16,
-        layers=1,
-        heads=2,
-        max_length=8,
-        causal=True,
-        prefix_tokens=2,
-        mask_id=tokenizer.mask_id,
-        eos_id=tokenizer.eos_id,
-        bos_id=tokenizer.bos_id,
-        pad_id=tokenizer.pad_id,
-    )
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    denoiser = Denoiser(config, banned)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(200, len(FEATURES)))
     calibration = Calibration.fit(features, rng.random(200), rng.random(200) < 0.2, {"strategy": "adaptive"})
     folder = tmp_path_factory.mktemp("inverter") / "tiny"
     stored = {"adaptive": calibration.to_dict()}
-    save_checkpoint(folder, denoiser, tokenizer.to_json(), encoder.identity.to_dict(), {}, stored)
-    return folder
+    return save_tiny(folder, calibration=stored, scale=0.3)
 
 
 @pytest.fixture(scope="module")

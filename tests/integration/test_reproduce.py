@@ -12,14 +12,12 @@ import pytest
 import tokenizers
 import torch
 
-from unembed.checkpoint.checkpoint import save_checkpoint
+from tests.helpers.tiny import save_tiny
 from unembed.cli import main
-from unembed.data.tokenization import Tokenizer
 from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder
 from unembed.evaluation import paper_facts, paper_page
 from unembed.files import read_json, write_json
-from unembed.network.denoiser import Denoiser, ModelConfig
 
 TEXTS = [f"the {a} {b} near the {c}" for a in ("old", "red") for b in ("house", "boat", "cat") for c in ("tree", "sea")]
 SPOKEN = {
@@ -32,21 +30,11 @@ SPOKEN = {
 }
 
 
-def untrained(folder: Path, encoder: object, tokenizer_json: str, seed: int = 0) -> Path:
+def untrained(folder: Path, encoder: HashingEncoder, seed: int = 0) -> Path:
     """A checkpoint whose network has learnt nothing: what is tested is what is done with it."""
-    torch.manual_seed(seed)
-    tokenizer = Tokenizer.from_json(tokenizer_json)
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    config = ModelConfig(
-        vector_dim=encoder.dimension, vocab_size=tokenizer.size, max_length=8, width=32, layers=1, heads=2,
-        prefix_tokens=1,
-        mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
     notes = {"steps": 5 + seed, "texts_seen": 100 * (seed + 1), "seconds": 3.0, "metrics": {"bound": 4.5}}
-    identity = encoder.identity.to_dict()
-    save_checkpoint(folder, Denoiser(config, banned), tokenizer_json, identity, {"model": {"layers": 1}}, notes=notes)
-    return folder
+    shape = {"width": 32, "prefix_tokens": 1, "causal": False}
+    return save_tiny(folder, encoder, recipe={"model": {"layers": 1}}, notes=notes, seed=seed, **shape)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     encoder = HashingEncoder(32)
     for seed in (0, 1):
-        untrained(folder / f"run{seed}", encoder, encoder.tokenizer_json(), seed)
+        untrained(folder / f"run{seed}", encoder, seed)
     embedded = ["embed", str(folder / "texts.txt"), "--shards", str(folder / "shards"), "--encoder", "hashing:32"]
     assert main([*embedded, "--limit", "8", "--quiet"]) == 0
     lines = [

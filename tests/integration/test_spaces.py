@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.helpers.scripts import run_script
-from unembed.checkpoint.checkpoint import save_checkpoint
+from tests.helpers.tiny import save_tiny
 from unembed.data.shards import ShardDataset, write_shards
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.identity import PROBES
 from unembed.encoders.lsa import fit_lsa
 from unembed.encoders.registry import load_encoder
-from unembed.network.denoiser import Denoiser, ModelConfig
 
 LIMIT = 8
 
@@ -36,22 +34,10 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def leave_run(folder: Path, dimension: int, name: str) -> None:
+def leave_run(folder: Path, name: str) -> None:
     """An untrained checkpoint and a log, as a run leaves them."""
-    encoder = load_encoder(name)
-    tokenizer = Tokenizer.from_json(encoder.tokenizer_json() or "")
-    torch.manual_seed(0)
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    config = ModelConfig(
-        vector_dim=dimension, vocab_size=tokenizer.size, width=16, layers=1, heads=2, max_length=LIMIT, causal=True,
-        prefix_tokens=1, mask_id=tokenizer.mask_id,
-        eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
     recipe = {"run": {"seed": 0, "threads": 1}, "data": {"exclude_sources": ["mail"]}}
-    save_checkpoint(
-        folder / "checkpoint", Denoiser(config, banned), tokenizer.to_json(), encoder.identity.to_dict(), recipe
-    )
+    save_tiny(folder / "checkpoint", name, recipe=recipe, prefix_tokens=1)
     (folder / "log.jsonl").write_text('{"kind": "train", "step": 3, "texts": 90, "seconds": 66.0}\n{"kind": "end"}\n')
 
 
@@ -76,10 +62,10 @@ def test_shards_in_another_space_hold_the_same_texts(home: Path) -> None:
 def test_spaces_are_measured_once_and_fill_the_page(home: Path) -> None:
     spaces = {"cut": ("hashing:16?dimensions=8", 8), "lsa": (f"lsa:{home / 'lsa'}", 12)}
     root = home / "spaces"
-    for space, (name, dimension) in spaces.items():
+    for space, (name, _) in spaces.items():
         for split in ("train", "test"):
             run_script("benchmarks.experiments.spaces_shards", home / split, root / split / space, "--encoder", name)
-        leave_run(root / "runs" / space, dimension, name)
+        leave_run(root / "runs" / space, name)
     page = home / "page.md"
     page.write_text("before\n<!-- spaces -->\nold\n<!-- /spaces -->\nafter\n")
     arguments = [root, "--spaces", *spaces, "-n", 20, "--out", home / "spaces.json", "--docs", page]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Step

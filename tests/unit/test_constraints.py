@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from tests.helpers.constraints import WORDS, count_word, tiny_tokenizer, word_denoiser
-from tests.helpers.decoding import some_vectors
+from tests.helpers.tiny import some_vectors
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.config import CAUSAL_STRATEGIES, DecodeConfig
 from unembed.decoding.config import STRATEGIES as EVERY

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.checkpoint import corrector_file
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector

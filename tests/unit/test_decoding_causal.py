@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.proposals import sample_tokens

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.decoding import DIM, some_vectors, tiny_denoiser
+from tests.helpers.tiny import DIM, some_vectors, tiny_denoiser
 from unembed.decoding.choosing import agreement
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.judge import Judge

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, DecodeConfig
 from unembed.decoding.config import STRATEGIES as EVERY
 from unembed.decoding.loop import decode, stream

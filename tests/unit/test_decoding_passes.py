@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode, passes
 from unembed.decoding.trace import Draft, Step

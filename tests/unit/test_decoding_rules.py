@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.noise import Noise, vector_seeds

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.decoding import DIM, some_vectors, tiny_denoiser
+from tests.helpers.tiny import DIM, some_vectors, tiny_denoiser
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.training.pairs import pair_plan
 from unembed.training.pairs.corruption import Corruption

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed import Recipe, UnembedError, plugins, register
 from unembed.cli import main
 from unembed.decoding.config import DecodeConfig

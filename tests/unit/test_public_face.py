@@ -21,10 +21,9 @@ import pytest
 import torch
 
 import unembed
+from tests.helpers.tiny import save_tiny
 from unembed import Inverter, UnembedError, errors, load_encoder
-from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
-from unembed.data.tokenization import Tokenizer
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.checkpoint.checkpoint import load_checkpoint
 from unembed.stores.protocol import VectorBatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,28 +122,7 @@ def test_the_library_neither_prints_nor_touches_the_root_logger() -> None:
 @pytest.fixture(scope="module")
 def inverter(tmp_path_factory: pytest.TempPathFactory) -> Inverter:
     """A tiny network with random weights for the hashing encoder."""
-    encoder = load_encoder("hashing:24")
-    text = encoder.tokenizer_json() or ""
-    tokenizer = Tokenizer.from_json(text)
-    config = ModelConfig(
-        vector_dim=24,
-        vocab_size=tokenizer.size,
-        width=16,
-        layers=1,
-        heads=2,
-        max_length=8,
-        prefix_tokens=2,
-        mask_id=tokenizer.mask_id,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("face") / "tiny"
-    banned = torch.zeros(tokenizer.size, dtype=torch.bool)
-    banned[torch.from_numpy(tokenizer.banned)] = True
-    save_checkpoint(folder, Denoiser(config, banned), text, encoder.identity.to_dict(), {})
-    return Inverter(load_checkpoint(folder))
+    return Inverter(load_checkpoint(save_tiny(tmp_path_factory.mktemp("face") / "tiny", causal=False)))
 
 
 ROWS = load_encoder("hashing:24").encode(TEXTS)
