@@ -25,7 +25,7 @@ import zstandard
 
 from benchmarks.robustness import fuzzing
 from benchmarks.robustness.fuzzing import Case, Fuzzer, mutate
-from unembed.stores.files import STREAMS, read_vectors
+from unembed.stores.opening import STREAMS, read_vectors
 
 ROWS, DIMENSION = 12, 8
 

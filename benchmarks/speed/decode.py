@@ -22,7 +22,7 @@ from unembed.inverter import Inverter
 
 def read_some(path: str, column: str | None, count: int) -> np.ndarray:
     """Read the first `count` vectors of a store, from the start again where it holds fewer."""
-    from unembed.stores.files import read_vectors
+    from unembed.stores.opening import read_vectors
 
     rows: list[np.ndarray] = []
     for batch in read_vectors(path, column=column):

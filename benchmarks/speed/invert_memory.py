@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.common import emit, machine, peak_bytes, resident_bytes
 from unembed.inverter import Inverter
-from unembed.stores.files import read_vectors
+from unembed.stores.opening import read_vectors
 
 
 def main() -> None:

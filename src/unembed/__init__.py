@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unembed.inverter import Inverter, Recovery
     from unembed.network.denoiser import Denoiser
     from unembed.plugins import register
-    from unembed.stores.files import read_vectors
+    from unembed.stores.opening import read_vectors
     from unembed.training.loop import train
     from unembed.training.recipes.recipe import Recipe
 
@@ -36,7 +36,7 @@ _HOMES = {
     "evaluate": "unembed.evaluation.harness",
     "load_checkpoint": "unembed.checkpoint.checkpoint",
     "load_encoder": "unembed.encoders.registry",
-    "read_vectors": "unembed.stores.files",
+    "read_vectors": "unembed.stores.opening",
     "register": "unembed.plugins",
     "train": "unembed.training.loop",
 }

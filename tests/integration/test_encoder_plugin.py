@@ -22,7 +22,7 @@ import pytest
 import unembed
 from unembed import plugins
 from unembed.errors import InputError
-from unembed.stores.registry import open_store
+from unembed.stores.opening import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "encoder-plugin"

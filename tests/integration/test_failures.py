@@ -31,7 +31,7 @@ from unembed.cli import main
 from unembed.cli.chunks import Chunks, partial_folder
 from unembed.errors import DataError
 from unembed.plugins import register
-from unembed.stores.files import open_file
+from unembed.stores.opening import open_store
 
 DEFAULT = ["id", "text", "confidence", "likelihood", "fit", "misfit", "length", "passes", "queries"]
 
@@ -368,7 +368,7 @@ def test_skip_bad_holds_for_every_store_and_is_resumed(
     vectors = np.random.default_rng(0).normal(size=(150, 32)).astype(np.float32)
     vectors[[5, 63, 100, 149]] = 0
     np.save(tmp_path / "v.npy", vectors)
-    register("store", "test+zeros", lambda address, column, id_column: open_file(tmp_path / "v.npy"))
+    register("store", "test+zeros", lambda address, column, id_column: open_store(tmp_path / "v.npy"))
     for source in (str(tmp_path / "v.npy"), "test+zeros://x"):
         args = ["invert", source, "-m", place.model]
         fails(capsys, args, "Row 5 of", "zeros")
@@ -396,7 +396,7 @@ def test_skip_bad_holds_for_every_store_and_is_resumed(
                     raise DataError("The store went away.", "Try again.")
                 yield batch
 
-    register("store", "test+ends", lambda address, column, id_column: Ends(open_file(tmp_path / "v.npy")))
+    register("store", "test+ends", lambda address, column, id_column: Ends(open_store(tmp_path / "v.npy")))
     args = ["invert", "test+ends://x", "-m", place.model, "--skip-bad", "--out", out]
     fails(capsys, [*args, "-q"], "went away")
     assert list(partial_folder(out).glob("chunk-*"))

@@ -18,9 +18,8 @@ from safetensors.numpy import save_file
 
 from unembed.errors import InputError
 from unembed.plugins import register
-from unembed.stores.files import open_file, read_vectors
+from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.protocol import VectorBatch
-from unembed.stores.registry import open_store
 from unembed.stores.writing import write_vectors
 
 ROWS, DIMENSION = 23, 6
@@ -77,7 +76,7 @@ FORMATS = ["a.npy", "a.npz", "compressed-a.npz", "a.safetensors", "a.parquet", "
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_every_format_returns_the_same_rows(tmp_path: Path, vectors: np.ndarray, name: str, batch: int) -> None:
     path = write(tmp_path / name, vectors)
-    store = open_file(path)
+    store = open_store(path)
     assert store.dimension == DIMENSION
     assert store.count in (None, ROWS)
     batches = list(store.batches(batch))
@@ -132,11 +131,11 @@ def test_named_columns_and_ids(tmp_path: Path, vectors: np.ndarray) -> None:
     assert batch.ids[3] == "text 3" and batch.metadata["id"][3] == "r3"
     pq.write_table(columns.rename_columns(["id", "text", "first", "second"]), path)
     with pytest.raises(InputError, match=r"several columns.*first.*second.*--column"):
-        open_file(path)
+        open_store(path)
     with pytest.raises(InputError, match=r"no vector column named 'text'.*first"):
-        open_file(path, column="text")
+        open_store(path, column="text")
     with pytest.raises(InputError, match="no column named 'uid'"):
-        open_file(path, column="first", id_column="uid")
+        open_store(path, column="first", id_column="uid")
 
 
 def says(path: Path, *parts: str) -> None:
@@ -240,7 +239,7 @@ def test_a_batch_can_be_cut(vectors: np.ndarray) -> None:
 def test_registry(tmp_path: Path, vectors: np.ndarray) -> None:
     path = write(tmp_path / "a.npy", vectors)
     assert open_store(f"file://{path}").count == ROWS
-    register("store", "test+store", lambda address, column, id_column: open_file(path))
+    register("store", "test+store", lambda address, column, id_column: open_store(path))
     assert open_store("test+store://x").dimension == DIMENSION
     with pytest.raises(InputError, match="No store is registered for nowhere://"):
         open_store("nowhere://x")

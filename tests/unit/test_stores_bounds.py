@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.errors import InputError
-from unembed.stores.files import read_vectors
-from unembed.stores.pages import _struct
+from unembed.stores.arrow.pages import _struct
+from unembed.stores.opening import read_vectors
 
 READ = 1 << 19
 CELL, ROWS = 1 << 15, 200
@@ -203,7 +203,7 @@ def test_metadata_on_which_the_library_ends_the_process(tmp_path: Path) -> None:
     at = data.rindex(b"\x19\x46", end - length, end) + 1  # the last list of four whole numbers gets a fifth
     longer = data[:at] + b"\x56\x00" + data[at + 1 : end] + (length + 1).to_bytes(4, "little") + b"PAR1"
     path.write_bytes(longer)
-    code = "import sys; from unembed.stores.files import read_vectors; next(read_vectors(sys.argv[1]))"
+    code = "import sys; from unembed.stores.opening import read_vectors; next(read_vectors(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "InputError" in done.stderr and "histogram" in done.stderr, done.stderr
 
@@ -212,7 +212,7 @@ REAL = """
 import resource, sys
 import numpy, pyarrow.parquet
 from unembed.errors import InputError
-from unembed.stores.files import read_vectors
+from unembed.stores.opening import read_vectors
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()

@@ -20,7 +20,7 @@ from pyarrow.feather import write_feather
 from benchmarks.robustness import fuzz_readers as fuzz
 from benchmarks.robustness import fuzzing
 from unembed.errors import InputError
-from unembed.stores.files import open_file, read_vectors
+from unembed.stores.opening import open_store, read_vectors
 
 ENDINGS = ("npy", "npz", "safetensors", "parquet", "pq", "arrow", "feather", "ipc", "jsonl", "ndjson", "csv", "tsv")
 MEMORY = 40 << 20  # bytes that a refusal may take
@@ -216,7 +216,7 @@ def test_gigabytes_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_wide_rows_make_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.stores.arrays.READ_BYTES", 1 << 12)
+    monkeypatch.setattr("unembed.stores.arrays.npy.READ_BYTES", 1 << 12)
     np.save(tmp_path / "a.npy", np.ones((10, 256), np.float32))
     assert [len(batch) for batch in read_vectors(tmp_path / "a.npy")] == [4, 4, 2]
 
@@ -308,5 +308,5 @@ def test_other_exceptions_are_failures(tmp_path: Path, monkeypatch: pytest.Monke
 def test_good_samples_are_read(tmp_path: Path) -> None:
     for name, data in fuzz.samples().items():
         (tmp_path / name).write_bytes(data)
-        assert open_file(tmp_path / name).dimension == fuzz.DIMENSION
+        assert open_store(tmp_path / name).dimension == fuzz.DIMENSION
         assert fuzz.attempt(tmp_path / name, skip=False) == "read"

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from unembed.cli import invert
 from unembed.errors import InputError
-from unembed.stores.files import open_file
+from unembed.stores.opening import open_store
 from unembed.stores.quantised import Quantisation
 from unembed.stores.reading import Reading
 
@@ -38,7 +38,7 @@ def write(path: Path, array: np.ndarray) -> Path:
 def notes_of(path: Path, **options: Any) -> list[str]:
     """Read the whole file twice, in small batches; return the notes."""
     notes: list[str] = []
-    store = open_file(path, reading=Reading(Quantisation(**options), on_note=notes.append))
+    store = open_store(path, reading=Reading(Quantisation(**options), on_note=notes.append))
     for _ in range(2):
         assert sum(map(len, store.batches(2))) == 5
     return notes
@@ -77,7 +77,7 @@ def test_notes_reach_stderr_and_the_log(
 ) -> None:
     path = write(tmp_path / "a.npy", BYTES)
     with caplog.at_level(logging.WARNING, "unembed"):
-        list(open_file(path).batches())
+        list(open_store(path).batches())
     assert "uint8" in caplog.text
 
     def stop(*rest: Any) -> Any:

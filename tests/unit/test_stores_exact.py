@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from unembed.errors import InputError
-from unembed.stores.cells import cells
-from unembed.stores.files import open_file, read_vectors
+from unembed.stores.arrow.values import cells
+from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import Reading
 
@@ -43,7 +43,7 @@ def save(path: Path, **columns: Any) -> Path:
 
 def batch_of(path: Path, *wanted: str, id_column: str | None = None) -> VectorBatch:
     """Read the file as a command that uses some columns does."""
-    store = open_file(path, id_column=id_column, reading=Reading(wanted=frozenset(wanted)))
+    store = open_store(path, id_column=id_column, reading=Reading(wanted=frozenset(wanted)))
     (batch,) = store.batches(10)
     assert batch.vectors.tolist() == [[1, 0], [0, 1]]
     return batch

@@ -17,7 +17,7 @@ import zstandard
 from safetensors.numpy import save_file
 
 from unembed.errors import InputError
-from unembed.stores.files import open_file, read_vectors
+from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.reading import Reading
 
 ROWS, WIDTH = 5, 20
@@ -31,7 +31,7 @@ def vectors_of(path: Path | str, **options: Any) -> np.ndarray:
 def noted(path: Path, *wanted: str, **options: Any) -> tuple[Any, list[str]]:
     """Read as a command does that uses some columns; return the first batch and the notes."""
     notes: list[str] = []
-    store = open_file(path, reading=Reading(on_note=notes.append, wanted=frozenset(wanted)), **options)
+    store = open_store(path, reading=Reading(on_note=notes.append, wanted=frozenset(wanted)), **options)
     return next(iter(store.batches())), notes
 
 
@@ -63,7 +63,7 @@ def test_orders_and_shapes(tmp_path: Path, ending: str, array: np.ndarray, monke
 
 
 def test_columns_that_are_too_large_to_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.stores.arrays.READ_BYTES", 100)
+    monkeypatch.setattr("unembed.stores.arrays.npy.READ_BYTES", 100)
     np.savez(tmp_path / "a.npz", v=np.asfortranarray(VECTORS))
     with pytest.raises(InputError, match=r"column by column.*ascontiguousarray"):
         vectors_of(tmp_path / "a.npz")
@@ -141,7 +141,7 @@ def test_compressed_text(tmp_path: Path, kind: str, packer: str, monkeypatch: py
     path = tmp_path / f"a.{kind}.{packer}"
     packed = PACKERS[packer](text_of(kind))
     path.write_bytes(packed)
-    store = open_file(path)
+    store = open_store(path)
     np.testing.assert_allclose(vectors_of(path), VECTORS, rtol=1e-6)
     assert [i for batch in store.batches(2) for i in batch.ids] == [f"r{i}" for i in range(ROWS)]
     (tmp_path / f"b.{kind}").write_bytes(packed)  # by its bytes, whatever its name
@@ -211,7 +211,7 @@ def vecs(rows: np.ndarray) -> bytes:
 def test_fvecs_and_bvecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.fvecs"
     path.write_bytes(vecs(VECTORS))
-    assert open_file(path).count == ROWS and open_file(path).dimension == WIDTH
+    assert open_store(path).count == ROWS and open_store(path).dimension == WIDTH
     np.testing.assert_array_equal(vectors_of(path), VECTORS)
     packed = tmp_path / "b.fvecs.gz"
     packed.write_bytes(gzip.compress(vecs(VECTORS)))
@@ -281,7 +281,7 @@ def test_hdf5(tmp_path: Path) -> None:
 
 def test_hdf5_in_large_chunks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     h5py = pytest.importorskip("h5py")
-    monkeypatch.setattr("unembed.stores.hdf5.READ_BYTES", 1 << 10)
+    monkeypatch.setattr("unembed.stores.arrays.hdf5.READ_BYTES", 1 << 10)
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file.create_dataset("v", (1000, 100), np.float32, chunks=(1000, 100), compression="gzip")
     with pytest.raises(InputError, match=r"chunks of 400000 bytes.*smaller chunks"):

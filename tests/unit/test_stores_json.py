@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.stores import read, write
 from unembed.errors import InputError
-from unembed.stores.files import open_file
+from unembed.stores.opening import open_store
 from unembed.stores.reading import BadRow
 
 ROWS, WIDTH = 3, 24
@@ -215,15 +215,15 @@ def test_an_array_is_never_held_whole(tmp_path: Path) -> None:
     row = json.dumps({"text": "x" * 50, "v": LISTS[0]}, indent=1)
     path.write_text("[" + ",\n".join([row] * 4000) + "]")  # 2.8 MB
     tracemalloc.start()
-    total = sum(len(batch) for batch in open_file(path).batches(100))
+    total = sum(len(batch) for batch in open_store(path).batches(100))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == 4000 and peak < 1_000_000, peak
 
 
 def test_heavy_values_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unembed.stores.documents._LIGHT", 1000)
-    monkeypatch.setattr("unembed.stores.documents._MEMORY", 100_000)
+    monkeypatch.setattr("unembed.stores.text.documents._LIGHT", 1000)
+    monkeypatch.setattr("unembed.stores.text.documents._MEMORY", 100_000)
     for text in ("[" + "{}," * 2000 + "{}]", lines({"v": [[]] * 2000}), '{"a":\n' + "[" * 3000):
         for skips in (None, lambda row: None):
             with pytest.raises(InputError):

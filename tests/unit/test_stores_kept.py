@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.errors import InputError
-from unembed.stores.delimited import split_rows
-from unembed.stores.files import open_file
+from unembed.stores.opening import open_store
 from unembed.stores.reading import BadRow, Reading
+from unembed.stores.text.delimited import split_rows
 
 WIDTH = 24
 VECTORS = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
@@ -29,7 +29,7 @@ def save(path: Path, text: str) -> Path:
 
 def read(path: Path, **options: Any) -> tuple[np.ndarray, list[Any]]:
     """Return the vectors and the ids of a file."""
-    parts = list(open_file(path, reading=Reading(**options)).batches())
+    parts = list(open_store(path, reading=Reading(**options)).batches())
     return np.concatenate([part.vectors for part in parts]), [i for part in parts for i in part.ids]
 
 
@@ -59,7 +59,9 @@ class Counted(str):
 
 @pytest.mark.parametrize("line", ["[," * 4000, "[," * 4000 + "]", "[,]," * 4000])
 def test_brackets_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr("unembed.stores.delimited._plain", lambda line, d: [Counted(part) for part in line.split(d)])
+    monkeypatch.setattr(
+        "unembed.stores.text.delimited._plain", lambda line, d: [Counted(part) for part in line.split(d)]
+    )
     Counted.looked = 0
     ((_, fields),) = split_rows([line], ",", 3, "a.csv")
     assert ",".join(fields) == line and Counted.looked == len(fields)

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.errors import InputError
+from unembed.stores.arrow.layouts import layouts
 from unembed.stores.counted import counted, gaps
-from unembed.stores.files import open_file, read_vectors
-from unembed.stores.layouts import layouts
+from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.reading import BadRow, Reading
 
 ROWS, WIDTH = 5, 20
@@ -96,7 +96,7 @@ def test_named_vectors_in_structs(tmp_path: Path, ending: str) -> None:
     np.testing.assert_array_equal(vectors_of(path, column="point.vectors.dense"), VECTORS)
     np.testing.assert_array_equal(vectors_of(path, column="point.vectors.title"), -VECTORS)
     with pytest.raises(InputError, match=r"several columns.*point\.vectors\.dense.*point\.vectors\.title"):
-        open_file(path)
+        open_store(path)
     (batch,) = read_vectors(path, column="point.vectors.dense")
     assert batch.ids == list(range(ROWS)) and batch.metadata["point"][3]["n"] == 3
     one = pa.array([{"embedding": row} if i != 2 else None for i, row in enumerate(LISTS)])
@@ -179,7 +179,7 @@ def test_columns_of_one_name(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(InputError, match="several columns named 'x'"):
         vectors_of(tmp_path / "a.parquet")
-    store = open_file(tmp_path / "a.parquet", reading=Reading(wanted=frozenset()))
+    store = open_store(tmp_path / "a.parquet", reading=Reading(wanted=frozenset()))
     np.testing.assert_array_equal(next(store.batches()).vectors, VECTORS)
 
 

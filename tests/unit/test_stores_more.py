@@ -29,10 +29,9 @@ from safetensors.numpy import save_file
 from unembed.cli import invert
 from unembed.errors import InputError
 from unembed.plugins import register
-from unembed.stores.files import open_file, read_vectors
+from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.quantised import Quantisation, parse_numbers
 from unembed.stores.reading import BadRow, Reading
-from unembed.stores.registry import open_store
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint8")
 ARROW = ("file.arrow", "fixed.feather", "stream.ipc", "list.parquet", "fixed.parquet")
@@ -128,14 +127,14 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, na
         assert names == numbers
     else:
         assert names == ids and found == texts
-    assert open_file(path, column).count in (None, len(vectors))
+    assert open_store(path, column).count in (None, len(vectors))
 
 
 @pytest.mark.parametrize("name", ["file.arrow", "fixed.feather", "stream.ipc"])
 def test_arrow_batches_are_regrouped(tmp_path: Path, name: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(23, 4)).astype(np.float32)
     write(tmp_path / name, vectors, [f"r{i}" for i in range(23)], ["x"] * 23)  # record batches of 3 rows
-    store = open_file(tmp_path / name)
+    store = open_store(tmp_path / name)
     for size in (2, 3, 10, 100):
         batches = list(store.batches(size))
         assert [b.start for b in batches] == list(range(0, 23, size))
@@ -205,7 +204,7 @@ def test_standard_input_gives_what_the_file_gives(tmp_path: Path, stdin: Any, na
         np.testing.assert_array_equal(got, rows_of(tmp_path / name)[0])
         assert (ids, texts) == rows_of(tmp_path / name)[1:3]
     stdin(iter([whole]))
-    store = open_file("-", kind=kind)
+    store = open_store("-", kind=kind)
     assert sum(map(len, store.batches(4))) == 17
     with pytest.raises(InputError, match=r"standard input can be read only once.*Save it to a file"):
         list(store.batches(4))
@@ -231,7 +230,7 @@ def test_standard_input_is_never_held_whole(stdin: Any, kind: str) -> None:
         parts = ((f"[{line}]\n" if kind == "jsonl" else f"{line}\n").encode() for _ in range(rows))
     source = stdin(parts)
     tracemalloc.start()
-    store = open_file("-", kind=kind)
+    store = open_store("-", kind=kind)
     begin = source.taken
     total = sum(len(batch) for batch in store.batches(200))
     peak = tracemalloc.get_traced_memory()[1]
@@ -247,7 +246,7 @@ def test_errors_of_standard_input(stdin: Any) -> None:
     stdin(iter([b"[1, 2]\n[1, 2\n"]))
     says("-", "Line 2 of standard input is not JSON")
     with pytest.raises(InputError, match="no format 'parquet'"):
-        open_file("-", kind="parquet")
+        open_store("-", kind="parquet")
     array = io.BytesIO()
     np.save(array, np.ones((6, 3)))
     stdin(iter([array.getvalue()[:-30]]))
@@ -327,7 +326,7 @@ def pack(vectors: np.ndarray, kind: str) -> np.ndarray:
 def test_packed_bits(tmp_path: Path, name: str, dtype: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(9, 32))
     write(tmp_path / name, pack(vectors, dtype), [f"r{i}" for i in range(9)], [""] * 9)
-    assert open_file(tmp_path / name, reading=Reading(Quantisation(packed=True))).dimension == 32
+    assert open_store(tmp_path / name, reading=Reading(Quantisation(packed=True))).dimension == 32
     np.testing.assert_array_equal(rows_of(tmp_path / name, packed=True, batch=4)[0], np.sign(vectors))
 
 
@@ -501,6 +500,6 @@ def test_stdin_and_quantised_on_the_command_line(tmp_path: Path, run: Callable[.
         assert found.exit_code == 0 and len(found.stdout.splitlines()) == 4, found
     for options in (["--scale", "x"], ["--scale", "1", "--packed"], ["--scale", str(tmp_path / "no.npy")]):
         assert isinstance(run("-", "--format", "npy", *options, input=array.getvalue()).exception, InputError)
-    register("store", "test+more", lambda address, column, id_column: open_file(tmp_path / "absent.npy"))
+    register("store", "test+more", lambda address, column, id_column: open_store(tmp_path / "absent.npy"))
     with pytest.raises(InputError, match=r"test[+]more://, which is not a file"):
         open_store("test+more://x", kind="npy")

@@ -26,7 +26,7 @@ from unembed.cli.refining import Refining, refinement_options
 from unembed.cli.sampling import limited_batches, row_options
 from unembed.cli.skipped import Skipped
 from unembed.errors import EncoderMismatchError, InputError
-from unembed.stores.files import STREAMS
+from unembed.stores.opening import STREAMS
 from unembed.stores.reading import BadRow
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def command(
     from unembed.cli.console import progress
     from unembed.cli.output import check_output, draw_row, files_of, open_lines, refuse_same
     from unembed.cli.recovered import Fitting, columns, kept_names, open_sink, trace_row
-    from unembed.stores.registry import open_store
+    from unembed.stores.opening import open_store
 
     if out is not None and as_json:
         raise InputError("Both --out and --json are given.", "Use one of them: --out FILE.jsonl writes JSON lines too.")

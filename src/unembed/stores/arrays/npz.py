@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Iterator
 
 from unembed.errors import InputError
-from unembed.stores.arrays import ArrayStore, Header, Read, read_header, rows_of
-from unembed.stores.beside import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.choosing import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.npy import ArrayStore, Header, Read, read_header, rows_of
 from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
 from unembed.stores.reading import NO_ROWS, RATIO, RESTORE, Reading, check_width, translated

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unembed.stores.cells import cells, is_bytes, is_list, is_text
+from unembed.stores.arrow.lists import Lists, plain_type, stored, stored_type
+from unembed.stores.arrow.values import cells, is_bytes, is_list, is_text
 from unembed.stores.counted import counted
 from unembed.stores.doubts import ENOUGH
 from unembed.stores.inputs import MAX_LINE
-from unembed.stores.lists import Lists, plain_type, stored, stored_type
 from unembed.stores.written import from_bytes, oddity, parse_vector, to_numbers
 
 if TYPE_CHECKING:

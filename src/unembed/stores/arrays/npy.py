@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.beside import TOKENS, plain_values, squeezed
+from unembed.stores.arrays.choosing import TOKENS, plain_values, squeezed
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import VectorBatch, check_dtype, make_batch
 from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, check_width, translated

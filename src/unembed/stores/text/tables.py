@@ -10,13 +10,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from unembed.errors import InputError
-from unembed.stores.delimited import BLANKS, split_rows
-from unembed.stores.groups import Group
 from unembed.stores.inputs import Input, text_lines
-from unembed.stores.lines import REPAIR, LineStore, Record, legible
 from unembed.stores.protocol import choose_ids, choose_others
 from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
-from unembed.stores.sampled import Columns, Layout, Sample, decimal_mark, find_columns
+from unembed.stores.text.delimited import BLANKS, split_rows
+from unembed.stores.text.groups import Group
+from unembed.stores.text.lines import REPAIR, LineStore, Record, legible
+from unembed.stores.text.sampled import Columns, Layout, Sample, decimal_mark, find_columns
 from unembed.stores.written import as_vector, is_missing, is_number, parse_vector, to_numbers
 
 _DELIMITERS = (",", ";", "\t", "|", BLANKS)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unembed.errors import InputError
-from unembed.stores.groups import GENERIC, SEPARATORS, Column, Group, choose, counted, neighbours
-from unembed.stores.lines import readable
+from unembed.stores.text.groups import GENERIC, SEPARATORS, Column, Group, choose, counted, neighbours
+from unembed.stores.text.lines import readable
 from unembed.stores.written import as_vector, is_missing, is_number
 
 _WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.cells import spelt
+from unembed.stores.arrow.values import spelt
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
 from unembed.stores.reading import Reading
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.columns import Columns, choose_columns
+from unembed.stores.arrow.messages import CheckedStream, check_file, check_next
+from unembed.stores.arrow.schema import Columns, choose_columns
+from unembed.stores.arrow.slices import checked, sliced
 from unembed.stores.inputs import Input
-from unembed.stores.messages import CheckedStream, check_file, check_next
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import READ_BYTES, Reading, guarded, translated
-from unembed.stores.slices import checked, sliced
 
 _FILE = b"ARROW1"
 _KIND = "Arrow IPC"

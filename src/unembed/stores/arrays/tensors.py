@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrays import ArrayStore, Read
-from unembed.stores.beside import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.choosing import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.npy import ArrayStore, Read
 from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
 from unembed.stores.reading import NO_ROWS, Reading, check_width, translated

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.columns import Columns, choose_columns
+from unembed.stores.arrow.pages import footer, leaves, rows_that_fit
+from unembed.stores.arrow.schema import Columns, choose_columns
+from unembed.stores.arrow.slices import checked, sliced
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.pages import footer, leaves, rows_that_fit
 from unembed.stores.protocol import VectorBatch
 from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, guarded, translated
-from unembed.stores.slices import checked, sliced
 
 _KIND = "parquet"
 _BUFFERS = 1 << 25  # bytes that are read at a time, over all columns, so that a large row group is not fetched whole

@@ -11,13 +11,13 @@ from itertools import islice
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.documents import Bad, json_values
-from unembed.stores.groups import clear
 from unembed.stores.inputs import Input
-from unembed.stores.lines import LineStore, Record, legible
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
 from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
-from unembed.stores.shapes import VALUES, Found, Path, below, find, miscounted, numbers, rows, written
+from unembed.stores.text.documents import Bad, json_values
+from unembed.stores.text.groups import clear
+from unembed.stores.text.lines import LineStore, Record, legible
+from unembed.stores.text.shapes import VALUES, Found, Path, below, find, miscounted, numbers, rows, written
 from unembed.stores.written import is_missing, oddity
 
 _VALUES = 16  # looked at first; up to PEEK while something is not seen

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrays import ArrayStore, Read
-from unembed.stores.beside import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.choosing import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.npy import ArrayStore, Read
 from unembed.stores.inputs import AS_FILE, Input
 from unembed.stores.protocol import ID_NAMES
 from unembed.stores.quantised import choose_scales

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.cells import is_bytes, is_list, is_text
+from unembed.stores.arrow.values import is_bytes, is_list, is_text
 from unembed.stores.reading import READ_BYTES
 
 

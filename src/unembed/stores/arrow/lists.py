@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unembed.stores.cells import is_list
+from unembed.stores.arrow.values import is_list
 
 
 class Lists:

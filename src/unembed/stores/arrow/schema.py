@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.cells import cells
+from unembed.stores.arrow.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
+from unembed.stores.arrow.values import cells
 from unembed.stores.counted import gaps
-from unembed.stores.groups import GENERIC, SEPARATORS, clear
-from unembed.stores.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
 from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
 from unembed.stores.quantised import choose_scales
 from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width, translated
+from unembed.stores.text.groups import GENERIC, SEPARATORS, clear
 
 Peek = Callable[[list[str]], Iterable[Any]]
 _QUOTED = 100  # columns of which messages may quote a cell

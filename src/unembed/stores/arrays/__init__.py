@@ -1,0 +1,1 @@
+"""Vectors in arrays: .npy, .npz, .safetensors, HDF5, .fvecs and .bvecs."""

@@ -1,0 +1,1 @@
+"""Vectors in Arrow tables: parquet and Arrow IPC."""

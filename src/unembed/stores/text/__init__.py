@@ -1,0 +1,1 @@
+"""Vectors in text: tables (.csv, .tsv) and JSON."""
