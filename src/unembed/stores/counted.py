@@ -1,46 +1,36 @@
-"""Columns that hold one number each of a vector: a common prefix and a count ("e0", "e1", ... or "0", "1", ...)."""
+"""Columns that hold one number each of a vector: common words and a count ("e0", "e1", ... or "0", "1", ...).
+
+Contents: `families`, `lacking` and, for tables with a schema, `counted_columns`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-_COUNTED = re.compile(r"(.*?)(\d{1,7})", re.S)
-
-
-def counted(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the columns that count from 0 or 1 without a gap, in the order of their counts, by their prefix."""
-    return {
-        prefix: [places[count] for count in sorted(places)]
-        for prefix, places in _groups(names).items()
-        if _missing(places) is None
-    }
+_COUNTED = re.compile(r"(.*?)(\d+)(\D*)", re.S)
 
 
-def gaps(names: Iterable[str]) -> dict[str, str]:
-    """Return the first column that lacks in each group of at least ten that would count from 0 or 1, by its prefix."""
-    found = {}
-    for prefix, places in _groups(names).items():
-        lacks = _missing(places)
-        if lacks is not None and len(places) >= 10 and 2 * len(places) > max(places):
-            found[prefix] = f"{prefix}{lacks}"
-    return found
-
-
-def _groups(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Return the names by prefix and count; a prefix with the same count twice ("e1", "e01") is none."""
-    groups: dict[str, dict[int, str]] = {}
-    doubled = set()
-    for name in names:
+def families(names: Sequence[str]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Group names by what is before and after their count; each has (count, place among the names), ascending."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for place, name in enumerate(names):
         match = _COUNTED.fullmatch(name)
-        if match is not None:
-            places = groups.setdefault(match[1], {})
-            doubled |= {match[1]} if int(match[2]) in places else set()
-            places[int(match[2])] = name
-    return {prefix: places for prefix, places in groups.items() if len(places) > 1 and prefix not in doubled}
+        if match is not None and len(match[2]) < 10:
+            found.setdefault((match[1], match[3]), []).append((int(match[2]), place))
+    return {words: sorted(members) for words, members in found.items()}
 
 
-def _missing(places: dict[int, str]) -> int | None:
-    """Return the first count that is missing between 0 or 1 and the last, or None."""
-    first = min(min(places), 1)
-    return next((count for count in range(first, first + len(places)) if count not in places), None)
+def lacking(counts: Sequence[int], least: int = 1) -> int | None:
+    """Return a count that is missing between ascending ones, or before the first where that exceeds `least`."""
+    gap = next((a + 1 for a, b in pairwise(counts) if b > a + 1), None)
+    return counts[0] - 1 if gap is None and counts[0] > least else gap
+
+
+def counted_columns(names: Sequence[str]) -> Iterator[tuple[str, list[str], int | None]]:
+    """Yield (prefix, names in the order of their counts, a missing count or None) of names that end in a count."""
+    for (prefix, after), members in families(names).items():
+        counts = [count for count, _ in members]
+        if not after and len(set(counts)) == len(counts) > 1:
+            yield prefix, [names[place] for _, place in members], lacking(counts)

@@ -44,6 +44,7 @@ _READERS = {
     ".h5": "unembed.stores.arrays.hdf5:open_hdf5",
     ".hdf5": "unembed.stores.arrays.hdf5:open_hdf5",
 }
+"""Ending -> a function (source, column, id_column, reading) that returns the store; names as in `open_store`."""
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 
 

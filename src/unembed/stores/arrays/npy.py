@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrays.choosing import TOKENS, plain_values, squeezed
+from unembed.stores.arrays.choosing import TOKENS, Chosen, plain_values, squeezed
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import VectorBatch, check_dtype, make_batch
 from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, check_width, translated
@@ -28,51 +28,40 @@ class ArrayStore:
 
     Attributes:
         name: the path, for messages.
-        width: numbers stored per row.
-        count: number of rows.
-        reader: opened once a pass; gives a function (start, stop) -> rows of every array by name, asked in order.
-        vector_name: the array that holds the vectors.
-        id_name: the array that holds the ids, or None.
-        scale_name: the array that holds one scale per row, or None.
+        chosen: which arrays are read, and the shape of the vectors.
+        reader: opened once per pass; gives a function (start, stop) -> rows of every array by name, asked in order.
         row_bytes: bytes of one row over all arrays.
         reading: what the numbers mean and what happens to bad rows.
     """
 
     name: str
-    width: int
-    count: int
+    chosen: Chosen
     reader: Callable[[], AbstractContextManager[Read]]
-    vector_name: str
-    id_name: str | None = None
-    scale_name: str | None = None
     row_bytes: int = 0
     reading: Reading = field(default_factory=Reading)
 
     @property
     def dimension(self) -> int:
         """Length of every vector."""
-        return self.reading.quantisation.dimension(self.width)
+        return self.reading.quantisation.dimension(self.chosen.width)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.chosen.rows
 
     def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
         """Yield the rows in order (see `Store.batches`)."""
+        vectors, count, width, ids, scale, _ = self.chosen
         size = max(1, min(batch, READ_BYTES // max(4 * self.dimension, self.row_bytes)))
         with self.reader() as read:
-            for start in range(0, self.count, size):
+            for start in range(0, count, size):
                 with translated(self.name, "arrays"):
-                    rows = read(start, min(start + size, self.count))
-                    vectors = rows.pop(self.vector_name).reshape(-1, self.width)
+                    rows = read(start, min(start + size, count))
+                    numbers = rows.pop(vectors).reshape(-1, width)
                     columns = {name: plain_values(values) for name, values in rows.items()}
-                ids = columns.pop(self.id_name) if self.id_name is not None else None
-                part = make_batch(
-                    vectors,
-                    ids,
-                    columns,
-                    self.name,
-                    start,
-                    self.width,
-                    reading=self.reading,
-                    scales=self.scale_name,
-                )
+                names = columns.pop(ids) if ids is not None else None
+                part = make_batch(numbers, names, columns, self.name, start, width, reading=self.reading, scales=scale)
                 if len(part):
                     yield part
 
@@ -200,21 +189,12 @@ def rows_of(arrays: dict[str, tuple[Any, Header]], source: str) -> Read:
     return read
 
 
-def open_npy(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> ArrayStore:
+def open_npy(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
     """Open a .npy array of shape (n, d), or (d,) for one vector, without reading it into memory.
 
-    Args:
-        source: the bytes.
-        column: must be None, as the array has no name.
-        id_column: must be None.
-        reading: what the numbers mean and what happens to bad rows.
-
     Raises:
-        InputError: not a .npy file, truncated, pickled, of another shape or not numeric.
+        InputError: a column is named, not a .npy file, truncated, pickled, of another shape or not numeric.
     """
-    reading = reading or Reading()
     name = source.name
     if column is not None or id_column is not None:
         raise InputError(f"{name} holds one array and no named columns.", "Leave out --column and --id-column.")
@@ -256,12 +236,7 @@ def open_npy(
                 read_header(stream)
             yield rows_of({"vectors": (stream, flat)}, name)
 
-    return ArrayStore(
-        name,
-        shape[1],
-        shape[0],
-        mapped if header.fortran and source.plain else streamed,  # mapped pages would count as memory in use
-        "vectors",
-        reading=reading,
-        row_bytes=flat.row_bytes,
-    )
+    chosen = Chosen("vectors", *shape, None, None, ["vectors"])
+    # mapped pages would count as memory in use, so a file is mapped only where slices of rows are not contiguous
+    reader = mapped if header.fortran and source.plain else streamed
+    return ArrayStore(name, chosen, reader, flat.row_bytes, reading)

@@ -11,89 +11,54 @@ import zipfile
 from collections.abc import Iterator
 
 from unembed.errors import InputError
-from unembed.stores.arrays.choosing import choose_array, choose_beside, squeezed
+from unembed.stores.arrays.choosing import Part, choose_parts, squeezed
 from unembed.stores.arrays.npy import ArrayStore, Header, Read, read_header, rows_of
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
-from unembed.stores.reading import NO_ROWS, RATIO, RESTORE, Reading, check_width, translated
+from unembed.stores.reading import RATIO, RESTORE, Reading, translated
 
 _KIND = "an .npz archive"
 _SMALL = 1 << 26  # bytes below which the ratio does not matter
 _MEMBERS = 10_000
 
 
-def open_npz(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> ArrayStore:
-    """Open a .npz archive.
-
-    Args:
-        source: the file.
-        column: the array of shape (n, d); None takes the only one.
-        id_column: the array of ids; None takes one with a usual name, else rows are numbered.
-        reading: what the numbers mean and what happens to bad rows.
+def open_npz(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
+    """Open a .npz archive; its only array of shape (n, d), or the one named, holds the vectors.
 
     Raises:
         InputError: not an archive, no array of shape (n, d), pickled members, an ambiguous choice, or one that
             announces more than it can hold.
     """
-    reading = reading or Reading()
     path = source.name
     if not source.seekable:
         raise InputError(f"{path} is {source.manner}, and an archive is read from its end.", AS_FILE)
     headers = _headers(source)
     pickled = [name for name, part in headers.items() if part.dtype.hasobject]
-    shapes = {name: (part.shape, str(part.dtype)) for name, part in headers.items()}
     if pickled and (column in pickled or not any(_is_table(part) for part in headers.values())):
         raise InputError(
             f"{path} holds the pickled Python objects of {pickled[0]!r}, which are never loaded.",
             "Save the vectors as an array of float32.",
         )
-    vector_name = choose_array(shapes, column, path)
-    (count, width), dtype = squeezed(headers[vector_name].shape) or (0, 0), headers[vector_name].dtype.name
-    check_width(width, path)
-    if not count:
-        raise InputError(f"{path} has no rows in {vector_name!r}.", NO_ROWS)
-    sides = [name for name, part in headers.items() if part.shape == (count,) and part.dtype.kind in "fiubSUM" and name]
-    beside = {name: _why(part, count) for name, part in headers.items() if name not in (vector_name, *sides)}
-    id_name, others = choose_beside(sides, beside, id_column, reading, path)
-    scale_name = choose_scales(
-        [name for name in sides if headers[name].dtype.kind in "fiu"], dtype, reading.quantisation
-    )
-    unread = [name for name in headers if name.lower() in SCALE_NAMES and name not in sides]
-    if unread and scale_name is None and takes_scales(dtype) and not reading.quantisation.given:
-        raise InputError(
-            f"{path} holds {unread[0]!r} of shape {headers[unread[0]].shape}, not one number for each of {count} rows.",
-            "Give the scale with --scale.",
-        )
-    reading.quantisation.check(width, dtype, path)
-    sides = [name for name in sides if name in {id_name, scale_name, *others}]
+    parts = {
+        name: Part(part.shape, part.dtype.name, str(part.dtype), part.dtype.kind in "fiubSUM" and name != "")
+        for name, part in headers.items()
+    }
+    chosen = choose_parts(parts, column, id_column, reading, path)
 
     @contextlib.contextmanager
     def reader() -> Iterator[Read]:
         with contextlib.ExitStack() as stack:
             with translated(path, _KIND):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-                streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in (vector_name, *sides)}
+                streams = {name: stack.enter_context(archive.open(f"{name}.npy")) for name in chosen.used}
                 for stream in streams.values():
                     read_header(stream)
             yield rows_of({name: (stream, headers[name]) for name, stream in streams.items()}, path)
 
-    row_bytes = sum(headers[name].row_bytes for name in (vector_name, *sides))
-    return ArrayStore(path, width, count, reader, vector_name, id_name, scale_name, row_bytes, reading)
+    return ArrayStore(path, chosen, reader, sum(headers[name].row_bytes for name in chosen.used), reading)
 
 
 def _is_table(part: Header) -> bool:
     return squeezed(part.shape) is not None and part.dtype.kind in "fiu"
-
-
-def _why(part: Header, count: int) -> str:
-    """Say in a clause why an array beside the vectors is not read."""
-    if part.dtype.hasobject:
-        return "it holds Python objects, which are never unpickled"
-    if part.shape != (count,):
-        return f"it has the shape {part.shape}, not one value for each of {count} rows"
-    return f"its values are of type {part.dtype}"
 
 
 def _headers(source: Input) -> dict[str, Header]:

@@ -74,25 +74,16 @@ class VecsStore:
                     yield part
 
 
-def open_vecs(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> VecsStore:
+def open_vecs(source: Input, column: str | None, id_column: str | None, reading: Reading) -> VecsStore:
     """Open a .fvecs or .bvecs file; .ivecs holds no vectors.
 
-    Args:
-        source: the bytes.
-        column: must be None, as nothing has a name.
-        id_column: must be None.
-        reading: what the numbers mean and what happens to bad rows.
-
     Raises:
-        InputError: .ivecs, an empty or damaged file, or one whose size is not a multiple of a row.
+        InputError: a column is named, .ivecs, an empty or damaged file, or one whose size is not a multiple of a row.
     """
     import struct
 
     import numpy as np
 
-    reading = reading or Reading()
     name = source.name
     if source.suffix == ".ivecs":
         raise InputError(

@@ -9,66 +9,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.arrow.messages import CheckedStream, check_file, check_next
-from unembed.stores.arrow.schema import Columns, choose_columns
-from unembed.stores.arrow.slices import checked, sliced
+from unembed.stores.arrow.schema import TableStore, choose_columns
+from unembed.stores.arrow.slices import checked
 from unembed.stores.inputs import Input
-from unembed.stores.protocol import VectorBatch
-from unembed.stores.reading import READ_BYTES, Reading, guarded, translated
+from unembed.stores.reading import Reading, guarded, translated
 
 _FILE = b"ARROW1"
 _KIND = "Arrow IPC"
 
 
-@dataclass(frozen=True)
-class ArrowStore:
-    """A store over one Arrow IPC file or stream.
-
-    Attributes:
-        name: the path, for messages.
-        source: the bytes.
-        columns: which columns hold what.
-        fields: the places of those in the schema.
-        count: None, not known before reading.
-    """
-
-    name: str
-    source: Input
-    columns: Columns
-    fields: list[int]
-    count: int | None = None
-
-    @property
-    def dimension(self) -> int:
-        """Length of every vector."""
-        return self.columns.dimension
-
-    def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
-        """Yield the rows in order (see `Store.batches`)."""
-        start = 0
-        size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
-        with contextlib.closing(_tables(self.source, self.fields, True)) as tables:
-            for table in sliced(tables, size, self.name):
-                part = self.columns.batch(table, start)
-                start += table.num_rows
-                if len(part):
-                    yield part
-
-
-def open_arrow(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> ArrowStore:
-    """Open an Arrow IPC file or stream.
-
-    Args:
-        source: the bytes.
-        column: the vector column; None takes the only list column of numbers, else counted columns or text.
-        id_column: the id column; None takes one with a usual name, else rows are numbered.
-        reading: what the numbers mean and what happens to bad rows.
+def open_arrow(source: Input, column: str | None, id_column: str | None, reading: Reading) -> TableStore:
+    """Open an Arrow IPC file or stream; without a name, vectors are as in `choose_columns`.
 
     Raises:
         InputError: not Arrow IPC, no rows, no vector column or several.
@@ -81,8 +36,9 @@ def open_arrow(
     def peek(names: list[str]) -> Iterator[Any]:
         return _tables(source, fields(names), False)
 
-    columns = choose_columns(schema, peek, source.name, column, id_column, reading or Reading())
-    return ArrowStore(source.name, source, columns, fields(columns.used))
+    columns = choose_columns(schema, peek, source.name, column, id_column, reading)
+    used = fields(columns.used)
+    return TableStore(source.name, columns, lambda _: _tables(source, used, True))
 
 
 def _schema(source: Input) -> Any:

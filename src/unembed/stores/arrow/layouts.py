@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unembed.stores.arrow.lists import Lists, plain_type, stored, stored_type
 from unembed.stores.arrow.values import cells, is_bytes, is_list, is_text
-from unembed.stores.counted import counted
+from unembed.stores.counted import counted_columns
 from unembed.stores.doubts import ENOUGH
 from unembed.stores.inputs import MAX_LINE
 from unembed.stores.written import from_bytes, oddity, parse_vector, to_numbers
@@ -110,7 +110,9 @@ def layouts(schema: Any) -> list[Layout]:
         if _is_number(stored_type(part.type)):
             numeric.append(part.name)
             kinds[part.name] = str(part.type)
-    for prefix, names in counted(numeric).items():
+    for prefix, names, missing in counted_columns(numeric):
+        if missing is not None:
+            continue
         kind = {kinds[name] for name in names}
         same = next(iter(kind)) if len(kind) == 1 else ""
         found.append(Layout(prefix, WIDE, tuple(names), (), same, f"{len(names)} columns"))

@@ -7,75 +7,29 @@ with few different values is kept as a dictionary, so that each is held once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.arrow.pages import footer, leaves, rows_that_fit
-from unembed.stores.arrow.schema import Columns, choose_columns
-from unembed.stores.arrow.slices import checked, sliced
+from unembed.stores.arrow.schema import TableStore, choose_columns
+from unembed.stores.arrow.slices import checked
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.protocol import VectorBatch
-from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, guarded, translated
+from unembed.stores.reading import NO_ROWS, PEEK, Reading, guarded, translated
 
 _KIND = "parquet"
 _BUFFERS = 1 << 25  # bytes that are read at a time, over all columns, so that a large row group is not fetched whole
 _TOGETHER = 1000  # row groups
 
 
-@dataclass(frozen=True)
-class ParquetStore:
-    """A store over one parquet file.
-
-    Attributes:
-        name: the path, for messages.
-        count: number of rows.
-        source: the file.
-        columns: which columns hold what.
-    """
-
-    name: str
-    count: int
-    source: Input
-    columns: Columns
-
-    @property
-    def dimension(self) -> int:
-        """Length of every vector."""
-        return self.columns.dimension
-
-    def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
-        """Yield the rows in order (see `Store.batches`)."""
-        start = 0
-        size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
-        with contextlib.closing(_tables(self.source, self.columns.used, size)) as tables:
-            for rows in sliced(tables, size, self.name):
-                part = self.columns.batch(rows, start)
-                start += rows.num_rows
-                if len(part):
-                    yield part
-        if start != self.count:
-            raise InputError(f"{self.name} announces {self.count} rows and holds {start}.", RESTORE)
-
-
-def open_parquet(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> ParquetStore:
-    """Open a parquet file.
-
-    Args:
-        source: the file.
-        column: the vector column; None takes the only list column of numbers, else counted columns or text.
-        id_column: the id column; None takes one with a usual name, else rows are numbered.
-        reading: what the numbers mean and what happens to bad rows.
+def open_parquet(source: Input, column: str | None, id_column: str | None, reading: Reading) -> TableStore:
+    """Open a parquet file; without a name, vectors are as in `choose_columns`.
 
     Raises:
         InputError: not parquet, no rows, no vector column or several.
     """
     if not source.seekable:
         raise InputError(f"{source.name} is {source.manner}, and parquet is read from its end.", AS_FILE)
-    reading = reading or Reading()
     with translated(source.name, _KIND), _open(source) as file:
         schema, count = file.schema_arrow, int(file.metadata.num_rows)
     if count < 1:
@@ -83,7 +37,7 @@ def open_parquet(
     columns = choose_columns(
         schema, lambda names: _tables(source, names, PEEK), source.name, column, id_column, reading
     )
-    return ParquetStore(source.name, count, source, columns)
+    return TableStore(source.name, columns, lambda size: _tables(source, columns.used, size), count)
 
 
 def _open(source: Input, columns: int = 32, dictionaries: list[str] | None = None) -> Any:

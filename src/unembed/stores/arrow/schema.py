@@ -1,23 +1,62 @@
-"""Columns of Arrow tables, as parquet and Arrow IPC files hold them: which hold vectors, and batches out of them."""
+"""Columns of Arrow tables, as parquet and Arrow IPC files hold them: which hold vectors, and batches out of them.
+
+Contents: `TableStore`, `Columns`, `choose_columns`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from unembed.errors import InputError
 from unembed.stores.arrow.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
+from unembed.stores.arrow.slices import sliced
 from unembed.stores.arrow.values import cells
-from unembed.stores.counted import gaps
+from unembed.stores.counted import counted_columns
 from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
 from unembed.stores.quantised import choose_scales
-from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width, translated
+from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, check_width, translated
 from unembed.stores.text.groups import GENERIC, SEPARATORS, clear
 
 Peek = Callable[[list[str]], Iterable[Any]]
 _QUOTED = 100  # columns of which messages may quote a cell
+
+
+@dataclass(frozen=True)
+class TableStore:
+    """A store over one parquet or Arrow IPC file.
+
+    Attributes:
+        name: the path, for messages.
+        columns: which columns hold what.
+        tables: opens the file; gives record batches of `columns.used`, each checked, of about as many rows as asked.
+        count: number of rows; None where it is not known before reading.
+    """
+
+    name: str
+    columns: Columns
+    tables: Callable[[int], Generator[Any]]
+    count: int | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Length of every vector."""
+        return self.columns.dimension
+
+    def batches(self, batch: int = 8192) -> Iterator[VectorBatch]:
+        """Yield the rows in order (see `Store.batches`)."""
+        start = 0
+        size = max(1, min(batch, READ_BYTES // (4 * self.dimension)))
+        with contextlib.closing(self.tables(size)) as tables:
+            for rows in sliced(tables, size, self.name):
+                part = self.columns.batch(rows, start)
+                start += rows.num_rows
+                if len(part):
+                    yield part
+        if self.count is not None and start != self.count:
+            raise InputError(f"{self.name} announces {self.count} rows and holds {start}.", RESTORE)
 
 
 @dataclass(frozen=True)
@@ -138,7 +177,11 @@ def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, co
         found = _meant([*found, *_shown(doubtful, peek)], peek)
     shown: dict[str, Any] = {}
     if not found:
-        lacking = gaps(names)
+        lacking = {
+            prefix: f"{prefix}{missing}"
+            for prefix, counted, missing in counted_columns(names)
+            if missing is not None and len(counted) >= 10 and 2 * len(counted) > int(counted[-1][len(prefix) :])
+        }
         if lacking and column in (None, *lacking):
             lacks = lacking[column or next(iter(lacking))]
             raise InputError(f"{source} has counted columns without {lacks!r}.", "Give every number its column.")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from unembed.errors import InputError
+from unembed.stores.counted import families, lacking
 from unembed.stores.protocol import VECTOR_NAMES, choose_vectors
 
 SEPARATORS = " _-.[]()'\","
 GENERIC = ("", "v", "x", "c", "f", "col", "column", "field")  # names that programs give to columns without one
-_COUNTED = re.compile(r"(.*?)(\d+)(\D*)", re.S)
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _WIDE, _NARROW = 16, 8  # numbers: a wide column is meant where all others are narrow
 
@@ -118,14 +118,10 @@ def _group(name: str, run: Sequence[Column], trouble: tuple[str, str] | None) ->
 
 def counted(names: list[str], columns: list[Column], source: str) -> list[Group]:
     """Return columns that are named by counts, in the order of these."""
-    families: dict[tuple[str, str], list[tuple[int, Column]]] = {}
-    for name, part in zip(names, columns, strict=True):
-        match = _COUNTED.fullmatch(f"{name[:-2]}" if re.fullmatch(r"\d+\.0", name) else name)
-        if match is not None and not part.vector and len(match[2]) < 10:
-            families.setdefault((match[1], match[3]), []).append((int(match[2]), part))
+    plain = [name[:-2] if re.fullmatch(r"\d+\.0", name) else name for name in names]
     groups = []
-    for (before, after), members in families.items():
-        members.sort(key=lambda member: (member[0], member[1].place))
+    for (before, after), places in families(plain).items():
+        members = [(count, columns[place]) for count, place in places if not columns[place].vector]
         low = 1
         if before.strip(SEPARATORS).lower() in GENERIC and len(members) > 2 and not _of_vector(members):
             members, low = members[1:], 2
@@ -155,9 +151,7 @@ def _gaps(name: str, counts: list[int], low: int, source: str) -> tuple[str, str
             f"{source} has two columns counted {name}{double}",
             "Give each its own number, or name their places with --column, such as 1-384.",
         )
-    missing = next((a + 1 for a, b in pairwise(counts) if b != a + 1), None)
-    if missing is None and counts[0] > low:
-        missing = counts[0] - 1
+    missing = lacking(counts, low)
     if missing is None:
         return None
     return (

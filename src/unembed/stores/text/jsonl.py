@@ -27,9 +27,7 @@ _COUNTS = "Give as many ids as vectors, or name another column with --id-column.
 _KEYS = re.compile(r"[.\[\]{}]+")
 
 
-def open_jsonl(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> LineStore:
+def open_jsonl(source: Input, column: str | None, id_column: str | None, reading: Reading) -> LineStore:
     """Open JSON lines, or one JSON document.
 
     Args:
@@ -41,7 +39,6 @@ def open_jsonl(
     Raises:
         InputError: a line that is not JSON, no rows, no vector or several, lists of vectors on several lines.
     """
-    reading = reading or Reading()
     sample, found, path = _look(source, column, reading)
     names, id_name = _columns(sample, path, id_column, source.name)
     used = choose_others([name for name in names if name != id_name], reading, source.name)

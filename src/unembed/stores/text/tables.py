@@ -51,9 +51,7 @@ class _Form:
             raise ValueError(f"a value that is not a number in column {name!r} ({shown!r})") from None
 
 
-def open_csv(
-    source: Input, column: str | None = None, id_column: str | None = None, reading: Reading | None = None
-) -> LineStore:
+def open_csv(source: Input, column: str | None, id_column: str | None, reading: Reading) -> LineStore:
     """Open a .csv or .tsv file.
 
     Args:
@@ -66,7 +64,6 @@ def open_csv(
     Raises:
         InputError: no vector column or several, a cell that is not a number, or what is not clear.
     """
-    reading = reading or Reading()
     form, first = _look(source, column, reading)
     layout = form.columns.choose(column, id_column, source.name)
     names, group = layout.names, layout.group
