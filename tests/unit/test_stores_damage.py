@@ -184,7 +184,7 @@ def test_a_zip_bomb_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_long_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("inputs", "documents"):
+    for module in ("inputs", "text.documents"):
         monkeypatch.setattr(f"unembed.stores.{module}.MAX_LINE", 1000)
     for ending in ("jsonl", "csv"):
         (tmp_path / f"a.{ending}").write_text("1," * 5000)
