@@ -35,8 +35,8 @@ Make = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("slow") is None:
-        for module in ("arrow.pages", "arrow.slices", "arrow.messages", "arrow.parquet", "arrow.ipc"):
-            monkeypatch.setattr(f"unembed.stores.{module}.READ_BYTES", READ)
+        for module in ("pages", "slices", "messages", "schema"):
+            monkeypatch.setattr(f"unembed.stores.arrow.{module}.READ_BYTES", READ)
 
 
 @contextlib.contextmanager
