@@ -177,8 +177,11 @@ def compiled_blocks(model: nn.Module) -> bool:
     return any(isinstance(m, Block) and m._compiled_call_impl is not None for m in model.modules())
 
 
-def uncompile_blocks(model: nn.Module) -> None:
-    """Let every block run as it is written again."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            module._compiled_call_impl = None
+def uncompile_blocks(*models: nn.Module) -> bool:
+    """Let every block run as it is written again; false where none was compiled."""
+    compiled = any(map(compiled_blocks, models))
+    for model in models:
+        for module in model.modules():
+            if isinstance(module, Block):
+                module._compiled_call_impl = None
+    return compiled

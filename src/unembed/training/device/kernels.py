@@ -59,6 +59,8 @@ class Kernels:
             self.chunk = torch.compile(score_chunk, dynamic=False)
             self.layer = torch.compile(bert_layer, dynamic=False)
 
-    def uncompile(self) -> None:
-        """Continue with the functions as they are written."""
-        self.block, self.chunk, self.layer, self.compiled = run_block, score_chunk, bert_layer, False
+    def uncompile(self) -> bool:
+        """Continue with the functions as they are written; false where they were not compiled."""
+        compiled, self.compiled = self.compiled, False
+        self.block, self.chunk, self.layer = run_block, score_chunk, bert_layer
+        return compiled

@@ -26,12 +26,11 @@ from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blo
 from unembed.network.corrector import Corrector, CorrectorConfig
 from unembed.training.losses.corrector_loss import CorrectorLoss
 from unembed.training.losses.shortlist import Shortlist
-from unembed.training.memory import out_of_memory
 from unembed.training.pairs.beside import Beside
 from unembed.training.pairs.pair_feed import PairFeed, batch_of
 from unembed.training.pairs.pair_files import KINDS, Pairs
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.tasks.task import Part
+from unembed.training.tasks.task import Part, lighter
 
 _VALIDATED = 64
 """Pairs that are validated together."""
@@ -148,14 +147,8 @@ class CorrectorTask:
         self.feed.restore(place)
 
     def lighten(self, error: Exception) -> str:
-        """See `Task`: smaller batches where memory ran out, else no compiled code."""
-        if out_of_memory(error):
-            return "memory ran out: batches of half the size from here" if self.feed.halve() else ""
-        if compiled_blocks(self.model):
-            uncompile_blocks(self.model)
-            uncompile_blocks(self.beside.base)
-            return "compiled code failed: continuing without it"
-        return ""
+        """See `Task`."""
+        return lighter(error, self.feed.halve, lambda: uncompile_blocks(self.model, self.beside.base))
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`: the base goes forward and passes gradients back, 4 operations a parameter, and learns nothing."""

@@ -16,10 +16,10 @@ from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.losses.step import StepLoss
-from unembed.training.memory import out_of_memory, resolve_precision
+from unembed.training.memory import resolve_precision
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.prepare import Prepared
-from unembed.training.tasks.task import Part
+from unembed.training.tasks.task import Part, in_parts, lighter
 
 
 class DenoiserBase:
@@ -116,9 +116,7 @@ class DenoiserTask(DenoiserBase):
 
     def draw(self) -> list[Part]:
         """See `Task`."""
-        groups = self.feed.next()
-        size = sum(len(group) for group in groups)
-        return [Part(len(group) / size, len(group), group) for group in groups]
+        return in_parts(self.feed.next())
 
     def score(self, part: Part, generator: torch.Generator) -> Tensor:
         """See `Task`: nats a scored row, and the weighted loss of the lengths."""
@@ -135,13 +133,8 @@ class DenoiserTask(DenoiserBase):
         self.feed.restore(place)
 
     def lighten(self, error: Exception) -> str:
-        """See `Task`: smaller batches where memory ran out, else no compiled code."""
-        if out_of_memory(error):
-            return "memory ran out: batches of half the size from here" if self.feed.halve() else ""
-        if compiled_blocks(self.model):
-            uncompile_blocks(self.model)
-            return "compiled code failed: continuing without it"
-        return ""
+        """See `Task`."""
+        return lighter(error, self.feed.halve, lambda: uncompile_blocks(self.model))
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`."""

@@ -14,11 +14,10 @@ from unembed.errors import RecipeError
 from unembed.training.device.device_step import DeviceLoss
 from unembed.training.device.loader import Batch, BatchLoader
 from unembed.training.losses.shortlist import Shortlist
-from unembed.training.memory import out_of_memory
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.denoiser_task import DenoiserBase
 from unembed.training.tasks.prepare import Prepared
-from unembed.training.tasks.task import Part
+from unembed.training.tasks.task import Part, lighter
 
 
 class DeviceTask(DenoiserBase):
@@ -101,13 +100,8 @@ class DeviceTask(DenoiserBase):
             torch.cuda.manual_seed(hash((self.recipe.run.seed, place["epoch"], place["position"])) % (1 << 63))
 
     def lighten(self, error: Exception) -> str:
-        """See `Task`: smaller batches where memory ran out, else no compiled code."""
-        if out_of_memory(error):
-            return "memory ran out: batches of half the size from here" if self.batches.halve() else ""
-        if self.resident.kernels.compiled:
-            self.resident.kernels.uncompile()
-            return "compiled code failed: continuing without it"
-        return ""
+        """See `Task`."""
+        return lighter(error, self.batches.halve, self.resident.kernels.uncompile)
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`; padding and rows that only fill up are counted, for they are computed."""

@@ -24,12 +24,11 @@ from unembed.errors import CheckpointError
 from unembed.files import read_json
 from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
 from unembed.network.student import StudentConfig, StudentEncoder
-from unembed.training.memory import out_of_memory
 from unembed.training.online_feed import OnlineFeed
 from unembed.training.pairs.beside import Beside
 from unembed.training.pairs.pair_feed import PairBatch, PairFeed
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.tasks.task import Part
+from unembed.training.tasks.task import Part, in_parts, lighter
 
 
 class StudentTask:
@@ -92,9 +91,7 @@ class StudentTask:
         if paired and self.pairs is not None:
             batch = self.pairs.next()
             return [Part(1.0, 2 * len(batch.ids), batch)]
-        groups = self.texts.next()
-        size = sum(len(group) for group in groups)
-        return [Part(len(group) / size, len(group), group) for group in groups]
+        return in_parts(self.texts.next())
 
     def score(self, part: Part, generator: torch.Generator) -> Tensor:
         """See `Task`: one less the cosine, and what the recipe adds to it."""
@@ -175,14 +172,12 @@ class StudentTask:
             self.pairs.restore(place["pairs"])
 
     def lighten(self, error: Exception) -> str:
-        """See `Task`: smaller batches where memory ran out, else no compiled code."""
-        if out_of_memory(error):
-            smaller = [self.texts.halve(), self.pairs is not None and self.pairs.halve()]
-            return "memory ran out: batches of half the size from here" if any(smaller) else ""
-        if compiled_blocks(self.model):
-            uncompile_blocks(self.model)
-            return "compiled code failed: continuing without it"
-        return ""
+        """See `Task`."""
+
+        def halve() -> bool:
+            return any([self.texts.halve(), self.pairs is not None and self.pairs.halve()])
+
+        return lighter(error, halve, lambda: uncompile_blocks(self.model))
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`."""

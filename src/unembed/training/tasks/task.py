@@ -1,6 +1,6 @@
 """What a run learns. One loop trains everything; a task says what it draws, what it scores and what it validates.
 
-Contents: `Task`, `Part`.
+Contents: `Task`, `Part`, `in_parts`, `lighter`.
 
 The loop owns the optimizer, the average, the learning rate, the clock, the state and the log. A task owns a network,
 its data and its loss. `denoiser_task`, `device_task`, `student_task` and `corrector_task` hold the tasks there are.
@@ -8,6 +8,7 @@ its data and its loss. `denoiser_task`, `device_task`, `student_task` and `corre
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unembed.encoders.identity import EncoderIdentity
+from unembed.training.memory import out_of_memory
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,22 @@ class Task(Protocol):
     def arithmetic(self) -> dict[str, float]:
         """Since the last call: `positions` that went through the blocks, `operations` of forward and backward."""
         ...
+
+
+def in_parts(groups: Sequence[Collection[Any]]) -> list[Part]:
+    """Return groups of texts as the parts of a batch."""
+    size = sum(len(group) for group in groups)
+    return [Part(len(group) / size, len(group), group) for group in groups]
+
+
+def lighter(error: Exception, halve: Callable[[], bool], uncompile: Callable[[], bool]) -> str:
+    """What `Task.lighten` returns: smaller batches where memory ran out, else no compiled code.
+
+    Args:
+        error: what the step raised.
+        halve: makes batches half the size; false where they are as small as they get.
+        uncompile: gives up compiled code; false where nothing is compiled.
+    """
+    if out_of_memory(error):
+        return "memory ran out: batches of half the size from here" if halve() else ""
+    return "compiled code failed: continuing without it" if uncompile() else ""
