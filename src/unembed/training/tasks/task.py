@@ -8,7 +8,7 @@ its data and its loss. `denoiser_task`, `device_task`, `student_task` and `corre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,7 +122,7 @@ class Task(Protocol):
         ...
 
 
-def in_parts(groups: Sequence[Collection[Any]]) -> list[Part]:
+def in_parts(groups: Sequence[Sized]) -> list[Part]:
     """Return groups of texts as the parts of a batch."""
     size = sum(len(group) for group in groups)
     return [Part(len(group) / size, len(group), group) for group in groups]
