@@ -4,7 +4,7 @@
     for recovery in inverter.invert(vectors):
         print(recovery.confidence, recovery.text)
 
-Contents: `Inverter`; how it decodes stands in `decoding/decoder.py`, what it returns in `decoding/recovery.py`.
+Contents: `Inverter`; how it decodes is in `decoding/decoder.py`, what it returns in `decoding/recovery.py`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Inverter(Decoder):
 
     @property
     def corrector(self) -> Corrector | None:
-        """The corrector that lies beside the checkpoint's weights, read at first use; None where there is none."""
+        """The corrector that is next to the checkpoint's weights, read at first use; None where there is none."""
         return self._checkpoint.corrector
 
     @cached_property

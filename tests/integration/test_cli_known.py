@@ -98,7 +98,7 @@ def test_files_hold_what_was_known(place: Path, tmp_path: Path) -> None:
         (["--prefix-column", "nothing"], "no column named 'nothing'"),
         (["--prefix-column", "wrong"], "(row 66)."),
         (["--known-column", "begin"], "Row 1 of begin holds 'a small house'"),
-        (["--require", "old", "--ban", "old"], "The banned 'old' stands in the required 'old' (row 0)."),
+        (["--require", "old", "--ban", "old"], "The banned 'old' is in the required 'old' (row 0)."),
         (["--strategy", "prior", "--ban", "old"], "strategy prior"),
     ],
 )

@@ -208,7 +208,7 @@ BAD = {
     "corrector": [
         ("corrector.ranks=3", "corrector.ranks", "rank"),
         ("corrector.rank=0", "rank is 0", "from 1"),
-        ("corrector.heads=5", "no multiple of 5 heads", "heads"),
+        ("corrector.heads=5", "not a multiple of 5 heads", "heads"),
         ("pairs.held=1", "pairs.held is 1", "below 1"),
         ("pairs.own=-1", "own is -1", "from 0"),
         ("pairs.corrected=50", "pairs.corrected is 50", "pairs.own"),

@@ -150,7 +150,10 @@ def _parts(path: Path, **changes: torch.Tensor | None) -> None:
     ("changes", "words"),
     [
         ({"embedding.weight:scale": None}, "embedding.weight has no scale"),
-        ({"embedding.weight:scale": torch.full((300,), torch.nan)}, "embedding.weight has a scale that is no finite"),
+        (
+            {"embedding.weight:scale": torch.full((300,), torch.nan)},
+            "embedding.weight has a scale that is not a finite",
+        ),
         ({"token_prior.codes:factor": None}, "token_prior.codes has no factor"),
         ({"token_prior.scale": torch.ones(299)}, r"token_prior.scale has shape \(299,\)"),
         ({"token_prior.scale": None}, "it lacks token_prior.scale"),

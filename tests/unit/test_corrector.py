@@ -120,7 +120,7 @@ def test_shapes_that_cannot_be_are_refused() -> None:
         CorrectorConfig(rank=0)
     with pytest.raises(InputError, match="token prior"):
         Corrector(tiny_denoiser(), SMALL)
-    with pytest.raises(InputError, match="no multiple of 3 heads"):
+    with pytest.raises(InputError, match="not a multiple of 3 heads"):
         Corrector(with_prior(), CorrectorConfig(heads=3))
 
 

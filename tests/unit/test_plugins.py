@@ -112,7 +112,7 @@ def test_rules_schedules_and_kinds_that_are_wrong_are_named() -> None:
     register("remasking", "mine", 3)
     with pytest.raises(InputError, match="re-masking rule 'mine' is a int"):
         OnATinyNetwork().invert(some_vectors(2), strategy="euler-remask", remask_rule="mine")
-    for value, said in ((Linear(), "is no class"), (Rising, "breaks its law"), (Steep, "breaks its law")):
+    for value, said in ((Linear(), "is not a subclass"), (Rising, "breaks its law"), (Steep, "breaks its law")):
         register("schedule", "mine", value)
         with pytest.raises(InputError, match=f"The schedule 'mine' {said}"):
             get_schedule("mine")

@@ -4,10 +4,10 @@ Contents: `Checkpoint`, `save_checkpoint`, `load_checkpoint`, `verify_checkpoint
 `weights_digest`.
 
 Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is split by rows. With dtype "int8" or
-"int6" matrices are stored by rows of codes and dequantised at load (`codec.py`; design, decision 17), with "int6" the
+"int6" matrices are stored by rows of codes and dequantised at load (`codec.py`), with "int6" the
 token prior in 4 bits; the whitening matrix stays in float32, because it blows small components up. The squares of the
 token prior's means are made at load, from the means as they were stored.
-A corrector may lie beside them (`corrector_file.py`), and how held-out vectors look (`fit_score.py`); config.json names
+A corrector may be next to them (`corrector_file.py`), and how held-out vectors look (`fit_score.py`); config.json names
 neither.
 config.json is written last and names the sha256 of every file that the model is made of: a directory without it is not
 a checkpoint. SHA256SUMS (`sums.py`) lists every file of the directory, also those that were put beside the model later.
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @cached_property
     def corrector(self) -> Corrector | None:
-        """The corrector that lies beside the weights, read at first use; None where there is none.
+        """The corrector that is next to the weights, read at first use; None where there is none.
 
         Raises:
             CheckpointError: it is damaged, or belongs to other weights.
@@ -245,7 +245,7 @@ def verify_checkpoint(path: str | Path) -> tuple[dict[str, str], list[str]]:
         path: the directory.
 
     Returns:
-        Name -> sha256 of every file that is listed, and the names of what else lies in the directory.
+        Name -> sha256 of every file that is listed, and the names of what else is in the directory.
 
     Raises:
         CheckpointError: not a checkpoint, a file missing, or a digest that differs.

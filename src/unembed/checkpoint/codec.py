@@ -5,7 +5,7 @@ What is here:
     plan_for          which tensor is stored how, for a dtype: "fp32", "fp16", "int8" or "int6"
     load_into         decoded tensors into a module, refused where they do not fit
     Unfilled          builds such a module without drawing the weights that will be replaced
-    coarse            int8 codes -> 4-bit codes and one whole factor a row, or a group of it
+    coarse            int8 codes -> 4-bit codes and one whole factor per row, or a group of it
 
 A tensor NAME is held in one of five ways, told by the names in the file:
 
@@ -52,7 +52,7 @@ def plan_for(dtype: str, exact: Collection[str] = ()) -> Plan:
     """The plan of a dtype.
 
     Matrices of at least 4,096 numbers are stored by rows, other tensors of that size as float16, the rest as it is.
-    With "int6" matrices of int8 codes take 4 bits, and a matrix whose width is no multiple of 4 takes int8.
+    With "int6" matrices of int8 codes take 4 bits, and a matrix whose width is not a multiple of 4 takes int8.
 
     Args:
         dtype: one of `DTYPES`.
@@ -113,7 +113,7 @@ def coarse(codes: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _pack6(codes: Tensor) -> Tensor:
-    """Codes (N, d) within -31..31 -> (N, 3d/4) uint8. The quarters of a row lie beside each other, not the columns:
+    """Codes (N, d) within -31..31 -> (N, 3d/4) uint8. The quarters of a row are side by side, not the columns:
     every step below then reads and writes runs of d/4 bytes."""
     a, b, c, d = (codes.to(torch.int16) + 32).to(torch.uint8).chunk(4, dim=1)
     return torch.cat((a | (b & 3) << 6, b >> 2 | (c & 15) << 4, c >> 4 | d << 2), dim=1)
@@ -189,7 +189,7 @@ def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
     if scale.shape != codes.shape[:1] or not scale.is_floating_point():
         raise _Damage(f"has {len(codes)} rows and scales of shape {tuple(scale.shape)}")
     if not bool(torch.isfinite(scale).all()):
-        raise _Damage("has a scale that is no finite number")
+        raise _Damage("has a scale that is not a finite number")
     return codes.float() * scale.float().unsqueeze(1)
 
 

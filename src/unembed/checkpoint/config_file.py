@@ -29,13 +29,13 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def _file_name(value: Any, name: str) -> Any:
     """The name of a file in the folder itself."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise SchemaError(f"{name} is no name of a file")
+        raise SchemaError(f"{name} is not a file name")
     return value
 
 
 def _digest(value: Any, name: str) -> Any:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise SchemaError(f"{name} is no sha256")
+        raise SchemaError(f"{name} is not a sha256")
     return value
 
 

@@ -94,7 +94,7 @@ def check_file(folder: str | Path, name: str, digest: str) -> None:
 
 
 def check_listed(folder: str | Path, *names: str, must: bool = False) -> None:
-    """Compare files that lie beside a model with the list, as far as they are in it.
+    """Compare files that are next to a model with the list, as far as they are in it.
 
     Args:
         folder: of a checkpoint.

@@ -19,7 +19,7 @@ _MOST_HEADER = 2**20
 
 
 def _check(path: Path, repair: str) -> None:
-    """Refuse what is no regular file, or too large, or has a header that only costs memory."""
+    """Refuse what is not a regular file, or too large, or has a header that only costs memory."""
     try:
         with open_regular(path, _MOST_BYTES) as stream:
             start = stream.read(8)

@@ -3,8 +3,7 @@
 Contents: `Group`, `Dataset`, `Feed`.
 
 Rows of a batch have exactly the same length, so nothing is padded and the canvas gives nothing away that the network
-is not told anyway. The order depends on the seed and the epoch alone: a run resumes at any
-step.
+does not know anyway. The order depends on the seed and the epoch alone: a run resumes at any step.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Contents: `Augmentation`, `OnlineBatches`.
 
-On a GPU the encoder costs a tenth of a large denoiser, so texts can be embedded anew
-each time: lines are joined with the ones after them, cut to a run of words, truncated to a length drawn afresh, and
-only then embedded. What is yielded is what cached shards yield: padded ids, lengths, vectors.
+On a GPU the encoder costs a tenth of a large denoiser, so texts can be embedded anew each time: lines are joined with
+the ones after them, cut to a run of words, truncated to a length drawn afresh, and only then embedded. What is yielded
+is what cached shards yield: padded ids, lengths, vectors.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ def batch_starts(rows: int, batch_size: int, progress: bool = False) -> Iterator
 
     Args:
         rows: how many there are.
-        batch_size: rows a batch.
+        batch_size: rows per batch.
         progress: show a bar on stderr.
 
     Raises:

@@ -37,9 +37,9 @@ class Canvas:
         spent: (B,) passes of each text.
         history: for each draft its recorded steps.
         end_id: id of the end token where the canvas learns the end, else -1.
-        mask_id: id that stands at masked positions.
+        mask_id: id that is at masked positions.
         forced: (D, n) bool, positions of required words; they are not reopened.
-        closed: (D, n) bool, where no continuation of a word may stand.
+        closed: (D, n) bool, where no token that continues a word is allowed.
         missing: for each draft the required words that have no place yet.
         rules: constraints of the B texts, or None.
     """
@@ -272,7 +272,7 @@ def check_lengths(denoiser: Denoiser, known_lengths: Tensor, rules: Rules | None
 
 
 def check_given(denoiser: Denoiser, given: Tensor, texts: int) -> None:
-    """Refuse given tokens that cannot stand.
+    """Refuse given tokens that are not allowed.
 
     Raises:
         InputError: wrong shape, an id outside the vocabulary, or a special id.

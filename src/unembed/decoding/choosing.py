@@ -115,7 +115,7 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
 def token_probabilities(
     denoiser: Denoiser, vectors: Tensor, drafts: Sequence[tuple[int, tuple[int, ...]]]
 ) -> list[tuple[float, ...]]:
-    """Probability of each token of finished texts given the tokens at positions of the other parity; two passes a text.
+    """Probability of each token of finished texts given tokens at positions of the other parity; two passes per text.
 
     Args:
         denoiser: the network; one that fills no masks, or learns the end on the canvas, is sure of nothing.

@@ -31,7 +31,7 @@ def draft_features(draft: Draft) -> np.ndarray:
     """Describe a draft by the numbers that `FEATURES` names: (6,) float64.
 
     The last two compare it to its alternatives: the mean token F1 to them (1 without any), and by how much its
-    log-likelihood a token exceeds that of the best of them that differs (0 without any).
+    log-likelihood per token exceeds that of the best of them that differs (0 without any).
     """
     logs = np.log(np.maximum(np.array(draft.token_confidence or (1.0,)), math.exp(_FLOOR)))
     rivals = [other.log_likelihood / max(other.length, 1) for other in draft.alternatives if other.ids != draft.ids]
@@ -204,7 +204,7 @@ class Calibration:
                 raise ValueError("its maps have the wrong length")
             for x, y in (("f1_x", "f1_y"), ("exact_x", "exact_y")):
                 if not 1 <= len(arrays[x]) == len(arrays[y]) <= KNOTS or (np.diff(arrays[x]) < 0).any():
-                    raise ValueError(f"{x} and {y} are no knots")
+                    raise ValueError(f"{x} and {y} are not knots")
             if (arrays["scale"] <= 0).any():
                 raise ValueError("a scale is not above 0")
             return cls(**arrays, n=values["n"], settings=values["settings"])

@@ -28,7 +28,7 @@ REMASK_RULES = ("probability", "threshold")
 
 
 def strategy_names() -> list[str]:
-    """Names of the strategies, those of plug-ins behind the built-in ones."""
+    """Names of the strategies, those of plug-ins after the built-in ones."""
     return list(dict.fromkeys([*STRATEGIES, *plugin_names("strategy")]))
 
 

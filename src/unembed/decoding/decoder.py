@@ -240,7 +240,7 @@ class Decoder:
 
     @cached_property
     def student(self) -> StudentFile | None:
-        """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
+        """The student encoder that is next to the checkpoint, read at first use; None where there is none."""
         return fit_student(read_student(self._checkpoint.path, self.sha256, self.device), self._checkpoint)
 
     @cached_property

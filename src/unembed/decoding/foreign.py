@@ -65,7 +65,7 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
 
 
 def fit_student(file: StudentFile | None, checkpoint: Checkpoint) -> StudentFile | None:
-    """Check that a student fits the network that it lies beside.
+    """Check that a student fits the network that it accompanies.
 
     Raises:
         CheckpointError: it has other dimensions.

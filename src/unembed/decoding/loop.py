@@ -252,7 +252,7 @@ def decode(
         The chosen draft of each vector, with its alternatives.
 
     Raises:
-        InputError: a wrong shape, a given token that cannot stand, constraints that no text meets, or a causal
+        InputError: a wrong shape, a given token that is not allowed, constraints that no text meets, or a causal
             strategy without causal rows.
     """
     config = config or DecodeConfig()

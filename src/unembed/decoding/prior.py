@@ -41,7 +41,7 @@ class PriorTexts:
     """What was read: B texts, padded to the longest.
 
     Attributes:
-        ids: (B, longest) int64, -1 behind the end.
+        ids: (B, longest) int64, -1 after the end.
         lengths: (B,) int64.
         presence: (B, longest), how probable it is that the token occurs, see `PriorReader`; 1 for given tokens.
         log_length: (B,) log p(n | vector); 0 where the length was known.
@@ -182,7 +182,7 @@ class PriorReader:
 @dataclass
 class _Pool:
     """The K most likely tokens of C rows: `index` (C, K) into the reader's tokens, their `log_odds` (C, K), `shared`
-    (C, K, K) products of their means, `used` (C, K) those that stand in the text already."""
+    (C, K, K) products of their means, `used` (C, K) those that are in the text already."""
 
     index: Tensor
     log_odds: Tensor

@@ -3,8 +3,8 @@
 Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `sample_tokens`, `likeliest`, `guided`.
 
 Logits are (rows, V), by far the largest tensors of a decode. Drafts are sorted by length and go through the blocks in
-chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy a row
-in parts of `LOGIT_BYTES`, which on a CPU stay in its cache.
+chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy per
+row in parts of `LOGIT_BYTES`, which on a CPU stay in its cache.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Proposals:
 def choose_tokens(
     logits: Tensor, temperature: float = 0.0, gumbel: Tensor | None = None, entropy: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose a token a row, the likeliest or by the Gumbel-max trick in float64.
+    """Choose a token per row, the likeliest or by the Gumbel-max trick in float64.
 
     Args:
         logits: (R, V) float32, -inf where banned; overwritten, because a copy would cost as much as the network.
@@ -76,9 +76,9 @@ def choose_tokens(
 
 
 def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample a token a row by inverting the cumulative distribution, with one random number a row.
+    """Sample a token per row by inverting the cumulative distribution, with one random number per row.
 
-    The same distribution as `choose_tokens` with noise, without V random numbers and V logarithms a row.
+    The same distribution as `choose_tokens` with noise, without V random numbers and V logarithms per row.
 
     Args:
         logits: (R, V) float32, -inf where banned; overwritten.

@@ -87,10 +87,10 @@ def recoveries(
     """Turn drafts into texts with their confidence.
 
     Args:
-        drafts: one a text, with their alternatives.
+        drafts: one per text, with their alternatives.
         tokenizer: between ids and texts.
         calibration: of the strategy's confidence, or None.
-        judged: what is known of the vectors, one a text; None where nothing is.
+        judged: what is known of the vectors, one per text; None where nothing is.
     """
     confidence: list[float | None] = [None] * len(drafts)
     p_exact = confidence

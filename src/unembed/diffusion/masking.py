@@ -46,7 +46,7 @@ def draw_times(batch: int, generator: torch.Generator) -> Tensor:
 
     Args:
         batch: B.
-        generator: of the draw; the result stands on its device.
+        generator: of the draw; the result is on its device.
 
     Returns:
         (B,) float64.

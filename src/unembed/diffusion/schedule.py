@@ -139,7 +139,7 @@ def get_schedule(name: str) -> Schedule:
         names = ", ".join(sorted({*SCHEDULES, *plugin_names("schedule")}))
         raise InputError(f"There is no schedule {name!r}.", f"Use one of: {names}.")
     if not (isinstance(found, type) and issubclass(found, Schedule)):
-        raise InputError(f"The schedule {name!r} is no class of Schedule.", _REGISTER)
+        raise InputError(f"The schedule {name!r} is not a subclass of Schedule.", _REGISTER)
     with guarded(lambda error: InputError(f"The schedule {name!r} fails ({told(error)}).", _REGISTER)):
         schedule: Schedule = found()
         t = torch.linspace(0, 1, 101, dtype=torch.float64)

@@ -103,7 +103,7 @@ class Attention(nn.Module):
 
         Args:
             x: (B, n, width).
-            past: keys and values that stand before those of x (memory, or a causal prefix).
+            past: keys and values that come before those of x (memory, or a causal prefix).
             mask: see `attend`; broadcastable to (B, heads, n, keys).
 
         Returns:

@@ -49,9 +49,9 @@ class Shape:
         adaln: "full" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
         adaln_rank: inner dimension of the factored modulation.
         prefix_tokens: memory rows made from the vector.
-        whiten: whiten vectors first (design, decision 4); otherwise they are only scaled to unit variance.
-        token_prior: gated closed-form log-odds on the logits (design, decision 5).
-        prior_once: a token that stands in the text already gets no bias from the token prior any more; its evidence is
+        whiten: whiten vectors first; otherwise they are only scaled to unit variance.
+        token_prior: gated closed-form log-odds on the logits.
+        prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
             explained (without it words repeat).
         dropout: dropout while training.
         time_conditioning: the time t is an input of each block's modulation (`network/time_modulation.py`).

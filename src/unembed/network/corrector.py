@@ -2,8 +2,8 @@
 
 Contents: `CorrectorConfig`, `Corrector`, `Seen`.
 
-The denoiser is not changed. Everything that a draft tells goes into the `Condition`, which is all that decoding reads
-(design, decision 14): rows of the draft that every block looks up, a change of the modulation, and a change of the
+The denoiser is not changed. Everything that a draft says goes into the `Condition`, which is all that decoding reads:
+rows of the draft that every block looks up, a change of the modulation, and a change of the
 token prior's evidence in the direction of the difference. All of it starts at zero: a new corrector writes what the
 denoiser writes. Both orders can be used, left to right and masks.
 """
@@ -77,7 +77,7 @@ class Corrector(nn.Module):
     """Changes a condition so that a draft is taken into account.
 
     Args:
-        base: the denoiser, which stays as it is; it is no part of the corrector's state.
+        base: the denoiser, which stays as it is; it is not part of the corrector's state.
         config: the shape.
 
     Raises:
@@ -95,7 +95,7 @@ class Corrector(nn.Module):
             )
         if c.width % config.heads:
             raise InputError(
-                f"The width {c.width} is no multiple of {config.heads} heads.", "Choose another number of heads."
+                f"The width {c.width} is not a multiple of {config.heads} heads.", "Choose another number of heads."
             )
         self._base = (base,)
         self._directions: tuple[Directions, ...] = ()
@@ -166,7 +166,7 @@ class Corrector(nn.Module):
 
         Args:
             condition: of B targets, as `Denoiser.condition` makes it (selected rows included).
-            ids: (B, n) drafts, of one text each; what stands behind a length is not read.
+            ids: (B, n) drafts, of one text each; what follows a length is not read.
             lengths: (B,) tokens of each, at least 1.
             vectors: (B, d) the drafts' own vectors, as the encoder makes them.
             own: see `see`.

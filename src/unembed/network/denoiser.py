@@ -3,8 +3,8 @@
 Contents: `Denoiser`, and the position states `MASK`, `GIVEN`, `PREFIX`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
-it holds the token before (`PREFIX` state), so that one set of weights serves both orders (design, decision 9).
-Every part beyond the plain transformer is a switch of the config.
+it holds the token before (`PREFIX` state), so that one set of weights serves both orders. Every
+part beyond the plain transformer is a switch of the config.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Denoiser(DenoiserParts):
         """Run the blocks.
 
         Args:
-            ids: (B, n) token ids; what stands under a mask is not read. In causal use, the tokens before each row.
+            ids: (B, n) token ids; the token under a mask is not read. In causal use, the tokens before each row.
             states: (B, n) MASK or GIVEN, or PREFIX in causal use.
             condition: of the B vectors.
             lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
@@ -110,7 +110,7 @@ class Denoiser(DenoiserParts):
             hidden: (R, width) rows of `hidden()`.
             owner: (R,) index of each row's vector in the condition.
             condition: of the vectors.
-            used: (R, U) tokens that stand in the text already (`prior_once`), filled up with the end token, which has
+            used: (R, U) tokens that are in the text already (`prior_once`), filled up with the end token, which has
                 no class and so no score.
             end: whether the end token may be output.
 
@@ -142,7 +142,7 @@ class Denoiser(DenoiserParts):
         lengths: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> Reading:
-        """Run the blocks and keep the positions that are read (design, decision 10).
+        """Run the blocks and keep the positions that are read.
 
         Args:
             ids: (B, n) token ids.

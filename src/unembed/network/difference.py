@@ -1,4 +1,4 @@
-"""The difference prior: what target minus draft says about missing and wrong tokens (design, decision 14).
+"""The difference prior: what target minus draft says about missing and wrong tokens.
 
 Contents: `Difference`, `DifferencePrior`, `Directions`.
 

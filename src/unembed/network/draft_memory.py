@@ -2,7 +2,7 @@
 
 Contents: `DraftReader`, `DraftMemory`.
 
-A reader stands before each block as a branch of its own, with its own softmax. Its output starts at zero, so that a new
+A reader precedes each block as a branch of its own, with its own softmax. Its output starts at zero, so that a new
 corrector changes nothing; without a draft it is not run at all, so that the denoiser computes what it always did.
 """
 

@@ -40,7 +40,7 @@ class TokenHead(nn.Module):
 
 
 class LengthNetwork(nn.Module):
-    """p(n | vector) for n = 1..max_length by a two-layer network on the whitened vector (design, decision 2).
+    """p(n | vector) for n = 1..max_length by a two-layer network on the whitened vector.
 
     Args:
         dim: dimension of the vector.

@@ -17,7 +17,7 @@ class Reading:
         hidden: (R, width).
         owner: (R,) index of each row's vector in the condition.
         column: (R,) position of each row.
-        used: (B, n) tokens that stand in the texts, the end token elsewhere.
+        used: (B, n) tokens that are in the texts, the end token elsewhere.
         condition: of the B vectors.
     """
 

@@ -45,7 +45,7 @@ def time_of(masked: Tensor, lengths: Tensor | None, schedule: Schedule) -> Tenso
 
     Args:
         masked: (B, n) bool.
-        lengths: (B,) positions of each canvas, or None where all have n; what stands behind does not count.
+        lengths: (B,) positions of each canvas, or None where all have n; what follows does not count.
         schedule: of training.
 
     Returns:

@@ -90,7 +90,7 @@ def fit_closed_form(
 
     Args:
         batches: (ids (B, <= max_length) int64 padded, lengths (B,) int64, vectors (B, d) as the encoder makes). Batches
-            of some thousand rows are fastest. On any device, where all sums then stand.
+            of some thousand rows are fastest. On any device, which then holds all sums.
         vocab_size: V.
         max_length: longest text, in tokens.
         shrink: pseudo-count of the token prior's means.

@@ -3,8 +3,8 @@
 What is here:
     LengthHead  linear discriminant over the lengths 1..max_length in whitened space
 
-The denoiser's canvas has exactly n positions, and n is never given away by the data (DESIGN, decision 2.2): it is
-guessed here, and several likely lengths are decoded.
+The denoiser's canvas has exactly n positions, and n is never given away by the data: it is guessed
+here, and several likely lengths are decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of numbers as int8 codes with one scale a row. Contents: `TOP`, `quantise_rows`."""
+"""Rows of numbers as int8 codes with one scale per row. Contents: `TOP`, `quantise_rows`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _scale_of(largest: Tensor, top: int) -> Tensor:
 
 
 def quantise_rows(rows: Tensor, top: int = TOP) -> tuple[Tensor, Tensor]:
-    """Round rows to whole multiples of one scale a row, the row's largest number over `top`.
+    """Round rows to whole multiples of one scale per row, the row's largest number over `top`.
 
     Args:
         rows: (N, d) numbers.

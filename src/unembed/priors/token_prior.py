@@ -6,8 +6,7 @@ What is here:
 
 For classes that share a covariance S, log p(w | v) - log p(w) = v' S^-1 mu_w - 1/2 mu_w' S^-1 mu_w (linear discriminant
 analysis). In whitened space z the matrix is the identity. Means are shrunk by n / (n + 20) and the log-odds count half,
-because tokens are not independent of each other. Everything is a buffer: saved and loaded with
-`state_dict`.
+because tokens are not independent of each other. Everything is a buffer: saved and loaded with `state_dict`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ What is here:
     Whitening  z = (v - mean) W with W = C^-1/2, a module of buffers that travels inside the checkpoint
 
 Word order lives in the small components of the vector: the bottom half of MiniLM's spectrum holds 10% of the variance
-and 26% of the energy of a word swap. After whitening every direction has the same size (DESIGN, decision 2.4).
+and 26% of the energy of a word swap. After whitening every direction has the same size.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from unembed.errors import DataError, InputError
 class Moments:
     """Streaming first and second moments of vectors, in float64, in memory d x d whatever the number of vectors.
 
-    Sums are taken around the mean of the first batch, so that a large common offset does not cost precision. They stand
-    where the vectors do; means and covariances are given on the CPU.
+    Sums are taken around the mean of the first batch, so that a large common offset does not cost precision. They are
+    on the device of the vectors; means and covariances are given on the CPU.
 
     Args:
         dim: dimension d of the vectors.

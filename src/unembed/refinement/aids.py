@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint and helps refinement. Contents: `Aids`."""
+"""Files next to a checkpoint that help refinement. Contents: `Aids`."""
 
 from __future__ import annotations
 

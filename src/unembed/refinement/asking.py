@@ -50,8 +50,8 @@ class Asker:
         """Vectors of texts, float32 (n, d); only those that are not known are sent.
 
         Raises:
-            EncoderError: the encoder failed, or answered with something that is no vector; what it answered before is
-                kept.
+            EncoderError: the encoder failed, or answered with something that is not a vector; what it answered before
+                is kept.
         """
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
         if new:

@@ -29,7 +29,7 @@ def resolve_budget(queries: int, budget: Budget | None, trace: bool) -> Budget |
         return None
     if trace:
         raise InputError(
-            "A trace shows how a draft is decoded, and refinement goes on behind it.",
+            "A trace shows how a draft is decoded, and refinement starts from finished drafts.",
             "Leave out the trace or the queries.",
         )
     return found
@@ -61,7 +61,7 @@ def refine_batches(
         salvage: called at an interruption with the finished rows and the best so far of the batch under way.
 
     Yields:
-        One refinement a row, in order.
+        One refinement per row, in order.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Many different drafts of the same vectors: how they are decoded so that they differ, and in which order they stand.
+"""Many different drafts of the same vectors: how they are decoded so that they differ, and in which order.
 
 Contents: `plan`, `gather`.
 

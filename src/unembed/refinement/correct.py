@@ -64,7 +64,7 @@ def correct(
         results: filled at once and kept up to date, as in `search.refine`.
 
     Returns:
-        One result a text, as `search.refine` returns it.
+        One result per text, as `search.refine` returns it.
 
     Raises:
         EncoderError: see `Asker.ask`.

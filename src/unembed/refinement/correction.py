@@ -31,7 +31,7 @@ def corrections(
     Args:
         corrector: of this denoiser.
         denoiser: trained with causal rows.
-        condition: of the D drafts' targets, one row a draft.
+        condition: of the D drafts' targets, one row per draft.
         drafts: D drafts of at least one token.
         draft_vectors: (D, d) their vectors, as the encoder makes them.
         beam: hypotheses kept of each draft; 1 is greedy.

@@ -100,7 +100,7 @@ class Refiner:
         method: a key of `REFINEMENTS`.
         search: options of the search; its tolerance is always that of the rounding.
         rounding: precision of the vectors.
-        aids: what lies beside the checkpoint.
+        aids: what is next to the checkpoint.
 
     Raises:
         InputError: an unknown method, or one that this checkpoint cannot do.
@@ -152,10 +152,10 @@ class Refiner:
             priors: for the strategy prior.
             report: called after each round with the most queries of a text, the mean cosine and the texts met.
             salvage: called with the best drafts so far where something interrupts the refinement (Ctrl-C, an encoder
-                that fails), before the exception goes on; not while the first drafts are made.
+                that fails), before the exception continues; not while the first drafts are made.
 
         Returns:
-            One refinement a text.
+            One refinement per text.
 
         Raises:
             InputError: constraints that the method cannot keep.
@@ -224,7 +224,7 @@ class Refiner:
         report: Report | None,
         results: list[Refined],
     ) -> None:
-        """Run the method; what it finds stands in `results` from its beginning."""
+        """Run the method; `results` holds what it finds from its beginning."""
         config = self.search
         if self.method == "best-of":
             config = replace(config, first=count, ask=count, moves=())

@@ -24,7 +24,7 @@ def orderings(
 
     Args:
         denoiser: trained with causal rows.
-        condition: of the D drafts' texts, one row a draft.
+        condition: of the D drafts' texts, one row per draft.
         drafts: D drafts of at least one token.
         beam: hypotheses kept of each draft.
 

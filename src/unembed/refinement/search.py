@@ -7,7 +7,7 @@ go together, so that the encoder and the denoiser work on full batches:
 
     1. ask the best of the drafts that decoding left; the others wait in the queue with their expected cosine;
     2. expand the nearest draft that has not been expanded: moves of all kinds, each with its expected cosine;
-    3. ask the most promising of the queue; go on with 2 until the budget ends or the vector is met. Rounds are short
+    3. ask the most promising of the queue; continue with 2 until the budget ends or the vector is met. Rounds are short
        at first and longer later, so that a small budget is spent with care and a large one in few expansions.
 """
 
@@ -45,8 +45,8 @@ class SearchConfig:
 
     Attributes:
         first: drafts of the decode that are asked before anything is expanded.
-        ask: most queries a round; a round has 1 + spent / 2 of them up to this.
-        beam: drafts that are expanded a round.
+        ask: most queries per round; a round has 1 + spent / 2 of them up to this.
+        beam: drafts that are expanded per round.
         most: proposals kept of an expansion.
         top: tokens considered for a masked position.
         look: proposals of an expansion that the student sees.
@@ -150,7 +150,7 @@ def refine(
     Args:
         denoiser: the network.
         vectors: (T, d) targets.
-        drafts: of each text, best first, as token ids; a student puts those behind the first into its own order.
+        drafts: of each text, best first, as token ids; a student puts those after the first into its own order.
         asker: sends the queries.
         budget: of each text.
         config: options.
@@ -162,7 +162,7 @@ def refine(
             fails) leaves what was found until then.
 
     Returns:
-        One result a text.
+        One result per text.
 
     Raises:
         InputError: the checkpoint lacks what the search needs.
@@ -213,7 +213,7 @@ def refine(
 
 
 def _sorted(drafts: Sequence[Sequence[tuple[int, ...]]], forecaster: Forecaster) -> list[list[tuple[int, ...]]]:
-    """The best draft of each text in its place, the others behind it nearest first, as the student sees them."""
+    """The best draft of each text in its place, the others after it nearest first, as the student sees them."""
     guess = forecaster.encode([ids for part in drafts for ids in part])
     out, at = [], 0
     for text, part in enumerate(drafts):
@@ -295,7 +295,7 @@ class _Grower:
     target: Tensor
 
     def __call__(self, searches: list[_Search], texts: list[int], budget: Budget, config: SearchConfig) -> int:
-        """Expand the nearest drafts of each text that goes on; return how many proposals came."""
+        """Expand the nearest drafts of each unfinished text; return how many proposals came."""
         chosen: list[tuple[int, Asked]] = []
         for i in texts:
             search = searches[i]

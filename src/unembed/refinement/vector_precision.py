@@ -59,7 +59,7 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "int8": _int8,
     "binary": _binary,
 }
-"""Kind of numbers -> what is left of float32 rows (n, d); int8 with one scale a row, from its largest number."""
+"""Kind of numbers -> what is left of float32 rows (n, d); int8 with one scale per row, from its largest number."""
 
 
 @cache
@@ -105,7 +105,7 @@ def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Round
     """Find the precision of vectors by looking at their numbers.
 
     All rows must be of one kind: numbers that fp16 or bf16 can hold, one absolute value (bits), whole numbers or whole
-    numbers times a scale a row up to 127 (int8). Everything else is taken for float32.
+    numbers times a scale per row up to 127 (int8). Everything else is taken for float32.
 
     Args:
         vectors: (n, d), as they were stored or as a reader decoded them.
@@ -120,7 +120,7 @@ def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Round
         return Rounding()
     kind = _kind(rows)
     if kind == "int8" and not bool((rows == np.round(rows)).all()):
-        return Rounding(kind, NOISE, KINDS[kind])  # one scale a row: its largest number is 127 steps
+        return Rounding(kind, NOISE, KINDS[kind])  # one scale per row: its largest number is 127 steps
     if kind == "int8":
         return Rounding(kind, rounding_tolerance(kind, rows.shape[1]))
     return Rounding(kind, NOISE, None if kind == "float32" else KINDS[kind])

@@ -5,7 +5,7 @@ Contents: `Engine`.
 Torch runs in one thread, so that requests never fight for the cores. Work with the same options is joined: rows are
 taken from the waiting clients in turn, and from the requests of each in turn, up to `batch` rows (fewer where each has
 many drafts), and become one decode. What arrives while such a decode runs forms the next batch. A stream is a decode of
-its own. After each pass the decode goes on that belongs to the client that has had the least time; among a client's
+its own. After each pass the decode of the client that has had the least time continues; among a client's
 own, the one that has had the least for each of its requests. A stream waits while its reader is some passes behind. A
 row's result does not depend on the rows beside it.
 """

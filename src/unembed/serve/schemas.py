@@ -287,7 +287,7 @@ class ErrorBody(BaseModel):
 
 
 class Failure(BaseModel):
-    """An answer that is no result."""
+    """An answer with an error instead of a result."""
 
     error: ErrorBody
 

@@ -130,7 +130,7 @@ class Service:
         check_method(body.refinement)
         if body.queries and body.trace:
             raise InputError(
-                "A trace shows how a draft is decoded, and refinement goes on behind it.",
+                "A trace shows how a draft is decoded, and refinement starts from finished drafts.",
                 "Leave out the trace or the queries.",
             )
         config = self.inverter.resolve(body.options.model_dump(exclude_none=True))

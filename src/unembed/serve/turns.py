@@ -1,4 +1,4 @@
-"""Work that blocks, run in turns: it stops at points of its own, and goes on when it is asked to.
+"""Work that blocks, run in turns: it stops at points of its own, and continues when asked to.
 
 Contents: `in_turns`, `watched_refinement`.
 

@@ -13,7 +13,7 @@ Texts = list[list[tuple[tuple[int, ...], float]]]
 
 
 class Options(NamedTuple):
-    """C ways to go on for each of A hypotheses.
+    """C continuations for each of A hypotheses.
 
     `tokens`, `gain` (what is added to the total) and `log_prob` (what is kept) are (A, C). `evidence` (A,) is the
     log-probability of a known token, None without constraints. `best` holds the T likeliest tokens and their

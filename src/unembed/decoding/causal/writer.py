@@ -23,7 +23,7 @@ from unembed.network.precision import autocast
 from unembed.network.row_parts import row_parts
 
 Chooser = Callable[[Tensor, Beams, Tensor, int], Options]
-"""Logits (A, V), which it may overwrite, the beams, the live hypotheses (A,) and the position -> how they may go on."""
+"""Logits (A, V), which it may overwrite, beams, live hypotheses (A,) and the position -> how they may continue."""
 
 
 def write(
@@ -40,7 +40,7 @@ def write(
         denoiser: with causal rows.
         condition: of the R rows of the beams.
         beams: new; filled in place.
-        choose: how hypotheses go on.
+        choose: how hypotheses continue.
         make_room: hypotheses that end make room for others. Otherwise they stay in their beam with their score.
         empty: the end counts among the first tokens; otherwise it has no probability there.
 
@@ -112,7 +112,7 @@ def likeliest_options(logits: Tensor, beams: Beams, alive: Tensor, position: int
 
 
 def sampled_options(logits: Tensor, temperature: float, uniform: Tensor) -> Options:
-    """One token a row, sampled from logits (A, V), which are overwritten, with random numbers (A,)."""
+    """One token per row, sampled from logits (A, V), which are overwritten, with random numbers (A,)."""
     found = []
     for rows in row_parts(len(logits), logits.shape[1], logits.device):
         found.append(sample_tokens(logits[rows], temperature, uniform[rows]))
@@ -135,7 +135,7 @@ class Bag:
         padded = [[*bag, *[0] * (width - len(bag))] for bag in bags]
         stock = [[*bag.values(), *[0] * (width - len(bag))] for bag in bags]
         self.words = torch.tensor(padded, device=device)  # (R, U) the different tokens of each draft
-        self.stock = torch.tensor(stock, device=device)  # (R, U) how often each stands there
+        self.stock = torch.tensor(stock, device=device)  # (R, U) how often each is there
         self.eos = eos
 
     def __call__(self, logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:

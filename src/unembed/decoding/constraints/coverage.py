@@ -139,7 +139,7 @@ class Guide:
         }
 
     def scan(self, t: int, tokens: Sequence[int]) -> _State:
-        """See which required words of text `t` stand in `tokens`, at positions that were not given."""
+        """See which required words of text `t` are in `tokens`, at positions that were not given."""
         missing = list(self.rules.required[t])
         given, n = self.given[t], len(tokens)
         first = {word[0] for word in missing}

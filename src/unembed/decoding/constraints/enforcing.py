@@ -39,7 +39,7 @@ class Enforcer:
         return torch.tensor(sorted(found), device=index.device) if found else None
 
     def forbid(self, canvas: Canvas, rows: Tensor, column: Tensor, logits: Tensor) -> None:
-        """Set logits (R, V) of what may not stand at places `column` (R,) of drafts `rows` (R,) to -inf."""
+        """Set to -inf the logits (R, V) of what is not allowed at places `column` (R,) of drafts `rows` (R,)."""
         closed = canvas.closed[rows, column].nonzero().flatten()
         if len(closed):
             logits[closed] = logits[closed].masked_fill(self.glued, -torch.inf)
@@ -182,7 +182,7 @@ class Enforcer:
         return torch.where(canvas.masked[draft, :n], -1, canvas.ids[draft, :n]).tolist()
 
     def _earliest_end(self, canvas: Canvas) -> Tensor:
-        """(D,) first position where the end token may stand."""
+        """(D,) first position that the end token may take."""
         position = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
         fixed = (canvas.given | canvas.forced) & (canvas.ids != canvas.end_id)
         last = torch.where(fixed, position + 1, 1).amax(1)

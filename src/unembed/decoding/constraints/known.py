@@ -4,7 +4,7 @@ Contents: `Constraints`.
 
     Constraints(prefix="dear dr", required=["invoice"], banned=["regards"], length=(8, 14)).compile(tokenizer, 3, 32)
 
-Each field holds for all texts, or is a list with one entry a text (None: nothing is known of that text). Decoding
+Each field holds for all texts, or is a list with one entry per text (None: nothing is known of that text). Decoding
 enforces them in every strategy; see `rules.Rules` for the form in which it does.
 """
 
@@ -26,7 +26,7 @@ from unembed.errors import InputError
 
 @dataclass(frozen=True)
 class Constraints:
-    """Constraints on recovered texts, for all of them or one entry a text.
+    """Constraints on recovered texts, for all of them or one entry per text.
 
     Attributes:
         given: (n, up to max_length) token ids that are known, -1 where not.
@@ -177,7 +177,7 @@ class _Text:
             self._put(self._ids("prefix", prefix), 0, "prefix", prefix)
         for position, word in (known or {}).items():
             if not _is_whole(position) or position < 0:
-                self._refuse(f"The position {position!r} of a known word is no position", "Count tokens from 0.")
+                self._refuse(f"The position {position!r} of a known word is below 0", "Count tokens from 0.")
             ids = self._ids("known", word)
             self._put(ids, int(position), "known word", word)
             self._close(position + len(ids), word)
@@ -240,7 +240,7 @@ class _Text:
     def _refuse_banned(self, tokens: list[int], patterns: Mapping[str, str], where: str) -> None:
         found = self.lexicon.holds(tokens, tuple(patterns))
         if found is not None:
-            self._refuse(f"The banned {patterns[found]!r} stands in {where}", "Leave one of the two out.")
+            self._refuse(f"The banned {patterns[found]!r} is in {where}", "Leave one of the two out.")
 
     def _require(self, words: list[Word]) -> None:
         """Leave out what the known tokens hold; see that the others find room."""

@@ -80,7 +80,7 @@ class Lexicon:
 
         Args:
             tokens: the text around it, negative where it is unknown.
-            position: where a token is sought; what stands there is not looked at.
+            position: where a token is sought; the token there is not looked at.
             banned: patterns.
 
         Returns:
@@ -102,7 +102,7 @@ class Lexicon:
         return found, any(head in banned for head in heads[1:])
 
     def holds(self, tokens: Sequence[int], banned: Sequence[str]) -> str | None:
-        """The first banned word that stands in `tokens` (negative where unknown; an unknown token ends a word)."""
+        """The first banned word that is in `tokens` (negative where unknown; an unknown token ends a word)."""
         longest = max(map(len, banned), default=0)
         for i, token in enumerate(tokens):
             if token < 0 or (i + 1 < len(tokens) and tokens[i + 1] in self._glued):
@@ -119,7 +119,7 @@ def free_runs(tokens: Sequence[int], start: int, end: int, lexicon: Lexicon) -> 
     A run before a continuation is one shorter, because a whole word may not end there.
 
     Args:
-        tokens: the text, negative where it is unknown; positions behind it are unknown.
+        tokens: the text, negative where it is unknown; positions after it are unknown.
         start, end: the range.
         lexicon: tells continuations.
     """
@@ -156,7 +156,7 @@ def _packs(runs: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
 
 
 def glued_mask(lexicon: Lexicon, size: int, device: torch.device) -> Tensor:
-    """(size,) bool of `lexicon.glued` on a device, False behind its end."""
+    """(size,) bool of `lexicon.glued` on a device, False after its end."""
     out = torch.zeros(size, dtype=torch.bool, device=device)
     out[: min(size, len(lexicon.glued))] = lexicon.glued[:size].to(device)
     return out

@@ -30,7 +30,7 @@ class Rules:
 
     Attributes:
         given: (B, max_length) int64 known tokens, -1 elsewhere.
-        closed: (B, max_length) bool, positions right after a known word: no token that continues it may stand there.
+        closed: (B, max_length) bool, positions right after a known word: where no token that continues it is allowed.
         required: for each text the words that must appear, longest first, those that the given tokens hold left out;
             each takes positions of its own.
         banned: for each text the patterns (`Lexicon.pattern`) that must not appear as whole words.

@@ -42,7 +42,7 @@ def by_rule(view: View) -> Tensor:
     """Reopen by the rule that the option `remask_rule` names, built in or of a plug-in, from the second pass on.
 
     Raises:
-        InputError: a plug-in that is no rule, fails, or returns something else than (A, n) bool.
+        InputError: a plug-in that is not a rule, fails, or returns something other than (A, n) bool.
     """
     if view.step == 0:
         return nothing(view)

@@ -1,6 +1,6 @@
 """Strategies: a selection rule, a re-masking rule and a stop rule under one name.
 
-Contents: `Strategy`, `get_strategy`. Names and one-line descriptions stand in `config`; others come from plug-ins.
+Contents: `Strategy`, `get_strategy`. Names and one-line descriptions are in `config`; others come from plug-ins.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def when_full(view: View) -> Tensor:
 
 
 def after_last(view: View) -> Tensor:
-    """Go on to the last pass, because full drafts are reopened."""
+    """Continue to the last pass, because full drafts are reopened."""
     return torch.full_like(view.masked[:, 0], view.step + 1 >= view.passes)
 
 

@@ -2,7 +2,7 @@
 
 Contents: `Autoregressive`, `build_denoiser`.
 
-The vector becomes `prefix_tokens` rows that stand before the text and run through the blocks with it, as images do in
+The vector becomes `prefix_tokens` rows that come before the text and run through the blocks with it, as images do in
 ClipCap (arXiv 2111.09734, section 3.1); nothing else depends on the vector. The blocks are the denoiser's own, with
 norms and gates that are learnt once instead of made from the vector. What the two share (whitening, token embedding
 and head, token prior, length network) is inherited, and the incremental interface is the same, so that the drafts of
@@ -74,7 +74,7 @@ class Autoregressive(Denoiser):
             ids: (B, n) the token before each row, the begin token first.
             states: not read; every row holds a token.
             condition: of the B vectors.
-            lengths: not read; what stands behind a row is not seen.
+            lengths: not read; what follows a row is not seen.
             causal: must be true.
             table: see `Denoiser.hidden`.
             rows: see `Denoiser.hidden`.

@@ -1,6 +1,6 @@
 """Vectors in arrays: the store over slices of arrays, and .npy (read by slices; mapped if its columns lie together).
 
-Nothing is unpickled: object arrays are refused. `.npz` and `.safetensors` (archives.py, tensors.py) build on this.
+Nothing is unpickled: object arrays are refused. `.npz` and `.safetensors` (npz.py, tensors.py) build on this.
 """
 
 from __future__ import annotations

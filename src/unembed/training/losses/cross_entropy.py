@@ -1,4 +1,4 @@
-"""Linear layer and cross-entropy in one, row block by row block: the logits of a batch never stand in memory.
+"""Linear layer and cross-entropy in one, row block by row block: the logits of a batch are never in memory.
 
 Contents: `linear_cross_entropy`.
 

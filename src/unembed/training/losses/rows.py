@@ -53,7 +53,7 @@ class Rows:
     scale: float | None = None
 
     def visible(self, filler: int) -> Tensor:
-        """Tokens that each scored row may look at, (R, n); `filler` stands where it may not."""
+        """Tokens that each scored row may look at, (R, n); `filler` is where it may not."""
         shown = self.ids[self.owner]
         if self.causal:
             seen = torch.arange(shown.shape[1], device=shown.device) <= self.column.unsqueeze(1)
@@ -69,7 +69,7 @@ class Rows:
         return Rows(**moved, causal=self.causal, time=time, scale=self.scale)
 
     def normalised(self, share: float) -> Tensor:
-        """The weights, scaled so that the loss is nats a token times `share`."""
+        """The weights, scaled so that the loss is nats per token times `share`."""
         return per_token(self.weights, self.scale, share)
 
 
