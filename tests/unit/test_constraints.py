@@ -224,7 +224,7 @@ def test_a_stream_keeps_constraints_too() -> None:
         ({"length": (9, 12)}, "holds no length from 1 to 8"),
         ({"prefix": "new york city", "length": (1, 2)}, "takes the positions 0 to 2"),
         ({"known": {8: "red"}}, "takes the positions 8 to 8"),
-        ({"known": {-1: "red"}}, "of a known word is below 0"),
+        ({"known": {-1: "red"}}, "of a known word is not a whole number from 0"),
         ({"prefix": "new", "known": {0: "red"}}, "differ at position 0"),
         ({"prefix": "new york", "given": [[IDS["new"], IDS["red"]]]}, "differ at position 1"),
         ({"required": ["red"], "banned": ["red"]}, "'red' is in the required 'red'"),

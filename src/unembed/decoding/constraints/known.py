@@ -177,7 +177,9 @@ class _Text:
             self._put(self._ids("prefix", prefix), 0, "prefix", prefix)
         for position, word in (known or {}).items():
             if not _is_whole(position) or position < 0:
-                self._refuse(f"The position {position!r} of a known word is below 0", "Count tokens from 0.")
+                self._refuse(
+                    f"The position {position!r} of a known word is not a whole number from 0", "Count tokens from 0."
+                )
             ids = self._ids("known", word)
             self._put(ids, int(position), "known word", word)
             self._close(position + len(ids), word)
