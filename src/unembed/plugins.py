@@ -64,6 +64,8 @@ def plugin(kind: str, name: str, error: type[UnembedError] = InputError) -> Any:
     Raises:
         UnembedError: of the type `error`; the package cannot be imported.
     """
+    if not isinstance(name, str):  # of a file that is anybody's
+        return None
     if (kind, name) in _registered:
         return _registered[kind, name]
     for point in entry_points(group=GROUPS[kind], name=name):
