@@ -132,7 +132,7 @@ def get_schedule(name: str) -> Schedule:
     Raises:
         InputError: no such schedule, or a plug-in that is none: alpha must be 1 at first, never rise, and have a slope.
     """
-    if name in SCHEDULES:
+    if isinstance(name, str) and name in SCHEDULES:  # a file may hold anything
         return SCHEDULES[name]()
     found = plugin("schedule", name)
     if found is None:
