@@ -226,7 +226,7 @@ def _known(value: Any, name: str) -> Any:
     mapping(anything, 100)(value, name)
     for key, kind in ModelConfig.__annotations__.items() | Shape.__annotations__.items():
         if key in value:
-            known = key == "schedule" and value[key] not in SCHEDULES
+            known = key == "schedule" and value[key] not in list(SCHEDULES)
             check: Check = one_of(sorted({*SCHEDULES, *plugin_names("schedule")})) if known else _OF_TYPE[str(kind)]
             check(value[key], f"{name}.{key}")
     return value

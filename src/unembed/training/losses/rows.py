@@ -53,7 +53,7 @@ class Rows:
     scale: float | None = None
 
     def visible(self, filler: int) -> Tensor:
-        """Tokens that each scored row may look at, (R, n); `filler` is where it may not."""
+        """Tokens that each scored row may look at, (R, n); `filler` where it may not."""
         shown = self.ids[self.owner]
         if self.causal:
             seen = torch.arange(shown.shape[1], device=shown.device) <= self.column.unsqueeze(1)
