@@ -20,7 +20,7 @@ class Limits:
         body_seconds: until a body (and the head of a request) must have arrived.
         request_seconds: until a request must be answered; a whole answer must be read in as long again.
         unread_seconds: after which a client that reads nothing of its answer is dropped.
-        closing_seconds: that running requests have to end once the server is told to stop stop.
+        closing_seconds: that running requests have to end once the server is told to stop.
         rate: requests a client may make in a second on average; 0 for no limit.
         burst: requests that a client may make at once.
         places: requests that may wait or run at a time.
