@@ -136,7 +136,7 @@ class Runner:
         """One strategy on one set."""
         self.save(
             f"{data.name}-{setting.label}.json",
-            lambda: harness.evaluate(
+            lambda: harness.evaluate_set(
                 self.inverter,
                 data,
                 setting,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from unembed.data.shards import ShardDataset
-from unembed.evaluation.harness import Setting, evaluate
+from unembed.evaluation.harness import Setting, evaluate_set
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
@@ -76,7 +76,7 @@ def main() -> None:
     rows = []
     for name in args.settings:
         strategy, options = SETTINGS[name]
-        result = evaluate(inverter, data, Setting(strategy, options, name), seed=args.seed)
+        result = evaluate_set(inverter, data, Setting(strategy, options, name), seed=args.seed)
         kept = ("name", "strategy", "options", "seed", "data", "encoder", "checkpoint", "passes", "seconds", "metrics")
         rows.append({key: result[key] for key in kept})
         figures = result["metrics"]

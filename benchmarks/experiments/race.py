@@ -207,7 +207,7 @@ def child_decode(task: dict[str, Any]) -> dict[str, Any]:
     from common import MatrixProducts
 
     from unembed.data.shards import ShardDataset
-    from unembed.evaluation.harness import Setting, evaluate
+    from unembed.evaluation.harness import Setting, evaluate_set
     from unembed.evaluation.sets import EvaluationSet
     from unembed.inverter import Inverter
 
@@ -226,7 +226,7 @@ def child_decode(task: dict[str, Any]) -> dict[str, Any]:
         counter = MatrixProducts()
         with counter:
             inverter.invert(few.vectors, strategy=way["strategy"], **way["options"])
-        found = evaluate(
+        found = evaluate_set(
             inverter, data, Setting(way["strategy"], way["options"], way["name"]), seed=settings["seed"], batch_size=50
         )
         rows.append(

@@ -70,7 +70,7 @@ def measure(root: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     runs = []
     for setting in settings(inverter):
         _log.info("%s: %s", name, setting.label)
-        runs.append(harness.evaluate(inverter, data, setting, **common))
+        runs.append(harness.evaluate_set(inverter, data, setting, **common))
     for baseline in BASELINES:
         _log.info("%s: baseline %s", name, baseline)
         start = time.perf_counter()

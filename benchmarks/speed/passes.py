@@ -19,7 +19,7 @@ from reports.marks import fill
 from reports.plots import frontier
 from unembed.data.shards import ShardDataset
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES
-from unembed.evaluation.harness import Setting, evaluate
+from unembed.evaluation.harness import Setting, evaluate_set
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import read_json, write_json
@@ -102,7 +102,7 @@ def main() -> None:
         for setting in settings(inverter):
             if any(row["name"] == setting.label for row in rows):
                 continue
-            result = evaluate(inverter, data, setting, seed=args.seed, batch_size=args.batch)
+            result = evaluate_set(inverter, data, setting, seed=args.seed, batch_size=args.batch)
             part = {key: result[key] for key in KEPT}
             rows.append({"name": setting.label, "default": setting.default, "stamp": stamp, **part})
             write_json(out, rows)

@@ -18,7 +18,7 @@ from unembed.errors import UnembedError
 if TYPE_CHECKING:
     from unembed.checkpoint.checkpoint import load_checkpoint
     from unembed.encoders.registry import load_encoder
-    from unembed.evaluation.harness import evaluate
+    from unembed.evaluation.evaluate import evaluate
     from unembed.inverter import Inverter, Recovery
     from unembed.network.denoiser import Denoiser
     from unembed.plugins import register
@@ -33,7 +33,7 @@ _HOMES = {
     "Inverter": "unembed.inverter",
     "Recipe": "unembed.training.recipes.recipe",
     "Recovery": "unembed.inverter",
-    "evaluate": "unembed.evaluation.harness",
+    "evaluate": "unembed.evaluation.evaluate",
     "load_checkpoint": "unembed.checkpoint.checkpoint",
     "load_encoder": "unembed.encoders.registry",
     "read_vectors": "unembed.stores.opening",

@@ -3,13 +3,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from reports import results_page
 from tests.helpers.tiny import encoder_model, save_tiny
 from unembed.encoders.hashing import HashingEncoder
+from unembed.errors import InputError
 from unembed.evaluation import baselines, harness, tables
+from unembed.evaluation.evaluate import evaluate
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.inverter import Inverter
 from unembed.metrics.text import token_accuracy
@@ -86,7 +89,7 @@ def test_teacher_forced_masks_the_rate_and_is_seeded(inverter, chains):
 def result(inverter, chains, sample, encoder):
     data = chains.subset(25, seed=4)
     setting = harness.Setting("confidence", {"passes": 3, "lengths": 2}, default=True)
-    return harness.evaluate(inverter, data, setting, sample=sample, encoder=encoder, rates=(0.5,), seed=4)
+    return harness.evaluate_set(inverter, data, setting, sample=sample, encoder=encoder, rates=(0.5,), seed=4)
 
 
 def test_result_states_what_it_was_measured_on(result, inverter):
@@ -109,11 +112,35 @@ def test_result_states_what_it_was_measured_on(result, inverter):
 
 def test_result_is_reproducible(result, inverter, chains, sample, encoder):
     setting = harness.Setting("confidence", {"passes": 3, "lengths": 2}, default=True)
-    again = harness.evaluate(
+    again = harness.evaluate_set(
         inverter, chains.subset(25, seed=4), setting, sample=sample, encoder=encoder, rates=(0.5,), seed=4, batch_size=4
     )
     for key in ("metrics", "floors", "bins", "data", "options", "passes", "examples"):
         assert again[key] == result[key], key
+
+
+def test_the_public_function_takes_texts_and_vectors(inverter, chains, encoder):
+    """What `unembed.evaluate` makes of texts is what the harness makes of their set, whatever stands for the model."""
+    part = chains.subset(9, seed=0)
+    texts = [inverter.tokenizer.decode(list(row)) for row in part.ids]
+    way = {"strategy": "confidence", "passes": 2, "lengths": 1}
+    setting = harness.Setting("confidence", {"passes": 2, "lengths": 1})
+    expected = harness.evaluate_set(inverter, part, setting, rates=(0.5,))
+    with_vectors = evaluate(inverter, texts, pd.Series(list(part.vectors)), rates=(0.5,), **way)
+    assert with_vectors["metrics"] == expected["metrics"] and with_vectors["options"] == expected["options"]
+    assert "cosine" not in with_vectors["metrics"], "no encoder was named"
+    folder = inverter._checkpoint.path
+    embedded = evaluate(folder, [f"{text} and more of it" for text in texts], encoder=encoder, name="mine", **way)
+    assert embedded["data"]["name"] == "mine" and "cosine" in embedded["metrics"]
+    assert "cosine" in evaluate(inverter, texts[0])["metrics"] and evaluate(inverter, texts[0])["default"]
+    for wrong, said in (
+        ({"texts": []}, "no text"),
+        ({"texts": ["the", "\u2603"]}, "Text 1"),
+        ({"texts": texts, "vectors": part.vectors[1:]}, "9 texts and 8 vectors"),
+        ({"texts": texts, "pases": 3}, "pases"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate(inverter, **wrong)
 
 
 def test_baselines_see_no_reference(inverter, chains, sample):
@@ -157,7 +184,7 @@ def test_calibration_is_fitted_and_then_reported(inverter, chains, result):
     inverter.calibrations = {"confidence": calibration.to_dict()}
     try:
         setting = harness.Setting("confidence", {"passes": 3, "lengths": 2})
-        report = harness.evaluate(inverter, chains, setting)
+        report = harness.evaluate_set(inverter, chains, setting)
     finally:
         inverter.calibrations = None
     assert set(report["calibration"]) == {"token_f1", "exact_match"}

@@ -87,7 +87,7 @@ def command(
     """
     from unembed.cli.console import note, show_json
     from unembed.cli.output import files_of, refuse_same
-    from unembed.evaluation.harness import Setting, evaluate, write_result
+    from unembed.evaluation.harness import Setting, evaluate_set, write_result
     from unembed.evaluation.tables import main_table
     from unembed.files import make_folder
     from unembed.inverter import Inverter
@@ -118,7 +118,7 @@ def command(
     asked = None if no_cosine else inverter.encoder
     nearest = sample.nearest(texts.vectors)[1] if sample is not None else None
     results = [
-        evaluate(
+        evaluate_set(
             inverter,
             texts,
             setting,

@@ -1,7 +1,7 @@
 """Runs an inverter on a set and writes down what came back, at which cost, on what.
 
 - `Setting`: a strategy with its options, under a name.
-- `evaluate`: one setting on one set -> one result (JSON values).
+- `evaluate_set`: one setting on one set -> one result (JSON values).
 - `evaluate_baseline`: the same for texts that a baseline returned.
 - `teacher_forced`: masked_token_accuracy@rate, which is not token_accuracy (PAPER.md, mistake 1).
 - `fit_calibration`: the confidence calibration, from drafts on validation.
@@ -83,7 +83,7 @@ def frame(inverter: Inverter, data: EvaluationSet, seed: int, left_out: bool) ->
     }
 
 
-def evaluate(
+def evaluate_set(
     inverter: Inverter,
     data: EvaluationSet,
     setting: Setting,
@@ -185,7 +185,7 @@ def evaluate_baseline(
     seed: int = 0,
     left_out: bool = False,
 ) -> dict[str, Any]:
-    """Score texts that a baseline returned; the same form as `evaluate`, with kind "baseline"."""
+    """Score texts that a baseline returned; the same form as `evaluate_set`, with kind "baseline"."""
     if nearest is None and sample is not None:
         nearest = sample.nearest(data.vectors)[1]
     result = {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unembed.errors import DataError
 from unembed.evaluation import baselines
-from unembed.evaluation.harness import Setting, evaluate, evaluate_baseline
+from unembed.evaluation.harness import Setting, evaluate_baseline, evaluate_set
 from unembed.evaluation.paper_facts import REMASKING, SENTENCE
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.files import PRIVATE, read_json, write_json
@@ -144,7 +144,7 @@ class Reproduction:
         stamp = {**_stamp(subject), "options": asdict(config), "rates": list(rates)}
 
         def make() -> dict[str, Any]:
-            result = evaluate(
+            result = evaluate_set(
                 inverter,
                 data,
                 setting,
