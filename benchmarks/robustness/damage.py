@@ -7,7 +7,7 @@ The page of `unembed serve` reads the file; `docs/page.md` gets a table of `trai
 
 - `search`: recall@10 for each combination of noise (its length over that of the vector), bits and dimensions: the share
   of the ten documents nearest to a query, by cosine of whole vectors, that are still among its ten nearest when the
-  stored vectors are damaged. Queries stay whole. Damage is done by `unembed.serve.transforms`.
+  stored vectors are damaged. Queries stay whole. Damage is done by `unembed.serve.results`.
 - `chance`: tokens of what comes back from vectors of other texts. What a text shares with them, it shares by chance.
 - `trained`: the share of a text's tokens that the closed-form part of the model names (as many likeliest ones as the
   text has), fitted on whole vectors and on vectors with the damage, both read with the damage.
@@ -33,7 +33,6 @@ from unembed.files import atomic_write_bytes
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.priors.fit import ClosedForm, fit_closed_form
-from unembed.serve.transforms import apply
 
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
 BITS = (32, 16, 8, 6, 5, 4, 3, 2, 1)
@@ -55,7 +54,7 @@ Texts = tuple[list[list[int]], np.ndarray]
 def damaged(vectors: np.ndarray, noise: float = 0.0, bits: int = 32, dimensions: int | None = None) -> np.ndarray:
     """Vectors (n, d) with noise of a share of their length, as the page's sliders have it."""
     kept = dimensions or vectors.shape[1]
-    return apply(vectors, kept, noise / kept**0.5, bits)
+    return change_vectors(vectors, kept, noise / kept**0.5, bits)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ import pytest
 from tests.helpers.serving import LONG, SLOW, TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.metrics.cosine import row_cosine
-from unembed.serve import transforms
 from unembed.serve.limits import Limits
+from unembed.serve.results import change_vectors
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_transform_is_applied_before_inversion(server: Running, inverter: In
     change = {"noise": 0.1, "bits": 3, "dimensions": 12, "seed": 4}
     body = {"vectors": vectors.tolist(), "transform": change}
     start = server.post("/v1/invert/stream", body).events()[0][1]
-    changed = transforms.apply(vectors, **change)
+    changed = change_vectors(vectors, **change)
     assert np.allclose(start["vector"], changed[0] / np.linalg.norm(changed[0]), atol=1e-6)
     (result,) = server.post("/v1/invert", body).json()["results"]
     assert result["text"] == inverter.invert(changed)[0].text
@@ -89,14 +89,14 @@ def test_the_transform_is_applied_before_inversion(server: Running, inverter: In
 
 def test_transforms_do_what_they_say() -> None:
     vectors = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
-    assert (transforms.apply(vectors) == vectors).all()
-    assert not transforms.apply(vectors, dimensions=5)[:, 5:].any()
-    assert len(np.unique(transforms.apply(vectors, bits=1)[0])) == 2
-    assert all(len(np.unique(row)) <= 7 for row in transforms.apply(vectors, bits=3))
-    noise = transforms.apply(vectors, noise=0.5) - vectors
+    assert (change_vectors(vectors) == vectors).all()
+    assert not change_vectors(vectors, dimensions=5)[:, 5:].any()
+    assert len(np.unique(change_vectors(vectors, bits=1)[0])) == 2
+    assert all(len(np.unique(row)) <= 7 for row in change_vectors(vectors, bits=3))
+    noise = change_vectors(vectors, noise=0.5) - vectors
     assert noise.std() == pytest.approx(0.5 * np.linalg.norm(vectors, axis=1).mean(), rel=0.05)
-    assert np.allclose(transforms.apply(vectors[3:4], noise=0.5), transforms.apply(vectors, noise=0.5)[3:4])
-    errors = [np.abs(transforms.apply(vectors, bits=b) - vectors).max() for b in (2, 4, 8, 16, 31)]
+    assert np.allclose(change_vectors(vectors[3:4], noise=0.5), change_vectors(vectors, noise=0.5)[3:4])
+    errors = [np.abs(change_vectors(vectors, bits=b) - vectors).max() for b in (2, 4, 8, 16, 31)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6
 
 

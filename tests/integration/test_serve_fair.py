@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.serving import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
-from unembed.serve.heads import client_at
+from unembed.serve.guard import client_at
 from unembed.serve.jobs import Shares
 from unembed.serve.limits import Limits
 from unembed.serve.places import Busy, Place, Places

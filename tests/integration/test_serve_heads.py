@@ -12,9 +12,8 @@ from tests.helpers.cli import fails
 from tests.helpers.serving import Answer, Running, read_until, running, tiny_checkpoint, until
 from unembed import Inverter
 from unembed.errors import InputError
-from unembed.serve.guard import HEADERS
+from unembed.serve.guard import HEADERS, WrongTokens, check_token, strength
 from unembed.serve.limits import Limits
-from unembed.serve.tokens import WrongTokens, check_token, strength
 
 TOKEN = "7d1f0c9ab24e6583"
 BODY = b'{"texts": ["a"]}'
@@ -216,7 +215,7 @@ def test_wrong_tokens_are_slowed_for_their_address_alone(inverter: Inverter) -> 
 
 def test_each_further_wrong_token_doubles_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("unembed.serve.tokens.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unembed.serve.guard.time.monotonic", lambda: now[0])
     found, waits = WrongTokens(free=3, longest=10, most=2), []
     for _ in range(7):
         found.wrong("a")

@@ -19,12 +19,11 @@ from pydantic import ValidationError
 
 from tests.helpers.serving import SLOW, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
-from unembed.serve.body import FAULTS
+from unembed.serve.body import FAULTS, shape_of
 from unembed.serve.drawing import PostedTrace
 from unembed.serve.guard import HEADERS
 from unembed.serve.limits import Limits
 from unembed.serve.schemas import EmbedRequest, InvertRequest
-from unembed.serve.shape import shape_of
 
 LARGE = {"vectors": some_vectors(16), "options": {"strategy": "remdm", "passes": 64}, "trace": True}
 """Its answer is longer than what lies in buffers."""

@@ -59,10 +59,9 @@ def command(
     from unembed.errors import UnembedError
     from unembed.inverter import Inverter
     from unembed.serve.app import create_app
-    from unembed.serve.heads import is_loopback
+    from unembed.serve.guard import check_token, is_loopback
     from unembed.serve.limits import Limits
     from unembed.serve.server import listen, make_server
-    from unembed.serve.tokens import check_token
 
     local = is_loopback(host)
     if token is not None:

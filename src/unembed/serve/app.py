@@ -24,15 +24,12 @@ from unembed.errors import EncoderError, EncoderMismatchError, InputError, Unemb
 from unembed.serve import schemas
 from unembed.serve.answers import Answer, EventStream, Gone, json_of, to_json, unless_gone
 from unembed.serve.batching import Engine
-from unembed.serve.body import forget_body, read_body
+from unembed.serve.body import Shaped, forget_body, read_body
 from unembed.serve.drawing import PostedTrace, picture
-from unembed.serve.guard import Guard, failure
-from unembed.serve.heads import client_of
+from unembed.serve.guard import Guard, check_token, client_of, failure
 from unembed.serve.limits import Limits, Rates, Refused
 from unembed.serve.places import Busy, Place, Places, client
 from unembed.serve.service import Service
-from unembed.serve.shape import Shaped
-from unembed.serve.tokens import check_token
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter

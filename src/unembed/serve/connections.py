@@ -14,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unembed.serve.answers import ABORT
-from unembed.serve.guard import HEADERS, failure
-from unembed.serve.heads import client_at
+from unembed.serve.guard import HEADERS, client_at, failure
 
 CLOSING = 2.0
 """Seconds that a client may take to read the end of its answer once the server is closing."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
 from unembed.evaluation.animation import draw, frames, refined
-from unembed.serve.shape import Shape, Shaped
+from unembed.serve.body import Shape, Shaped
 
 MOST_STEPS, MOST_TOKENS, MOST_CELLS = 256, 512, 16_384
 Text = Annotated[str, Field(max_length=20_000)]

@@ -1,13 +1,16 @@
-"""Recoveries and steps as plain values for JSON.
+"""Recoveries and steps as plain values for JSON, and what may be done to a vector before it is inverted.
 
-Contents: `recovered`, `canvas_of`, `aligned`, `tokens_of`.
+Contents: `recovered`, `canvas_of`, `aligned`, `tokens_of`; `change_vectors`.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.recovery import Recovery
@@ -97,3 +100,35 @@ def aligned(original: Sequence[int], found: Sequence[int]) -> list[tuple[int, in
     """Pairs of places of equal tokens in the two texts, in order."""
     blocks = difflib.SequenceMatcher(None, original, found, autojunk=False).get_matching_blocks()
     return [(block.a + k, block.b + k) for block in blocks for k in range(block.size)]
+
+
+def change_vectors(
+    vectors: np.ndarray, dimensions: int | None = None, noise: float = 0.0, bits: int = 32, seed: int = 0
+) -> np.ndarray:
+    """Cut, then add noise, then round vectors.
+
+    Args:
+        vectors: (n, d).
+        dimensions: components kept, the first ones; the others become 0. None keeps all.
+        noise: standard deviation of the Gaussian noise on each kept component, relative to the vector's norm.
+        bits: of each component. With b of 2 to 31, 2^b - 1 evenly spaced levels up to the largest magnitude of the
+            vector; with 1 the signs, at the mean magnitude; 32 leaves float32.
+        seed: of the noise. A row's noise depends on the seed and the row alone; more noise is the same noise, longer.
+
+    Returns:
+        float32 (n, d).
+    """
+    out = np.array(vectors, dtype=np.float64)
+    kept = out.shape[1] if dimensions is None else min(dimensions, out.shape[1])
+    out[:, kept:] = 0
+    for given, row in zip(np.asarray(vectors, dtype=np.float32), out, strict=True):
+        part = row[:kept]
+        if noise:
+            digest = int.from_bytes(hashlib.sha256(given.tobytes()).digest()[:8], "big")
+            part += np.random.default_rng([seed, digest]).normal(0, noise * np.linalg.norm(row), kept)
+        if bits == 1:
+            part[:] = np.sign(part) * np.abs(part).mean()
+        elif bits < 32 and (top := np.abs(part).max()) > 0:
+            levels = 2 ** (bits - 1) - 1
+            part[:] = np.round(part / top * levels) / levels * top
+    return out.astype(np.float32)

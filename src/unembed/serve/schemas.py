@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from unembed.refinement.methods import DEFAULT
-from unembed.serve.shape import Shape, Shaped
+from unembed.serve.body import Shape, Shaped
 
 WIDEST = 8192
 """Components of a vector."""

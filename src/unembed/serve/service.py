@@ -19,11 +19,11 @@ from unembed.decoding.wording import UNLIKE, Wording
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
 from unembed.metrics.cosine import row_cosine
 from unembed.refinement.methods import REFINEMENTS, check_method
-from unembed.serve import schemas, transforms
+from unembed.serve import schemas
 from unembed.serve.batching import Engine, drafts_of
 from unembed.serve.limits import Limits
 from unembed.serve.places import Places
-from unembed.serve.results import aligned, canvas_of, recovered
+from unembed.serve.results import aligned, canvas_of, change_vectors, recovered
 
 if TYPE_CHECKING:
     from unembed.decoding.recovery import Recovery
@@ -163,7 +163,7 @@ class Service:
                 )
             vectors = self.rows(body.vectors)
         change = body.transform.model_dump()
-        return self.rows(transforms.apply(vectors, **change)), parts, config
+        return self.rows(change_vectors(vectors, **change)), parts, config
 
     def _cells(self, body: schemas.InvertRequest, config: DecodeConfig) -> int:
         """Positions in the traces of a request, at most: drafts are traced until one of them is chosen."""
