@@ -33,6 +33,7 @@ from unembed.files import atomic_write_bytes
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.priors.fit import ClosedForm, fit_closed_form
+from unembed.serve.results import change_vectors
 
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
 BITS = (32, 16, 8, 6, 5, 4, 3, 2, 1)
