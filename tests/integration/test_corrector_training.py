@@ -74,6 +74,7 @@ def nats(corrector: Corrector, pairs: Pairs) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 def test_32_pairs_are_learnt_beside_a_frozen_base(tmp_path: Path) -> None:
     """The golden overfit of a corrector: its nats go to nothing, it writes the texts, and corrections come nearer."""
     recipe = golden(tmp_path, "corrector", steps=600, lr=3e-3)

@@ -177,7 +177,7 @@ def test_kept_vectors_are_those_of_the_whole_texts_and_crops_have_their_own(
 # ------------------------------------------------------------------------------------------------ runs
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
@@ -347,7 +347,7 @@ def test_what_is_compiled_learns_the_same(packs: Path, tmp_path: Path) -> None:
     assert np.allclose(found, want, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_whole_step_needs_no_value(packs: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     """Tokens, encoder, vectors and loss on tensors without values, where a read is an error; all made on the device."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -17,7 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -407,10 +407,12 @@ def test_skip_bad_holds_for_every_store_and_is_resumed(
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(150))
 
 
-def on_a_terminal(*args: str | Path, **environment: str) -> str:
-    """Run a command on a terminal of its own; return what it shows there."""
+def on_a_terminal(*commands: Sequence[str | Path], **environment: str) -> list[str]:
+    """Run commands, one after the other, on a terminal of their own; return what each shows there."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "unembed", *map(str, args)]
+    code = "import json, sys; from unembed.cli import main\n"
+    code += "for one in json.loads(sys.argv[1]): main(one); print(chr(0), flush=True)"
+    command = [sys.executable, "-c", code, json.dumps([[str(arg) for arg in one] for one in commands])]
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "CI")}
     variables = {**clean, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=variables) as process:
@@ -421,23 +423,25 @@ def on_a_terminal(*args: str | Path, **environment: str) -> str:
                 shown += data
         process.wait()
     os.close(ours)
-    return shown.decode()
+    *each, rest = shown.decode().split("\0")
+    assert len(each) == len(commands), rest
+    return each
 
 
 def test_colours_only_on_a_terminal(place: Place, tmp_path: Path) -> None:
     args = ["embed", tmp_path / "absent.txt", "--out", tmp_path / "a.npy"]
-    assert "\x1b[31m" in on_a_terminal(*args)
-    plain = on_a_terminal(*args, NO_COLOR="1")
-    assert "error:" in plain and "\x1b" not in plain
     table = ["invert", place.vectors, "-m", place.model, "--limit-rows", "3"]
-    assert "\x1b[1m" in on_a_terminal(*table)
-    assert "\x1b[3" not in on_a_terminal(*table, NO_COLOR="1")
+    error, rows = on_a_terminal(args, table)
+    assert "\x1b[31m" in error and "\x1b[1m" in rows
+    error, rows = on_a_terminal(args, table, NO_COLOR="1")
+    assert "error:" in error and "\x1b" not in error and "\x1b[3" not in rows
 
 
+@pytest.mark.slow
 def test_a_progress_bar_with_the_time_left_appears_after_two_seconds(tmp_path: Path) -> None:
     texts = tmp_path / "many.txt"
     texts.write_text("the old house near the tree\n" * 80_000)
-    shown = on_a_terminal("embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32")
+    (shown,) = on_a_terminal(["embed", texts, "--out", tmp_path / "o.npy", "--encoder", "hashing:32"])
     assert "Embedding" in shown and "/80000" in shown and "0:0" in shown
 
 

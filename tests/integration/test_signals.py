@@ -38,7 +38,12 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_invert_keeps_what_is_finished(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
@@ -65,7 +70,7 @@ def test_invert_keeps_what_is_finished(
 @pytest.mark.parametrize(
     ("target", "number"),
     [
-        ("o.npy", signal.SIGINT),
+        pytest.param("o.npy", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("o.parquet", signal.SIGTERM, marks=pytest.mark.slow),
         ("o.jsonl", signal.SIGKILL),
         ("shards", signal.SIGTERM),
@@ -102,7 +107,7 @@ def test_embed_keeps_what_is_finished(
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".part", ".partial"))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_train_saves_its_state(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
@@ -127,7 +132,13 @@ def piped(command: str) -> tuple[int, str, str]:
     return int(code), found.stdout, "\n".join(err)
 
 
-@pytest.mark.parametrize("way", ["--json | head -1", "| head -1", "--compare text | true"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "--json | head -1",
+        *(pytest.param(way, marks=pytest.mark.slow) for way in ("| head -1", "--compare text | true")),
+    ],
+)
 def test_a_pipe_that_closes(place: Place, tmp_path: Path, way: str) -> None:
     """Silent; 141 as for any program whose reader went away, 0 where everything was written before it did."""
     rows = "\n".join(json.dumps({"text": "a cat saw a dog", "v": [i + 1.5, -1.5] * 16}) for i in range(600))

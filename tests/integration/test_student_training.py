@@ -21,6 +21,7 @@ from unembed.training.loop import train
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_32_texts_are_learnt(tmp_path: Path) -> None:
     """The golden overfit of a student."""
     assert train(golden(tmp_path, "student", steps=300, lr=5e-3), tmp_path / "run").metrics["cosine"] > 0.95

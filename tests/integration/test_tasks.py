@@ -66,7 +66,9 @@ def test_resume_equals_an_unbroken_run_bit_for_bit(home: Home, tmp_path: Path, t
     assert set(kinds) == {"train", "validation"} and (tmp_path / "whole" / "curve.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", ["corrector", *(pytest.param(task, marks=pytest.mark.slow) for task in ("denoiser", "student"))]
+)
 def test_a_killed_run_goes_on_from_its_last_save(home: Home, tmp_path: Path, task: str) -> None:
     """SIGKILL in a process of its own, saved after each step: what came after is lost and comes again, the same."""
     recipe = home.recipe(task, run={"steps": 9, "save_every": 1e-9})
