@@ -32,8 +32,9 @@ from unembed.decoding.confidence import FEATURES, Calibration
 from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import UnembedError
 from unembed.inverter import Inverter
+from unembed.network.config import ModelConfig
 from unembed.network.corrector import Corrector, CorrectorConfig
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.network.student import StudentConfig, StudentEncoder
 
 DIMENSION, LIMIT = 8, 5

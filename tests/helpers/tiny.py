@@ -14,8 +14,9 @@ from torch import Tensor
 from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
-from unembed.network.conditioning import Condition
-from unembed.network.denoiser import CausalState, Denoiser, ModelConfig, Reading
+from unembed.network.conditioning import CausalState, Condition, Reading
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 
 DIM = 6
 

@@ -16,7 +16,7 @@ from unembed.evaluation.evaluate import evaluate
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
 from unembed.inverter import Inverter
 from unembed.metrics.text import token_accuracy
-from unembed.network.denoiser import GIVEN, MASK
+from unembed.network.base import GIVEN, MASK
 
 LENGTH, CHAINS = 6, 12
 

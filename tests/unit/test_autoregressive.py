@@ -12,9 +12,10 @@ from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.errors import InputError, RecipeError
-from unembed.network.config import Shape
-from unembed.network.denoiser import PREFIX, Denoiser, ModelConfig
-from unembed.network.variants.autoregressive import Autoregressive, build_denoiser
+from unembed.network.base import PREFIX
+from unembed.network.config import ModelConfig, Shape
+from unembed.network.denoiser import Denoiser, build_network
+from unembed.network.variants.autoregressive import Autoregressive
 from unembed.training.losses.rows import full_columns, prepare_causal, rows_loss
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.prepare import _build
@@ -39,7 +40,7 @@ CONFIG = ModelConfig(
 
 
 def make(prior: bool) -> Denoiser:
-    denoiser = build_denoiser(replace(CONFIG, token_prior=prior))
+    denoiser = build_network(replace(CONFIG, token_prior=prior))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in denoiser.parameters():

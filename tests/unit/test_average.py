@@ -10,7 +10,8 @@ import torch
 
 from scripts import average
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 
 CONFIG = ModelConfig(vector_dim=8, vocab_size=300, width=16, layers=1, heads=2, max_length=6, prefix_tokens=2)
 

@@ -15,7 +15,8 @@ from unembed.checkpoint.shipped import find_checkpoint
 from unembed.checkpoint.student_file import read_student
 from unembed.errors import CheckpointError
 from unembed.files import sha256_file
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.priors.token_prior import TokenPrior
 
 CONFIG = ModelConfig(

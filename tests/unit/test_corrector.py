@@ -15,8 +15,9 @@ from unembed.checkpoint import corrector_file
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector
 from unembed.errors import CheckpointError, DataError, InputError
+from unembed.network.base import MASK
 from unembed.network.corrector import Corrector, CorrectorConfig
-from unembed.network.denoiser import MASK, Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.refinement.correction import corrections
 from unembed.training.pairs.corruption import Corruption, similar_tokens
 

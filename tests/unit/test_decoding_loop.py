@@ -117,7 +117,7 @@ def test_another_seed_gives_other_samples() -> None:
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_passes_counted_are_passes_made(canvas: str, strategy: str, guidance: float) -> None:
-    denoiser, vectors = tiny_denoiser(canvas, max_length=10), some_vectors(4)
+    denoiser, vectors = tiny_denoiser(canvas, max_length=10, null_vector=guidance != 1), some_vectors(4)
     guidance = 1.0 if strategy == "left-to-right" else guidance  # the causal writer knows none
     config = config_of(strategy, passes=5, lengths=2, samples=2, temperature=0.7, guidance=guidance)
     drafts = decode(denoiser, vectors, config)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from unembed.checkpoint.shipped import WEIGHTS
 from unembed.errors import CheckpointError, InputError
-from unembed.network import row_parts
+from unembed.network import heads
+from unembed.network.base import GIVEN, MASK, PREFIX
 from unembed.network.block import Block
-from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 
 V, D, LIMIT = 60, 16, 8
 CONFIG = ModelConfig(
@@ -154,8 +156,8 @@ def test_rows_scored_in_parts_are_the_rows_scored_at_once(
     for i in range(3):
         whole, after = denoiser.next_logits(ids[:, i], state)
         with monkeypatch.context() as small:
-            small.setitem(row_parts.LOGIT_BYTES, "cpu", 4)
-            assert len(list(row_parts.row_parts(4, CONFIG.vocab_size, ids.device))) == 4
+            small.setitem(heads.LOGIT_BYTES, "cpu", 4)
+            assert len(list(heads.row_parts(4, CONFIG.vocab_size, ids.device))) == 4
             parts, _ = denoiser.next_logits(ids[:, i], state)
         torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
         state = after

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unembed.network.base import GIVEN, MASK, PREFIX
 from unembed.network.config import ModelConfig
-from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.priors.token_prior import TokenPrior
 from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
 from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from unembed.network.block import Attention
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.training.optimizer import CombinedOptimizer, Muon, make_optimizer, orthogonalised
 from unembed.training.recipes.recipe import OptimizerPart
 

@@ -16,8 +16,10 @@ from unembed.decoding.loop import decode
 from unembed.diffusion.masking import draw_times, mask_by_schedule
 from unembed.diffusion.schedule import SCHEDULES, get_schedule
 from unembed.errors import InputError, RecipeError
-from unembed.network.denoiser import GIVEN, MASK, Denoiser, ModelConfig
-from unembed.network.time_modulation import TimeModulation, time_of
+from unembed.network.base import GIVEN, MASK
+from unembed.network.conditioning import TimeModulation, time_of
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.network.variants.paper import PaperBlock, PaperConditioner
 from unembed.training.losses.rows import prepare_masked
 from unembed.training.recipes.recipe import Recipe
@@ -213,7 +215,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 def test_time_conditioning_decodes_in_bfloat16() -> None:
     """The map of the time keeps its own arithmetic where the other matrices were lowered."""
-    from unembed.network.time_modulation import TimeModulation
+    from unembed.network.conditioning import TimeModulation
 
     time = TimeModulation(2, 4, 8)
     torch.nn.init.normal_(time.map.weight)

@@ -17,7 +17,8 @@ from unembed.decoding.loop import decode, stream
 from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.errors import InputError
 from unembed.metrics.text import token_f1
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.priors.fit import ClosedForm, fit_closed_form
 
 PRIOR = DecodeConfig(strategy="prior")

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from unembed.data.feed import Feed
-from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser, ModelConfig
+from unembed.network.base import GIVEN, MASK, PREFIX
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.training.losses.cross_entropy import linear_cross_entropy
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.losses.shortlist import Shortlist

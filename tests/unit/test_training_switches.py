@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
-from unembed.errors import RecipeError
-from unembed.network.denoiser import MASK, Denoiser, ModelConfig
+from unembed.errors import InputError, RecipeError
+from unembed.network.base import MASK
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import Denoiser
 from unembed.training.losses.step import StepLoss
 from unembed.training.recipes.recipe import ObjectivePart
 
@@ -124,6 +126,8 @@ def test_without_the_switch_there_is_no_null_vector_and_nothing_is_drawn() -> No
     assert step(build(), vectors) == step(unused, vectors)
     with pytest.raises(RecipeError, match="vector_drop"):
         ObjectivePart(vector_drop=1.5)
+    with pytest.raises(InputError, match="trained without a null vector"):
+        decode(build(), vectors, DecodeConfig(guidance=1.5))
 
 
 def test_noise_on_vectors_has_the_length_that_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,10 @@ from unembed.checkpoint.sums import LISTED, REPAIR, check_all, check_file, check
 from unembed.checkpoint.tensor_file import read_tensors
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, sha256_file, write_json
+from unembed.network.base import Network
+from unembed.network.config import ModelConfig
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import Denoiser, ModelConfig
-from unembed.network.variants.autoregressive import build_denoiser
+from unembed.network.denoiser import build_network
 from unembed.priors.fit_score import FIT_FILE, FitScore, read_fit_score, write_fit_score
 from unembed.priors.token_prior import squares
 
@@ -60,7 +61,7 @@ class Checkpoint:
     """
 
     path: Path
-    denoiser: Denoiser
+    denoiser: Network
     tokenizer_json: str
     identity: dict[str, Any]
     recipe: dict[str, Any]
@@ -155,7 +156,7 @@ def _shards(stored: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def save_checkpoint(
     path: str | Path,
-    denoiser: Denoiser,
+    denoiser: Network,
     tokenizer_json: str,
     identity: dict[str, Any],
     recipe: dict[str, Any],
@@ -277,7 +278,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             if name.startswith("model-") and name.endswith(".safetensors"):
                 stored.update(read_tensors(path / name, REPAIR))
         with Unfilled(stored, path, REPAIR):
-            denoiser = build_denoiser(shape)
+            denoiser = build_network(shape)
         state = decode(_joined(stored, path), path, REPAIR)
         if _SQUARE not in state and {_CODES, _SCALE} <= state.keys():
             codes, scale = state[_CODES], state[_SCALE]

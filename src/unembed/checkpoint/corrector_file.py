@@ -23,8 +23,8 @@ from unembed.checkpoint.tensor_file import read_header, read_tensors
 from unembed.checks import anything, mapping
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.files import atomic_path
+from unembed.network.base import Network
 from unembed.network.corrector import Corrector, corrector_for
-from unembed.network.denoiser import Denoiser
 
 CORRECTOR_FILE = "corrector.safetensors"
 MOST_BYTES = 12 * 2**20
@@ -107,7 +107,7 @@ def corrector_notes(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its notes cannot be read.", _REPAIR) from error
 
 
-def read_corrector(path: str | Path, base: Denoiser, weights: str = "") -> Corrector:
+def read_corrector(path: str | Path, base: Network, weights: str = "") -> Corrector:
     """Read the file.
 
     Args:

@@ -89,6 +89,8 @@ def show_model(model: str, as_json: bool, quiet: bool) -> None:
     for part in ("denoiser", "notes"):
         click.echo(f"[{part}]")
         for key, value in config.get(part, {}).items():
+            if key == "null_vector" and not value:
+                continue  # without it there is no guidance to speak of
             click.echo(printable(f"{key} = {value}"))
 
 

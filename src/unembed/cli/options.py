@@ -121,7 +121,12 @@ def decoding_options(command: F) -> F:
         click.option("--samples", type=click.IntRange(1), default=None, help="Drafts a length; needs a temperature."),
         click.option("--temperature", type=click.FloatRange(0), default=None, help="0 takes the likeliest tokens."),
         click.option("--beam", type=click.IntRange(1), default=None, help="Hypotheses kept by left-to-right."),
-        click.option("--guidance", type=click.FloatRange(0), default=None, help="Weight of the vector against none."),
+        click.option(
+            "--guidance",
+            type=click.FloatRange(0),
+            default=None,
+            help="Weight of the vector; for models trained with vector_drop.",
+        ),
         click.option(
             "--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch; default: 64, prior 4096."
         ),

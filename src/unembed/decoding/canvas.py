@@ -15,7 +15,7 @@ from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.rules import Rules, Word
 from unembed.decoding.trace import Step, alternatives
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Canvas:
 
 
 def empty_canvas(
-    denoiser: Denoiser, lengths: Tensor, text: Tensor, number: Tensor, prior: Tensor, texts: int, rules: Rules | None
+    denoiser: Network, lengths: Tensor, text: Tensor, number: Tensor, prior: Tensor, texts: int, rules: Rules | None
 ) -> Canvas:
     """Lay out D drafts, all masked but for the given tokens.
 
@@ -210,7 +210,7 @@ def empty_canvas(
 
 
 def open_canvases(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
     rules: Rules | None = None,
@@ -251,7 +251,7 @@ def open_canvases(
     return canvas, list(zip(lengths.tolist(), sample.tolist(), strict=True))
 
 
-def check_lengths(denoiser: Denoiser, known_lengths: Tensor, rules: Rules | None) -> None:
+def check_lengths(denoiser: Network, known_lengths: Tensor, rules: Rules | None) -> None:
     """Refuse known lengths that cannot be used.
 
     Raises:
@@ -271,7 +271,7 @@ def check_lengths(denoiser: Denoiser, known_lengths: Tensor, rules: Rules | None
         )
 
 
-def check_given(denoiser: Denoiser, given: Tensor, texts: int) -> None:
+def check_given(denoiser: Network, given: Tensor, texts: int) -> None:
     """Refuse given tokens that are not allowed.
 
     Raises:

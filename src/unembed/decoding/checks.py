@@ -1,4 +1,4 @@
-"""What is refused before a decode begins. Contents: `check_backbone`, `one_form`."""
+"""What is refused before a decode begins. Contents: `check_guidance`, `check_backbone`, `one_form`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ from unembed.decoding.canvas import check_given
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.rules import Rules
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 
 
-def check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
-    """Refuse what only a network that fills masks can do."""
+def check_guidance(denoiser: Network, config: DecodeConfig) -> None:
+    """Refuse guidance by a network that has not learnt what it writes when it is told nothing.
+
+    Raises:
+        InputError: no null vector.
+    """
+    if config.guidance != 1 and not denoiser.config.null_vector:
+        raise InputError(
+            f"guidance is {config.guidance:g}, and this checkpoint was trained without a null vector to go away from.",
+            "Leave guidance out, or train with objective.vector_drop above 0, such as 0.1.",
+        )
+
+
+def check_backbone(denoiser: Network, config: DecodeConfig) -> None:
+    """Refuse what only another network can do."""
+    check_guidance(denoiser, config)
     if denoiser.config.fills_masks:
         return
     if config.strategy != "left-to-right":
@@ -22,7 +36,7 @@ def check_backbone(denoiser: Denoiser, config: DecodeConfig) -> None:
         )
 
 
-def one_form(denoiser: Denoiser, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:
+def one_form(denoiser: Network, texts: int, given: Tensor | None, rules: Rules | None) -> Rules | None:
     """Check the constraints of a call and bring them into one form."""
     c = denoiser.config
     if rules is not None:

@@ -18,7 +18,7 @@ from unembed.decoding.noise import Noise
 from unembed.decoding.proposals import Proposer
 from unembed.decoding.trace import Draft, Trace
 from unembed.metrics.text import token_f1
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.network.precision import autocast
 
 
@@ -113,7 +113,7 @@ def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
 
 
 def token_probabilities(
-    denoiser: Denoiser, vectors: Tensor, drafts: Sequence[tuple[int, tuple[int, ...]]]
+    denoiser: Network, vectors: Tensor, drafts: Sequence[tuple[int, tuple[int, ...]]]
 ) -> list[tuple[float, ...]]:
     """Probability of each token of finished texts given tokens at positions of the other parity; two passes per text.
 

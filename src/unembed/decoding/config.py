@@ -45,8 +45,8 @@ class DecodeConfig:
         samples: drafts for each length (or for each text, where the length is not chosen beforehand).
         lengths: lengths tried for each text, the likeliest first; only where the canvas is "length".
         guidance: scale s of classifier-free guidance, logits = u + s (c - u), with u from the null vector that training
-            put in the place of some vectors, or else from the mean vector (2207.12598); 1 is off, any other value
-            costs two passes for one.
+            put in the place of some vectors (2207.12598); 1 is off, any other value costs two passes for one and needs
+            a checkpoint that was trained so (`objective.vector_drop`).
         remask: euler-remask: the probability, or the threshold, of re-masking; remdm: the cap of sigma.
         remask_rule: euler-remask: "probability", "threshold", or the name of a plug-in.
         remask_rate: two-stage: share of the draft that is re-masked; draft-correct: the share at the first pass.

@@ -19,6 +19,7 @@ from unembed.checkpoint.shipped import find_checkpoint
 from unembed.checkpoint.student_file import StudentFile, read_student
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.batches import batch_starts
+from unembed.decoding.checks import check_guidance
 from unembed.decoding.confidence import Calibration, calibration_for
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.known import Constraints
@@ -35,7 +36,7 @@ from unembed.decoding.trace import Draft, Step
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import InputError
 from unembed.machine import choose_device
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.network.precision import lower_precision
 from unembed.priors.fit_score import Judged
 
@@ -49,7 +50,7 @@ class Decoder:
     """Decodes vectors with one checkpoint: `Inverter` without queries; arguments and attributes are described there."""
 
     def __init__(self, checkpoint: Checkpoint, name: str = "", precision: str = "fp32") -> None:
-        self.denoiser: Denoiser = checkpoint.denoiser
+        self.denoiser: Network = checkpoint.denoiser
         self.precision = lower_precision(self.denoiser, precision)
         beside = read_beside(checkpoint)
         self.tokenizer: Tokenizer = beside.tokenizer
@@ -131,6 +132,7 @@ class Decoder:
             InputError: an unknown option, or one that makes no sense.
         """
         config = resolve_options(options, self.defaults)
+        check_guidance(self.denoiser, config)
         if config.choose == "student" and self.student is None:
             if "choose" in options:
                 raise InputError(

@@ -52,7 +52,8 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
         only = {} if config.fills_masks else {"strategy": "left-to-right"}
         defaults = checkpoint.notes.get("decode") or only
         mapping(_option, 50)(defaults, "its default decode")
-        defaults = {name: _NOW.get(value, value) for name, value in defaults.items() if name not in _GONE}
+        gone = _GONE if config.null_vector else (*_GONE, "guidance")
+        defaults = {name: _NOW.get(value, value) for name, value in defaults.items() if name not in gone}
         unknown = sorted({*defaults} - {*DECODE_OPTIONS})
         if unknown:
             raise SchemaError(f"its default decode has an option that this version does not know ({unknown[0]})")

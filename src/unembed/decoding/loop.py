@@ -33,7 +33,7 @@ from unembed.decoding.strategies.table import Strategy, get_strategy
 from unembed.decoding.trace import Draft, Step
 from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.network.precision import autocast
 
 
@@ -111,7 +111,7 @@ def run(
 
 
 def _decode(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
     rules: Rules | None,
@@ -150,7 +150,7 @@ def _decode(
 
 
 def _read(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     rules: Rules | None,
     known_lengths: Tensor | None,
@@ -179,7 +179,7 @@ def _read(
 
 
 def _drive(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
     given: Tensor | None,
@@ -221,7 +221,7 @@ def _drive(
 
 
 def decode(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig | None = None,
     generator: torch.Generator | None = None,
@@ -268,7 +268,7 @@ def decode(
 
 
 def stream(
-    denoiser: Denoiser,
+    denoiser: Network,
     vector: Tensor,
     config: DecodeConfig | None = None,
     *,
@@ -298,7 +298,7 @@ def stream(
 
 
 def passes(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
     *,

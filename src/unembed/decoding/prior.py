@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.network.precision import supports_fast_bf16
 from unembed.priors.fit import ClosedForm
 from unembed.priors.token_prior import TokenPrior
@@ -96,7 +96,7 @@ class PriorReader:
         self.bias = (self.log_odds - PRESENCE * self.half).to(self.dtype)
 
     @classmethod
-    def of(cls, denoiser: Denoiser) -> PriorReader:
+    def of(cls, denoiser: Network) -> PriorReader:
         """Make a reader of a denoiser's closed-form parts.
 
         Raises:

@@ -20,9 +20,9 @@ from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.enforcing import Enforcer
 from unembed.decoding.constraints.rules import no_text
 from unembed.decoding.noise import Noise
-from unembed.network.conditioning import Condition
-from unembed.network.denoiser import GIVEN, MASK, Denoiser, Reading
-from unembed.network.row_parts import row_parts
+from unembed.network.base import GIVEN, MASK, Network
+from unembed.network.conditioning import Condition, Reading
+from unembed.network.heads import row_parts
 
 _BLOCK = 256  # tokens whose weights are summed at once to find a sampled token
 CHUNK_ROWS = {"cpu": 2048, "cuda": 16384}
@@ -137,7 +137,7 @@ class Proposer:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Network,
         condition: Condition,
         config: DecodeConfig,
         noise: Noise,

@@ -19,7 +19,7 @@ from unembed.evaluation.sets import TrainingSample
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
-    from unembed.network.denoiser import Denoiser
+    from unembed.network.base import Network
     from unembed.priors.fit import ClosedForm
 
 BASELINES = ("random-tokens", "unconditional", "nearest-neighbour", "closed-form")
@@ -46,7 +46,7 @@ def nearest_neighbour(sample: TrainingSample, vectors: np.ndarray) -> list[list[
     return [sample.ids(int(i)) for i in index]
 
 
-def unconditional(denoiser: Denoiser, mean: np.ndarray, n: int, config: DecodeConfig) -> tuple[list[list[int]], int]:
+def unconditional(denoiser: Network, mean: np.ndarray, n: int, config: DecodeConfig) -> tuple[list[list[int]], int]:
     """Decode the mean vector (d,): what the denoiser writes when it knows nothing.
 
     Greedy strategies write one text, so it is decoded once and stands for all `n`; with a temperature each is drawn.

@@ -226,7 +226,7 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
     """
     import torch
 
-    from unembed.network.denoiser import GIVEN, MASK
+    from unembed.network.base import GIVEN, MASK
     from unembed.network.precision import autocast
 
     config = denoiser.config

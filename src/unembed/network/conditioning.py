@@ -1,6 +1,12 @@
 """From a vector to what the blocks need: modulation, memory, priors. Computed once for a decode.
 
-Contents: `Condition` (the tensors, selectable by row) and `Conditioner` (the module that makes them).
+Contents: `Condition` (the tensors, selectable by row), `Reading` and `CausalState` (what passes hand on with it),
+`Conditioner` (the module that makes it), `TimeModulation` and `time_of` (a time as an input).
+
+A denoiser needs no time, because the share of masks tells it (arXiv 2406.03736, section 3); the paper of 2602.11047
+feeds it (equation 6). Training feeds the t that was drawn. Decoding feeds the t at which the schedule of training has
+as many masks as the canvas shows: for the linear schedule the share of masks itself, which is what the paper's
+sequential strategy takes, for another schedule its inverse, so that both sides mean the same by t.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unembed.diffusion.schedule import Schedule
 from unembed.network.draft_memory import DraftMemory
 
 
@@ -59,6 +66,51 @@ class Condition:
         return scores * (self.known if owner is None else self.known[owner])
 
 
+@dataclass
+class Reading:
+    """Hidden rows that are about to be scored.
+
+    Attributes:
+        hidden: (R, width).
+        owner: (R,) index of each row's vector in the condition.
+        column: (R,) position of each row.
+        used: (B, n) tokens that stand in the texts, the end token elsewhere.
+        condition: of the B vectors.
+    """
+
+    hidden: Tensor
+    owner: Tensor
+    column: Tensor
+    used: Tensor
+    condition: Condition
+
+    def __len__(self) -> int:
+        """Return the number of rows R."""
+        return len(self.owner)
+
+
+@dataclass
+class CausalState:
+    """Keys and values of a left-to-right draft so far.
+
+    Attributes:
+        condition: the vectors' condition, B rows.
+        past: for each block keys and values (B, heads, M + t, width / heads).
+        index: t, the number of tokens fed.
+        tokens: (B, t) the tokens fed, the begin token first.
+    """
+
+    condition: Condition
+    past: list[tuple[Tensor, Tensor]]
+    index: int
+    tokens: Tensor
+
+    def select(self, index: Tensor) -> CausalState:
+        """Return the rows named by `index` (R,), in that order; rows may repeat."""
+        past = [(k[index], v[index]) for k, v in self.past]
+        return CausalState(self.condition.select(index), past, self.index, self.tokens[index])
+
+
 class Conditioner(nn.Module):
     """Whitened vector -> modulation of each block and prefix tokens.
 
@@ -99,3 +151,46 @@ class Conditioner(nn.Module):
         else:
             memory = z.new_zeros(batch, 0, self.width)
         return modulation, final, F.layer_norm(memory, (self.width,))
+
+
+class TimeModulation(nn.Module):
+    """t to modulation, one linear map a block that starts at zero (2602.11047, equation 6).
+
+    Args:
+        layers: number of blocks.
+        parts: parts of a block's modulation.
+        width: model width.
+    """
+
+    def __init__(self, layers: int, parts: int, width: int) -> None:
+        super().__init__()
+        self.shape = (layers, parts, width)
+        self.map = nn.Linear(1, layers * parts * width)
+        nn.init.zeros_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times t (B,) in [0, 1] to what is added to the modulation, (B, layers, parts, width)."""
+        with torch.autocast(t.device.type, enabled=False):
+            weight, bias = self.map.weight.float(), self.map.bias.float()  # bf16 in a network that only decodes
+            return F.linear(t.float().unsqueeze(1), weight, bias).view(len(t), *self.shape)
+
+
+def time_of(masked: Tensor, lengths: Tensor | None, schedule: Schedule) -> Tensor:
+    """The time at which a schedule is expected to have as many masks as are seen.
+
+    Args:
+        masked: (B, n) bool.
+        lengths: (B,) positions of each canvas, or None where all have n; what stands behind does not count.
+        schedule: of training.
+
+    Returns:
+        (B,) float32 in [0, 1].
+    """
+    n = masked.shape[1]
+    if lengths is None:
+        share = masked.float().mean(1)
+    else:
+        inside = torch.arange(n, device=masked.device) < lengths.unsqueeze(1)
+        share = (masked & inside).sum(1) / lengths.clamp_min(1)
+    return schedule.time(1.0 - share)

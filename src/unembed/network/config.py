@@ -51,10 +51,10 @@ class Shape:
         prefix_tokens: memory rows made from the vector.
         whiten: whiten vectors first; otherwise they are only scaled to unit variance.
         token_prior: gated closed-form log-odds on the logits.
-        prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
-            explained (without it words repeat).
+            prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
+                explained (without it words repeat).
         dropout: dropout while training.
-        time_conditioning: the time t is an input of each block's modulation (`network/time_modulation.py`).
+        time_conditioning: the time t is an input of each block's modulation (`conditioning.TimeModulation`).
     """
 
     backbone: str = "adaln-zero"
@@ -127,6 +127,11 @@ class Shape:
     def fills_masks(self) -> bool:
         """Whether the network predicts masked tokens; otherwise it goes left to right only."""
         return self.backbone != "autoregressive"
+
+    @property
+    def modulation_parts(self) -> int:
+        """Vectors that the modulation of one block has: shift, scale and gate twice, or gain and shift twice."""
+        return 4 if self.backbone == "paper" else 6
 
     @property
     def stream_prefix(self) -> int:

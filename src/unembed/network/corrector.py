@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unembed.errors import InputError
-from unembed.network.backbones import parts_of
+from unembed.network.base import Network
 from unembed.network.block import Block
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import Denoiser
 from unembed.network.difference import Directions
 from unembed.network.draft_memory import DraftMemory, DraftReader
 
@@ -84,7 +83,7 @@ class Corrector(nn.Module):
         InputError: a denoiser that has no token prior, or is a plain autoregressive one.
     """
 
-    def __init__(self, base: Denoiser, config: CorrectorConfig | None = None) -> None:
+    def __init__(self, base: Network, config: CorrectorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CorrectorConfig()
         c = base.config
@@ -99,7 +98,7 @@ class Corrector(nn.Module):
             )
         self._base = (base,)
         self._directions: tuple[Directions, ...] = ()
-        self._layers, self._parts, self.width = c.layers, parts_of(c), c.width
+        self._layers, self._parts, self.width = c.layers, c.modulation_parts, c.width
         width = c.width
         self.mix = nn.Linear(3 * width, width)
         self.features = nn.Linear(_FEATURES, width)
@@ -127,7 +126,7 @@ class Corrector(nn.Module):
         self._align(base)
 
     @torch.no_grad()
-    def _align(self, base: Denoiser) -> None:
+    def _align(self, base: Network) -> None:
         """Start with readers that look where they should: at the draft's row of the same place and token before.
 
         A position of the denoiser holds the token before it (left to right) and its place. So rows begin as the token
@@ -148,7 +147,7 @@ class Corrector(nn.Module):
             reader.key.bias.zero_()
 
     @property
-    def base(self) -> Denoiser:
+    def base(self) -> Network:
         """The denoiser that it belongs to."""
         return self._base[0]
 
@@ -165,9 +164,9 @@ class Corrector(nn.Module):
         """Change a condition by drafts.
 
         Args:
-            condition: of B targets, as `Denoiser.condition` makes it (selected rows included).
+                    condition: of B targets, as `Denoiser.condition` makes it (selected rows included).
             ids: (B, n) drafts, of one text each; what follows a length is not read.
-            lengths: (B,) tokens of each, at least 1.
+                    lengths: (B,) tokens of each, at least 1.
             vectors: (B, d) the drafts' own vectors, as the encoder makes them.
             own: see `see`.
 
@@ -275,7 +274,7 @@ class Corrector(nn.Module):
             return facts * real.unsqueeze(-1)
 
 
-def corrector_for(base: Denoiser, values: dict[str, Any]) -> Corrector:
+def corrector_for(base: Network, values: dict[str, Any]) -> Corrector:
     """Build a corrector of a stored shape.
 
     Raises:

@@ -1,6 +1,6 @@
 """The denoiser: a bidirectional transformer that fills masks, conditioned on a vector (arXiv 2602.11047).
 
-Contents: `Denoiser`, and the position states `MASK`, `GIVEN`, `PREFIX`.
+Contents: `Denoiser`, `build_network`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
 it holds the token before (`PREFIX` state), so that one set of weights serves both orders. Every
@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
-from unembed.network.block import modulate
-from unembed.network.conditioning import Condition
+from unembed.network.base import MASK, PREFIX, Network
+from unembed.network.block import Block, modulate
+from unembed.network.conditioning import CausalState, Condition, Conditioner, TimeModulation, time_of
 from unembed.network.config import ModelConfig
-from unembed.network.parts import DenoiserParts
-from unembed.network.reading import CausalState, Reading
-from unembed.network.row_parts import row_parts
-from unembed.network.time_modulation import time_of
+from unembed.network.heads import row_parts
+from unembed.network.variants.autoregressive import Autoregressive
+from unembed.network.variants.paper import PaperBlock, PaperConditioner
 
-__all__ = ["GIVEN", "MASK", "PREFIX", "CausalState", "Denoiser", "ModelConfig", "Reading"]
-
-# State 2 marked visible tokens that may be wrong; nothing uses it now. Its row stays: every checkpoint has four.
-MASK, GIVEN, PREFIX = 0, 1, 3
+_STATES = 4
+"""Rows of the table of position states."""
 
 
-class Denoiser(DenoiserParts):
+class Denoiser(Network):
     """Predict masked tokens from visible ones and a vector.
 
     Args:
@@ -36,7 +35,41 @@ class Denoiser(DenoiserParts):
         banned: (V,) bool, ids that are never output (special tokens); the end token is handled by the canvas.
     """
 
-    # ------------------------------------------------------------------ hidden rows
+    def __init__(self, config: ModelConfig, banned: Tensor | None = None) -> None:
+        super().__init__(config)
+        c = config
+        self.state = nn.Embedding(_STATES, c.width)
+        self.position = nn.Embedding(c.max_length + 1, c.width)
+        self.position_from_end = nn.Embedding(c.max_length + 1, c.width) if c.canvas == "length" else None
+        for table in (self.state, self.position, self.position_from_end):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02 if c.plain_embedding else 0.3)
+        self.conditioner: Conditioner | PaperConditioner
+        if c.backbone == "paper":
+            self.conditioner = PaperConditioner(c.vector_dim, c.width, c.layers)
+        else:
+            rank = c.adaln_rank if c.adaln == "factored" else 0
+            self.conditioner = Conditioner(c.vector_dim, c.width, c.layers, rank, c.prefix_tokens)
+        self.time = TimeModulation(c.layers, c.modulation_parts, c.width) if c.time_conditioning else None
+        self.schedule = get_schedule(c.schedule)
+        self.null = nn.Parameter(torch.zeros(c.vector_dim)) if c.null_vector else None
+        self._finish(PaperBlock if c.backbone == "paper" else Block, banned)
+
+    def condition(self, vectors: Tensor, dropped: Tensor | None = None) -> Condition:
+        """See `Network.condition`.
+
+        Args:
+            vectors, dropped: likewise.
+
+        Returns:
+            Modulation of each block, memory rows, and the token prior's evidence.
+        """
+        z, known = self._scaled(vectors), None
+        if dropped is not None and self.null is not None:
+            z, known = torch.where(dropped.unsqueeze(1), self.null, z), (~dropped).float().unsqueeze(1)
+        modulation, final, memory = self.conditioner(z)
+        text = torch.arange(len(z), device=z.device)
+        return Condition(z, modulation, final, memory, self._evidence(z), text, known)
 
     def hidden(
         self,
@@ -49,7 +82,7 @@ class Denoiser(DenoiserParts):
         rows: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """Run the blocks.
+        """See `Network.hidden`; both orders, with and without padding.
 
         Args:
             ids: (B, n) token ids; the token under a mask is not read. In causal use, the tokens before each row.
@@ -204,13 +237,13 @@ class Denoiser(DenoiserParts):
     # ------------------------------------------------------------------ left to right
 
     def start_causal(self, condition: Condition) -> CausalState:
-        """Begin a left-to-right draft of each vector; feed `bos_id` first.
+        """See `Network.start_causal`.
 
         Args:
-            condition: of the B vectors.
+            condition: likewise.
 
         Returns:
-            The state that `next_logits` takes.
+            The memory rows of each block, and no token yet.
 
         Raises:
             InputError: the denoiser was not trained with causal rows.
@@ -225,14 +258,13 @@ class Denoiser(DenoiserParts):
         return CausalState(condition, [block.attention.memory(memory) for block in self._stack], 0, nothing)
 
     def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
-        """Feed one token a row and score the next.
+        """See `Network.next_logits`.
 
         Args:
-            last: (B,) ids of the tokens just chosen; `bos_id` at first.
-            state: from `start_causal` or the last call; it is not changed.
+            last, state: likewise.
 
         Returns:
-            float32 logits (B, V), banned ids -inf, the end token allowed; and the state with the token taken in.
+            Logits (B, V) and the state that follows.
         """
         ids = last.unsqueeze(1)
         x = self._embed(ids) + self.state(torch.full_like(ids, PREFIX)) + self.position.weight[state.index]
@@ -254,3 +286,8 @@ class Denoiser(DenoiserParts):
         for rows in row_parts(len(last), vocab, hidden.device):
             scores[rows] = self.token_logits(hidden[rows], owner[rows], state.condition, used=tokens[rows])
         return scores, CausalState(state.condition, past, state.index + 1, tokens)
+
+
+def build_network(config: ModelConfig, banned: Tensor | None = None) -> Network:
+    """Build the network of a config, untrained: an `Autoregressive` where the backbone says so, else a `Denoiser`."""
+    return (Autoregressive if config.backbone == "autoregressive" else Denoiser)(config, banned)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.priors.token_prior import TokenPrior
 
 _CHUNK = 8192
@@ -38,7 +38,7 @@ class Difference:
     plain: Tensor
 
 
-def _parts(denoiser: Denoiser) -> tuple[TokenPrior, Tensor | None]:
+def _parts(denoiser: Network) -> tuple[TokenPrior, Tensor | None]:
     """The token prior, and the map back out of whitened space where there is one."""
     if denoiser.token_prior is None:
         raise InputError(
@@ -60,7 +60,7 @@ class DifferencePrior:
         InputError: the checkpoint holds no token prior.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Network) -> None:
         prior, self._to_plain = _parts(denoiser)
         self._means = prior.means()
         self._to_white = denoiser.whitening.matrix if denoiser.config.whiten else None
@@ -89,7 +89,7 @@ class Directions:
         InputError: the checkpoint holds no token prior.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Network) -> None:
         self._prior, self._inverse = _parts(denoiser)
         self._mean = denoiser.whitening.mean
         self._unit = denoiser.config.vector_dim**0.5

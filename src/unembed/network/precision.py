@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 
 PRECISIONS = ("fp32", "bf16", "auto")
 
@@ -25,7 +25,7 @@ def supports_fast_bf16(device: torch.device) -> bool:
     return any(supported is not None and supported() for supported in asked)
 
 
-def lower_precision(denoiser: Denoiser, precision: str) -> str:
+def lower_precision(denoiser: Network, precision: str) -> str:
     """Turn the matrices of a denoiser that only decodes from now on into bf16, where asked for.
 
     Args:
@@ -51,7 +51,7 @@ def lower_precision(denoiser: Denoiser, precision: str) -> str:
     return precision
 
 
-def autocast(denoiser: Denoiser) -> Any:
+def autocast(denoiser: Network) -> Any:
     """The context in which a denoiser decodes: bf16 products where its matrices were lowered, else nothing changes."""
     lowered = denoiser.embedding.weight.dtype == torch.bfloat16
     return torch.autocast(denoiser.banned.device.type, dtype=torch.bfloat16, enabled=lowered)

@@ -21,14 +21,14 @@ from unembed.decoding.constraints.rules import Rules
 from unembed.decoding.loop import decode
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.trace import Draft
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 
 LENGTHS = 7  # likely lengths, each with drafts of its own
 SAMPLES = 8  # of a round, over all lengths or for each
 TEMPERATURES = (0.5, 0.7)  # of the rounds of samples in turn, where the caller names none
 
 
-def plan(config: DecodeConfig, denoiser: Denoiser) -> Iterator[DecodeConfig]:
+def plan(config: DecodeConfig, denoiser: Network) -> Iterator[DecodeConfig]:
     """Yield decodes whose drafts differ, most useful first, without end.
 
     Args:
@@ -50,7 +50,7 @@ def plan(config: DecodeConfig, denoiser: Denoiser) -> Iterator[DecodeConfig]:
 
 
 def gather(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
     count: int,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unembed.network.base import Network
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import Denoiser
 from unembed.network.precision import autocast
 from unembed.refinement.asking import Asker
 from unembed.refinement.budget import Budget
@@ -39,7 +39,7 @@ class _Text:
 
 def correct(
     corrector: Corrector,
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     drafts: Sequence[Sequence[tuple[int, ...]]],
     asker: Asker,

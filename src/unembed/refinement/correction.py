@@ -12,15 +12,15 @@ from torch import Tensor
 
 from unembed.decoding.causal.beams import Texts
 from unembed.decoding.causal.writer import likeliest_options, write_texts
+from unembed.network.base import Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import Denoiser
 from unembed.network.precision import autocast
 
 
 def corrections(
     corrector: Corrector,
-    denoiser: Denoiser,
+    denoiser: Network,
     condition: Condition,
     drafts: Sequence[tuple[int, ...]],
     draft_vectors: Tensor,

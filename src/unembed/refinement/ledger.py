@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.data.tokenization import Tokenizer
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.refinement.asking import Asker
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Passes:
 
 
 @contextlib.contextmanager
-def counting_passes(denoiser: Denoiser) -> Iterator[Passes]:
+def counting_passes(denoiser: Network) -> Iterator[Passes]:
     """Count the rows that go through a denoiser within the block."""
     passes = Passes()
 

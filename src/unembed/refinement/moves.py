@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from unembed.network.base import Network
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import Denoiser
 from unembed.network.precision import autocast
 from unembed.refinement.correction import corrections
 from unembed.refinement.forecast import Forecaster
@@ -66,7 +66,7 @@ class Mover:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Network,
         forecaster: Forecaster | None = None,
         surrogate: Surrogate = PLAIN,
         config: MoverConfig | None = None,

@@ -20,7 +20,7 @@ from unembed.decoding.loop import decode
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.trace import Draft
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.refinement.aids import Aids
 from unembed.refinement.best_of import gather
 from unembed.refinement.budget import Budget
@@ -108,7 +108,7 @@ class Refiner:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Network,
         tokenizer: Tokenizer,
         encoder: Encoder,
         method: str = DEFAULT,

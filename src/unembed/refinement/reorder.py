@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from unembed.decoding.causal.beams import Texts
 from unembed.decoding.causal.writer import Bag, write_texts
+from unembed.network.base import Network
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import Denoiser
 
 
 def orderings(
-    denoiser: Denoiser, condition: Condition, drafts: Sequence[tuple[int, ...]], beam: int = 8
+    denoiser: Network, condition: Condition, drafts: Sequence[tuple[int, ...]], beam: int = 8
 ) -> tuple[Texts, list[int]]:
     """Find likely orders of each draft's tokens.
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from unembed.checkpoint.student_file import StudentFile
 from unembed.errors import InputError
+from unembed.network.base import Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import Denoiser
 from unembed.network.difference import DifferencePrior
 from unembed.network.precision import autocast
 from unembed.refinement.asking import Asker
@@ -133,7 +133,7 @@ class _Search:
 
 
 def refine(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     drafts: Sequence[Sequence[tuple[int, ...]]],
     asker: Asker,

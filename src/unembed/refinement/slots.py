@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import GIVEN, MASK, Denoiser
 from unembed.network.difference import Difference
 from unembed.refinement.surrogate import Surrogate
 
@@ -83,7 +83,7 @@ class _Canvas:
 
 
 def read_slots(
-    denoiser: Denoiser, expansion: Expansion, surrogate: Surrogate, top: int, apart: int = _APART
+    denoiser: Network, expansion: Expansion, surrogate: Surrogate, top: int, apart: int = _APART
 ) -> tuple[list[Slot], list[int]]:
     """Mask, read, and keep the best tokens of every masked position.
 
@@ -134,7 +134,7 @@ def _canvas(owner: int, draft: tuple[int, ...], kind: str, starts: list[int], ma
 
 
 def _read(
-    denoiser: Denoiser, canvases: list[_Canvas], expansion: Expansion, surrogate: Surrogate, top: int
+    denoiser: Network, canvases: list[_Canvas], expansion: Expansion, surrogate: Surrogate, top: int
 ) -> list[Slot]:
     device = denoiser.banned.device
     n, pad = len(canvases[-1].ids), denoiser.config.pad_id

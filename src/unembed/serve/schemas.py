@@ -49,7 +49,7 @@ class Options(_Request):
     temperature: Number | None = Field(None, ge=0, le=100, description="0 takes the likeliest tokens.")
     samples: int | None = Field(None, ge=1, le=16, description="Drafts a length; needs a temperature.")
     lengths: int | None = Field(None, ge=1, le=16, description="Likely lengths that are decoded.")
-    guidance: Number | None = Field(None, ge=0, le=100, description="Weight of the vector against none; 1 is off.")
+    guidance: Number | None = Field(None, ge=0, le=100, description="Weight of the vector; for models that have it.")
     remask: Number | None = Field(None, ge=0, le=1, description="Of euler-remask and remdm.")
     remask_rule: str | None = Field(None, max_length=40)
     remask_rate: Number | None = Field(None, ge=0, le=1, description="Of two-stage and draft-correct.")
@@ -154,6 +154,7 @@ class Model(BaseModel):
     defaults: dict[str, Any]
     refinements: list[str]
     queries: bool
+    guidance: bool
 
 
 class Models(BaseModel):

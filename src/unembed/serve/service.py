@@ -81,6 +81,7 @@ class Service:
             "defaults": asdict(inverter.resolve({})),
             "refinements": self.refinements,
             "queries": self.queries,
+            "guidance": inverter.denoiser.config.null_vector,
         }
         load = {"taken": self.places.taken, "places": self.places.most}
         return {"models": [model], "limits": asdict(self.limits), "load": load, "version": self.version}

@@ -16,7 +16,7 @@ import torch
 from unembed.data.feed import Dataset, Feed
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.priors.fit_score import FitScore
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.recipes.recipe import ValidationPart
@@ -58,7 +58,7 @@ class Validation:
         self._vectors = torch.from_numpy(np.asarray(vectors, dtype=np.float32)[mixed])
 
     @torch.no_grad()
-    def fit_score(self, denoiser: Denoiser) -> FitScore | None:
+    def fit_score(self, denoiser: Network) -> FitScore | None:
         """How the held-out vectors look to a network that whitens them; None where it does not, or with few texts."""
         if not denoiser.config.whiten or self._drawn < _FEWEST:
             return None
@@ -67,7 +67,7 @@ class Validation:
         return FitScore.of(np.concatenate(z))
 
     @torch.no_grad()
-    def loss(self, denoiser: Denoiser) -> dict[str, float]:
+    def loss(self, denoiser: Network) -> dict[str, float]:
         """Teacher-forced figures.
 
         Returns:
@@ -107,7 +107,7 @@ class Validation:
             out["causal_nll"] = totals["causal"] / (totals["tokens"] + totals["texts"])
         return out
 
-    def decoded(self, denoiser: Denoiser, until: float = math.inf) -> dict[str, Any]:
+    def decoded(self, denoiser: Network, until: float = math.inf) -> dict[str, Any]:
         """Decode from all masks and score.
 
         Args:

@@ -20,12 +20,13 @@ from unembed.decoding.constraints.rules import Rules, no_text
 from unembed.decoding.noise import Noise
 from unembed.decoding.proposals import likeliest, sample_tokens
 from unembed.decoding.trace import Step, alternatives
+from unembed.network.base import Network
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import Denoiser, ModelConfig
+from unembed.network.config import ModelConfig
 
 
 def draft_left_to_right(
-    denoiser: Denoiser,
+    denoiser: Network,
     vectors: Tensor,
     condition: Condition,
     config: DecodeConfig,
@@ -160,7 +161,7 @@ def _step(beams: Beams, row: int, slot: int, position: int, number: int, denoise
     )
 
 
-def _canvas(denoiser: Denoiser, vectors: Tensor, beams: Beams, text: Tensor, guide: Guide | None) -> Canvas:
+def _canvas(denoiser: Network, vectors: Tensor, beams: Beams, text: Tensor, guide: Guide | None) -> Canvas:
     """Lay the hypotheses out as finished drafts, empty slots left out."""
     c, device = denoiser.config, vectors.device
     row, slot = beams.total.isfinite().nonzero(as_tuple=True)  # (D,) each

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from unembed.decoding.causal.beams import Beams, Options, Texts
 from unembed.decoding.proposals import sample_tokens
+from unembed.network.base import Network
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import Denoiser
+from unembed.network.heads import row_parts
 from unembed.network.precision import autocast
-from unembed.network.row_parts import row_parts
 
 Chooser = Callable[[Tensor, Beams, Tensor, int], Options]
 """Logits (A, V), which it may overwrite, beams, live hypotheses (A,) and the position -> how they may continue."""
 
 
 def write(
-    denoiser: Denoiser,
+    denoiser: Network,
     condition: Condition,
     beams: Beams,
     choose: Chooser,
@@ -75,7 +75,7 @@ def write(
 
 
 def write_texts(
-    denoiser: Denoiser,
+    denoiser: Network,
     condition: Condition,
     beam: int,
     choose: Chooser,

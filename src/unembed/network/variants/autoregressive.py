@@ -1,12 +1,11 @@
 """A plain autoregressive decoder of the denoiser's size, to race against: causal attention, the vector as a prefix.
 
-Contents: `Autoregressive`, `build_denoiser`.
+Contents: `Autoregressive`.
 
 The vector becomes `prefix_tokens` rows that come before the text and run through the blocks with it, as images do in
 ClipCap (arXiv 2111.09734, section 3.1); nothing else depends on the vector. The blocks are the denoiser's own, with
-norms and gates that are learnt once instead of made from the vector. What the two share (whitening, token embedding
-and head, token prior, length network) is inherited, and the incremental interface is the same, so that the drafts of
-`decoding/causal/writer.py` and the causal rows of training serve both.
+norms and gates that are learnt once instead of made from the vector. What the two share, and the calls that drafts and
+training make, is `base.Network`.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unembed.errors import InputError
-from unembed.network.conditioning import Condition
-from unembed.network.denoiser import CausalState, Denoiser, ModelConfig
+from unembed.network.base import Network
+from unembed.network.block import Block
+from unembed.network.conditioning import CausalState, Condition
+from unembed.network.config import ModelConfig
 
-_GATES = (2, 5)  # in the order that `model.block.Block.forward` names
+_GATES = (2, 5)  # in the order that `block.Block.forward` names
 
 
-class Autoregressive(Denoiser):
+class Autoregressive(Network):
     """Predict each token from those before it and a vector.
 
     Args:
@@ -31,9 +32,10 @@ class Autoregressive(Denoiser):
     """
 
     def __init__(self, config: ModelConfig, banned: Tensor | None = None) -> None:
-        super().__init__(config, banned)
-        del self.conditioner, self.state, self.position_from_end
-        self.position_from_end = None
+        super().__init__(config)
+        self.position = nn.Embedding(config.max_length + 1, config.width)
+        nn.init.normal_(self.position.weight, std=0.3)
+        self._finish(Block, banned)
         self.prefix = nn.Linear(config.vector_dim, config.prefix_tokens * config.width)
         self.prefix_position = nn.Parameter(torch.randn(config.prefix_tokens, config.width) * 0.3)
         gains = torch.zeros(config.layers, 6, config.width)
@@ -44,16 +46,13 @@ class Autoregressive(Denoiser):
         """Turn raw encoder vectors (B, d) into a `Condition`: prefix rows, and the token prior's evidence."""
         z = self._scaled(vectors)
         rows = self.prefix(z).view(len(z), self.config.prefix_tokens, self.config.width)
-        evidence = None
-        if self.token_prior is not None and not self.training:
-            evidence = self.token_prior.scores(z, frequency=False)
         nothing = z.new_zeros(len(z), 0)
         return Condition(
             whitened=z,
             modulation=nothing,
             final=nothing,
             memory=F.layer_norm(rows, (self.config.width,)) + self.prefix_position,
-            evidence=evidence,
+            evidence=self._evidence(z),
             text=torch.arange(len(z), device=z.device),
         )
 
@@ -76,8 +75,8 @@ class Autoregressive(Denoiser):
             condition: of the B vectors.
             lengths: not read; what follows a row is not seen.
             causal: must be true.
-            table: see `Denoiser.hidden`.
-            rows: see `Denoiser.hidden`.
+            table: see `Network.hidden`.
+            rows: see `Network.hidden`.
             time: not read; nothing is masked.
 
         Returns:
@@ -109,7 +108,7 @@ class Autoregressive(Denoiser):
         return CausalState(condition, past, 0, nothing)
 
     def next_logits(self, last: Tensor, state: CausalState) -> tuple[Tensor, CausalState]:
-        """Feed one token a row and score the next; see `Denoiser.next_logits`."""
+        """Feed one token a row and score the next; see `Network.next_logits`."""
         ids = last.unsqueeze(1)
         x = self._embed(ids) + self.position.weight[state.index]
         past = []
@@ -121,8 +120,3 @@ class Autoregressive(Denoiser):
         tokens = torch.cat((state.tokens, ids), dim=1)
         scores = self.token_logits(hidden, owner, state.condition, used=tokens)
         return scores, CausalState(state.condition, past, state.index + 1, tokens)
-
-
-def build_denoiser(config: ModelConfig, banned: Tensor | None = None) -> Denoiser:
-    """Build the network of a config, untrained: an `Autoregressive` where the backbone says so, else a `Denoiser`."""
-    return (Autoregressive if config.backbone == "autoregressive" else Denoiser)(config, banned)

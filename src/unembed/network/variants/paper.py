@@ -6,7 +6,7 @@ The paper leaves some things open; what was chosen, with the reason:
     - "single-layer MLPs" (equations 6 and 7) are one linear map each; no activation is printed.
     - Each of a layer's two norms has a gain and a shift of its own: with one pair for both, the parameters without
       the vocabulary would be 68 million instead of the 78 million that the paper counts.
-    - MLP_t reads t itself (`network/time_modulation.py`); the sum of equations 8 and 9 is made in the denoiser.
+    - MLP_t reads t itself (`conditioning.TimeModulation`); the sum of equations 8 and 9 is made in the denoiser.
     - The MLP of a layer is a GELU, as in equation 5. Gains start at 1 and shifts at 0: a new layer is a plain one.
 """
 

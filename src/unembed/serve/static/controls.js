@@ -80,7 +80,7 @@ export class Controls {
     if (this.#model.strategies.some((s) => s.name === wanted.strategy)) this.#pick(wanted.strategy);
     for (const [name, range] of Object.entries(RANGES)) {
       const value = wanted[name];
-      if (Number.isFinite(value)) this.#chosen[name] = Math.min(Math.max(value, range.least), this.#most(name));
+      if (Number.isFinite(value) && name in this.#sliders) this.#chosen[name] = Math.min(Math.max(value, range.least), this.#most(name));
     }
     if (Number.isInteger(wanted.seed) && wanted.seed >= 0) this.#chosen.seed = Math.min(wanted.seed, SEED);
     this.#paint();
@@ -121,7 +121,9 @@ export class Controls {
       this.#changed();
     });
     this.about = el("small", {});
+    this.#sliders = {};
     for (const name of Object.keys(RANGES)) {
+      if (name === "guidance" && !this.#model.guidance) continue; // it was not trained for it
       const range = { ...RANGES[name], most: this.#most(name) };
       const options = { hint: t(`settings.${name}.hint`), act: change(name) };
       this.#sliders[name] = slider(t(`settings.${name}`), range, this.#chosen[name], options);
@@ -179,7 +181,7 @@ export class Controls {
     const prior = strategy === "prior" ? t("settings.prior.unused") : "";
     this.#sliders.passes.disable(strategy === "left-to-right" ? t("settings.passes.unused") : prior);
     this.#sliders.temperature.disable(prior);
-    this.#sliders.guidance.disable(prior);
+    this.#sliders.guidance?.disable(prior);
     this.#sliders.queries.disable(this.#model.queries ? "" : t("settings.queries.none"));
     const chance = known.random || (temperature > 0 && !prior) || this.#chosen.queries > 0;
     this.seed.value = this.#chosen.seed;

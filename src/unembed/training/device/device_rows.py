@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unembed.diffusion.masking import draw_counts, mask_exactly
-from unembed.network.denoiser import GIVEN, MASK, PREFIX
+from unembed.network.base import GIVEN, MASK, PREFIX
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unembed.network.base import MASK
 from unembed.network.block import modulate
-from unembed.network.denoiser import MASK, Denoiser
+from unembed.network.denoiser import Denoiser
 from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
 from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored
 from unembed.training.device.evidence import Evidence, first_of_each

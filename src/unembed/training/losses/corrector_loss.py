@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unembed.network.base import MASK
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import MASK
 from unembed.training.losses.rows import Columns, Rows, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.pairs.pair_feed import PairBatch

@@ -20,8 +20,8 @@ from torch import Tensor
 from unembed.diffusion.bound import count_weights, per_token
 from unembed.diffusion.masking import draw_counts, draw_times, mask_by_schedule, mask_exactly
 from unembed.diffusion.schedule import Schedule
+from unembed.network.base import GIVEN, MASK, PREFIX, Network
 from unembed.network.conditioning import Condition
-from unembed.network.denoiser import GIVEN, MASK, PREFIX, Denoiser
 from unembed.training.losses.cross_entropy import linear_cross_entropy
 
 
@@ -142,7 +142,7 @@ class Columns:
         return Columns(tokens, self.correction.to(device), self.place.to(device))
 
 
-def full_columns(denoiser: Denoiser, causal: bool) -> Columns:
+def full_columns(denoiser: Network, causal: bool) -> Columns:
     """All tokens that can be output; the end token only where the canvas or the causal order knows it."""
     off = denoiser.banned.clone()
     off[denoiser.config.eos_id] = denoiser.config.canvas == "length" and not causal
@@ -151,7 +151,7 @@ def full_columns(denoiser: Denoiser, causal: bool) -> Columns:
 
 
 def rows_loss(
-    denoiser: Denoiser,
+    denoiser: Network,
     condition: Condition,
     rows: Rows,
     columns: Columns,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unembed.diffusion.schedule import get_schedule
-from unembed.network.denoiser import MASK, Denoiser
+from unembed.network.base import MASK, Network
 from unembed.training.losses.rows import (
     Columns,
     Rows,
@@ -39,7 +39,7 @@ class StepLoss:
     """
 
     def __init__(
-        self, denoiser: Denoiser, part: ObjectivePart, shortlist: Shortlist | None, precision: str, noise: float = 0.0
+        self, denoiser: Network, part: ObjectivePart, shortlist: Shortlist | None, precision: str, noise: float = 0.0
     ) -> None:
         self.denoiser = denoiser
         self.part = part

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError
-from unembed.network.denoiser import Denoiser
+from unembed.network.base import Network
 from unembed.network.precision import supports_fast_bf16
 
 _KINDS = ("substitute", "delete", "insert", "swap", "move")
@@ -65,7 +65,7 @@ class Corruption:
         self.similar, self.pool, self.max_length = similar, pool, max_length
 
     @classmethod
-    def of(cls, denoiser: Denoiser, seed: int) -> Corruption:
+    def of(cls, denoiser: Network, seed: int) -> Corruption:
         """What a denoiser's token prior knows of similar and of frequent tokens.
 
         Args:

@@ -21,9 +21,9 @@ from torch import Tensor
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.causal.beams import Beams, Options
 from unembed.decoding.causal.writer import write_texts
+from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
-from unembed.network.denoiser import GIVEN, MASK, Denoiser
 from unembed.network.precision import autocast
 from unembed.training.pairs.corruption import Corruption
 from unembed.training.pairs.pair_files import KINDS, Pairs, Texts
@@ -37,7 +37,7 @@ Drafts = tuple[list[list[int]], np.ndarray]
 
 
 def write_own_drafts(
-    denoiser: Denoiser,
+    denoiser: Network,
     condition: Condition,
     temperature: Tensor,
     begun: Tensor,
@@ -87,7 +87,7 @@ class PairMaker:
     """
 
     def __init__(
-        self, denoiser: Denoiser, tokenizer: Tokenizer, encode: Callable[[list[str]], np.ndarray], seed: int = 0
+        self, denoiser: Network, tokenizer: Tokenizer, encode: Callable[[list[str]], np.ndarray], seed: int = 0
     ) -> None:
         self.denoiser, self.tokenizer, self.encode = denoiser, tokenizer, encode
         self.device = denoiser.banned.device

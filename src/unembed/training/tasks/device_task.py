@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import RecipeError
+from unembed.network.denoiser import Denoiser
 from unembed.training.device.device_step import DeviceLoss
 from unembed.training.device.loader import Batch, BatchLoader
 from unembed.training.losses.shortlist import Shortlist
@@ -48,6 +49,7 @@ class DeviceTask(DenoiserBase):
         )
         shortlist = Shortlist.of(recipe.objective, prepared.counts, self.model.banned)
         always = torch.zeros_like(self.model.banned) if shortlist is None else shortlist.always
+        assert isinstance(self.model, Denoiser)  # `refuse` lets no other backbone in
         self.loss = DeviceLoss(self.model, recipe.objective, always, self.precision, self.resident.kernels)
         self._encoded = 0  # places that went through the encoder
 

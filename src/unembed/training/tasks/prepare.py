@@ -25,8 +25,9 @@ from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, DataError, RecipeError
-from unembed.network.denoiser import Denoiser, ModelConfig
-from unembed.network.variants.autoregressive import build_denoiser
+from unembed.network.base import Network
+from unembed.network.config import ModelConfig
+from unembed.network.denoiser import build_network
 from unembed.priors.fit import ClosedForm, fit_closed_form
 from unembed.training.device.resident import Resident
 from unembed.training.memory import resolve_precision
@@ -55,7 +56,7 @@ class Prepared:
         resident: the same on the device, where the recipe has `data.buckets`.
     """
 
-    denoiser: Denoiser
+    denoiser: Network
     tokenizer: Tokenizer
     identity: EncoderIdentity
     feed: Feed | PackFeed | OnlineFeed | None
@@ -75,13 +76,13 @@ def _batches(dataset: Dataset, rows: np.ndarray, max_length: int) -> Iterator[tu
         yield torch.from_numpy(padded), torch.from_numpy(np.asarray(lengths, dtype=np.int64)), torch.from_numpy(vectors)
 
 
-def _fill(denoiser: Denoiser, parts: ClosedForm) -> None:
+def _fill(denoiser: Network, parts: ClosedForm) -> None:
     denoiser.whitening.load_state_dict(parts.whitening.state_dict())
     if denoiser.token_prior is not None:
         denoiser.token_prior.load_state_dict(parts.token_prior.state_dict())
 
 
-def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
+def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Network:
     share = recipe.objective.causal_share
     if not recipe.model.fills_masks and share != 1:
         raise RecipeError(
@@ -109,11 +110,11 @@ def _build(recipe: Recipe, dimension: int, tokenizer: Tokenizer) -> Denoiser:
     torch.manual_seed(recipe.run.seed)
     banned = torch.zeros(tokenizer.size, dtype=torch.bool)
     banned[torch.from_numpy(tokenizer.banned)] = True
-    return build_denoiser(config, banned)
+    return build_network(config, banned)
 
 
 @torch.no_grad()
-def _start_weights(denoiser: Denoiser, table: np.ndarray | None, counts: Tensor) -> None:
+def _start_weights(denoiser: Network, table: np.ndarray | None, counts: Tensor) -> None:
     """The output bias from token counts, the token embeddings from the encoder's own where they fit."""
     log_p = torch.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
     denoiser.head.bias.copy_(log_p - log_p.mean())
@@ -123,7 +124,7 @@ def _start_weights(denoiser: Denoiser, table: np.ndarray | None, counts: Tensor)
         _log.info("token embeddings start from the encoder's own")
 
 
-def _take_weights(denoiser: Denoiser, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+def _take_weights(denoiser: Network, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
     theirs = Tokenizer.from_json(checkpoint.tokenizer_json)
     if theirs.size == tokenizer.size and theirs.sha256 != tokenizer.sha256:
         raise CheckpointError(
@@ -236,7 +237,7 @@ def prepare(
 
 
 def _closed_form(
-    denoiser: Denoiser,
+    denoiser: Network,
     source: Source,
     recipe: Recipe,
     known: Mapping[str, Any] | None,
@@ -265,7 +266,7 @@ def _closed_form(
     return source.fitted
 
 
-def _has_all_parts(denoiser: Denoiser, other: Denoiser) -> bool:
+def _has_all_parts(denoiser: Network, other: Network) -> bool:
     """Whether every closed-form part of one network came from the other."""
     theirs = other.state_dict()
     closed = ("whitening.", "token_prior.")
