@@ -99,7 +99,7 @@ class Network(nn.Module):
         """Run the blocks.
 
         Args:
-            ids: (B, n) token ids; what stands under a mask is not read. In causal use, the tokens before each row.
+            ids: (B, n) token ids; the token under a mask is not read. In causal use, the tokens before each row.
             states: (B, n) MASK or GIVEN, or PREFIX in causal use.
             condition: of the B vectors.
             lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
@@ -204,7 +204,7 @@ class Network(nn.Module):
             hidden: (R, width) rows of `hidden()`.
             owner: (R,) index of each row's vector in the condition.
             condition: of the vectors.
-            used: (R, U) tokens that stand in the text already (`prior_once`), filled up with the end token, which has
+            used: (R, U) tokens that are in the text already (`prior_once`), filled up with the end token, which has
                 no class and so no score.
             end: whether the end token may be output.
 

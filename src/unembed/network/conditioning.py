@@ -74,7 +74,7 @@ class Reading:
         hidden: (R, width).
         owner: (R,) index of each row's vector in the condition.
         column: (R,) position of each row.
-        used: (B, n) tokens that stand in the texts, the end token elsewhere.
+        used: (B, n) tokens that are in the texts, the end token elsewhere.
         condition: of the B vectors.
     """
 
@@ -181,7 +181,7 @@ def time_of(masked: Tensor, lengths: Tensor | None, schedule: Schedule) -> Tenso
 
     Args:
         masked: (B, n) bool.
-        lengths: (B,) positions of each canvas, or None where all have n; what stands behind does not count.
+        lengths: (B,) positions of each canvas, or None where all have n; what follows does not count.
         schedule: of training.
 
     Returns:

@@ -3,8 +3,8 @@
 Contents: `Denoiser`, `build_network`.
 
 Row i of the network always predicts token i. In bidirectional use a row holds its own token or a mask; in causal use
-it holds the token before (`PREFIX` state), so that one set of weights serves both orders. Every
-part beyond the plain transformer is a switch of the config.
+it holds the token before (`PREFIX` state), so that one set of weights serves both orders: a causal mask over shifted
+rows learns every position of a text in one pass. Every part beyond the plain transformer is a switch of the config.
 """
 
 from __future__ import annotations
@@ -85,16 +85,7 @@ class Denoiser(Network):
         """See `Network.hidden`; both orders, with and without padding.
 
         Args:
-            ids: (B, n) token ids; the token under a mask is not read. In causal use, the tokens before each row.
-            states: (B, n) MASK or GIVEN, or PREFIX in causal use.
-            condition: of the B vectors.
-            lengths: (B,) canvas lengths, positions from there on are padding; None when all rows have n.
-            causal: rows look at earlier rows and the memory only.
-            table: (K, embedding_dim) token embeddings that `rows` points into; None for the whole table. A training
-                step gathers the few rows it needs once, so that their gradient is scattered once.
-            rows: (B, n) rows of `table` that stand for `ids`.
-            time: (B,) times that the masks were drawn at; None reads them off the share of masks. Only used with
-                `time_conditioning`.
+            ids, states, condition, lengths, causal, table, rows, time: likewise.
 
         Returns:
             (B, n, width) after the last modulated norm.
@@ -126,115 +117,6 @@ class Denoiser(Network):
             past = block.attention.memory(memory) if m else None
             x, _ = block(x, modulation[:, i], past, mask)
         return modulate(F.layer_norm(x, (self.config.width,)), condition.final[:, 0], condition.final[:, 1])
-
-    def token_logits(
-        self,
-        hidden: Tensor,
-        owner: Tensor,
-        condition: Condition,
-        used: Tensor | None = None,
-        end: bool = True,
-    ) -> Tensor:
-        """Score all tokens at chosen rows, the token prior included.
-
-        Training has its own way to the same logits, over a shortlist (`training/losses/rows.py`).
-
-        Args:
-            hidden: (R, width) rows of `hidden()`.
-            owner: (R,) index of each row's vector in the condition.
-            condition: of the vectors.
-            used: (R, U) tokens that are in the text already (`prior_once`), filled up with the end token, which has
-                no class and so no score.
-            end: whether the end token may be output.
-
-        Returns:
-            float32 (R, V); banned ids, and the end token unless `end`, are -inf.
-        """
-        logits: Tensor = self.head(hidden, self.embedding.weight)
-        if self.token_prior is not None:
-            evidence = condition.evidence
-            if evidence is None:
-                rows = self.token_prior.scores(condition.whitened, frequency=False)[owner]
-            else:
-                rows = evidence[condition.text[owner]]
-            rows = condition.heed(rows, owner)
-            if used is not None and self.config.prior_once:
-                rows = rows.scatter_(1, used, 0.0)
-            logits = logits.addcmul(self.token_gate(hidden).float(), rows)
-        # Few columns are banned: writing them costs far less than another pass over all of them.
-        logits[:, self.banned.nonzero().flatten()] = -torch.inf
-        if not end:
-            logits[:, self.config.eos_id] = -torch.inf
-        return logits
-
-    def read(
-        self,
-        ids: Tensor,
-        states: Tensor,
-        condition: Condition,
-        lengths: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> Reading:
-        """Run the blocks and keep the positions that are read.
-
-        Args:
-            ids: (B, n) token ids.
-            states: (B, n) MASK or GIVEN.
-            condition: of the B vectors.
-            lengths: (B,) canvas lengths, or None when every canvas is n.
-            rows: (B, n) bool, the positions to score; None scores all.
-
-        Returns:
-            What `scores` needs, R rows in row-major order.
-        """
-        hidden = self.hidden(ids, states, condition, lengths)
-        chosen = torch.ones_like(ids, dtype=torch.bool) if rows is None else rows
-        owner, column = chosen.nonzero(as_tuple=True)
-        seen = states != MASK
-        if lengths is not None:
-            seen = seen & (torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1))
-        used = torch.where(seen, ids, self.config.eos_id)
-        return Reading(hidden[owner, column], owner, column, used, condition)
-
-    def scores(self, reading: Reading, part: slice = slice(None)) -> Tensor:
-        """Score all tokens at some rows of a reading.
-
-        Args:
-            reading: from `read`.
-            part: which of its rows.
-
-        Returns:
-            float32 (R, V), -inf as in `token_logits`; the end token is -inf where the canvas is "length".
-        """
-        owner = reading.owner[part]
-        return self.token_logits(
-            reading.hidden[part],
-            owner,
-            reading.condition,
-            used=reading.used[owner],
-            end=self.config.canvas == "eos",
-        )
-
-    def logits(
-        self,
-        ids: Tensor,
-        states: Tensor,
-        condition: Condition,
-        lengths: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """`read` and `scores` in one.
-
-        Args:
-            ids, states, condition, lengths, rows: as `read`.
-
-        Returns:
-            float32 (R, V) in row-major order of `rows`, or (B, n, V) without `rows`.
-        """
-        scores = self.scores(self.read(ids, states, condition, lengths, rows))
-        return scores.view(*ids.shape, -1) if rows is None else scores
-
-    # ------------------------------------------------------------------ left to right
 
     def start_causal(self, condition: Condition) -> CausalState:
         """See `Network.start_causal`.
