@@ -36,25 +36,25 @@ _REMOVED = {"position_prior": False, "candidates": 0}
 class Shape:
     """What a recipe may choose of the network.
 
-        Attributes:
-            backbone: "adaln-zero" (pre-norm blocks that start as the identity), "paper" (equations 5 to 10 of 2602.11047:
-                `network/variants/paper.py`; no prefix tokens and one kind of modulation) or "autoregressive" (left to right
-                only, the vector as a prefix of the text: `network/variants/autoregressive.py`).
-            width: model width; a multiple of `heads`.
-            layers: number of blocks.
-            heads: attention heads.
-            mlp: hidden width of each MLP; 0 means 4 width.
-            embedding_dim: width of the tied token embedding; 0 means `width`.
-            canvas: "length" (exactly n positions, n from the length head) or "eos" (max_length + 1, the end learnt).
-            adaln: "full" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
-            adaln_rank: inner dimension of the factored modulation.
-            prefix_tokens: memory rows made from the vector.
-            whiten: whiten vectors first; otherwise they are only scaled to unit variance.
-            token_prior: gated closed-form log-odds on the logits.
-                prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
-                    explained (without it words repeat).
-            dropout: dropout while training.
-            time_conditioning: the time t is an input of each block's modulation (`conditioning.TimeModulation`).
+    Attributes:
+        backbone: "adaln-zero" (pre-norm blocks that start as the identity), "paper" (equations 5 to 10 of 2602.11047:
+            `network/variants/paper.py`; no prefix tokens and one kind of modulation) or "autoregressive" (left to right
+            only, the vector as a prefix of the text: `network/variants/autoregressive.py`).
+        width: model width; a multiple of `heads`.
+        layers: number of blocks.
+        heads: attention heads.
+        mlp: hidden width of each MLP; 0 means 4 width.
+        embedding_dim: width of the tied token embedding; 0 means `width`.
+        canvas: "length" (exactly n positions, n from the length head) or "eos" (max_length + 1, the end learnt).
+        adaln: "full" or "factored" modulation; "factored" goes through `adaln_rank` dimensions.
+        adaln_rank: inner dimension of the factored modulation.
+        prefix_tokens: memory rows made from the vector.
+        whiten: whiten vectors first; otherwise they are only scaled to unit variance.
+        token_prior: gated closed-form log-odds on the logits.
+            prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
+                explained (without it words repeat).
+        dropout: dropout while training.
+        time_conditioning: the time t is an input of each block's modulation (`conditioning.TimeModulation`).
     """
 
     backbone: str = "adaln-zero"

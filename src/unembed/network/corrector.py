@@ -163,15 +163,15 @@ class Corrector(nn.Module):
     ) -> Condition:
         """Change a condition by drafts.
 
-                Args:
-                            condition: of B targets, as `Network.condition` makes it (selected rows included).
-                    ids: (B, n) drafts, of one text each; what follows a length is not read.
-                            lengths: (B,) tokens of each, at least 1.
-                    vectors: (B, d) the drafts' own vectors, as the encoder makes them.
-                    own: see `see`.
+        Args:
+                    condition: of B targets, as `Network.condition` makes it (selected rows included).
+            ids: (B, n) drafts, of one text each; what follows a length is not read.
+                    lengths: (B,) tokens of each, at least 1.
+            vectors: (B, d) the drafts' own vectors, as the encoder makes them.
+            own: see `see`.
 
-                Returns:
-                    A condition of the B drafts, with evidence of its own.
+        Returns:
+            A condition of the B drafts, with evidence of its own.
         """
         seen = self.see(condition, ids, lengths, vectors, own)
         changed = seen.condition
