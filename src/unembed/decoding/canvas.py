@@ -105,6 +105,7 @@ class Canvas:
         masked = self.masked[index] & ~which
         if self.end_id >= 0:
             ended = (ids == self.end_id) & ~masked
+            # A running count of end tokens, less the own one, is above 0 behind the first of them.
             after = (ended.long().cumsum(1) - ended.long() > 0) & ~(self.given | self.forced)[index]
             changed = after & (masked | (ids != self.end_id))
             ids = ids.masked_fill(changed, self.end_id)
@@ -241,6 +242,7 @@ def open_canvases(
             log_probs = log_probs.masked_fill(~rules.lengths(), -torch.inf)
         prior, index = log_probs.topk(min(config.lengths, c.max_length), dim=1)
         options = index + 1
+    # (B, lengths) -> L possible pairs of text and length -> D = L x samples drafts, samples of one pair together.
     owner, option = prior.isfinite().nonzero(as_tuple=True)  # impossible lengths come last, so numbers have no gaps
     text = owner.repeat_interleave(config.samples)
     sample = torch.arange(config.samples, device=device).repeat(len(owner))

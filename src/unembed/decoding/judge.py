@@ -3,7 +3,7 @@
 Contents: `Judge`.
 
 The network's own likelihood sees a draft from the inside, token by token. A student (`network/student.py`) sees it from
-the outside, as the encoder did. CombinedOptimizer they choose better than either (docs/log.md).
+the outside, as the encoder did. Together they choose better than either (docs/log.md).
 """
 
 from __future__ import annotations

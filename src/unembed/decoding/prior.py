@@ -167,10 +167,10 @@ class PriorReader:
 
     def _pool(self, z: Tensor, known: Tensor | None) -> _Pool:
         low = z.to(self.dtype)
-        scores = torch.addmm(self.bias, low, self.means.T, alpha=PRESENCE)
-        index = scores.topk(min(POOL, len(self.tokens)), dim=1, sorted=False).indices
-        means = self.means[index]
-        shared = torch.bmm(means, means.transpose(1, 2)).float()
+        scores = torch.addmm(self.bias, low, self.means.T, alpha=PRESENCE)  # (C, d) x (d, N) -> (C, N)
+        index = scores.topk(min(POOL, len(self.tokens)), dim=1, sorted=False).indices  # (C, N) -> (C, K)
+        means = self.means[index]  # (C, K, d)
+        shared = torch.bmm(means, means.transpose(1, 2)).float()  # (C, K, K)
         evidence = torch.bmm(means.float(), z[..., None])[..., 0] - self.half[index]
         log_odds = PRESENCE * evidence + self.log_odds[index]
         used = torch.zeros_like(index, dtype=torch.bool)

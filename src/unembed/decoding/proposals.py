@@ -95,12 +95,13 @@ def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[
     weights = logits.new_zeros(rows, blocks * _BLOCK)
     torch.div(logits, temperature, out=weights[:, :vocab])
     weights[:, :vocab].exp_()
+    # First the block of tokens where the cumulative sum passes the random share of the total, then the token in it.
     by_block = weights.view(rows, blocks, _BLOCK)
-    ends = by_block.sum(2, dtype=torch.float64).cumsum(1)
-    aim = uniform.unsqueeze(1) * ends[:, -1:]
-    block = _first_above(ends, aim)
+    ends = by_block.sum(2, dtype=torch.float64).cumsum(1)  # (R, blocks)
+    aim = uniform.unsqueeze(1) * ends[:, -1:]  # (R, 1)
+    block = _first_above(ends, aim)  # (R, 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_min(0)), 0.0)
-    inside = by_block[torch.arange(rows, device=logits.device), block[:, 0]].double().cumsum(1)
+    inside = by_block[torch.arange(rows, device=logits.device), block[:, 0]].double().cumsum(1)  # (R, _BLOCK)
     token = block[:, 0] * _BLOCK + _first_above(inside, aim - before)[:, 0]
     chosen = logits.gather(1, token.unsqueeze(1)).squeeze(1)
     return token, chosen - logits.exp_().sum(1).log()
@@ -161,7 +162,7 @@ class Proposer:
         Raises:
             InputError: constraints leave no token for a position.
         """
-        tokens = canvas.ids[index]
+        tokens = canvas.ids[index]  # (A, n)
         log_prob = torch.zeros_like(tokens, dtype=torch.float32)
         spread = torch.zeros_like(log_prob)
         words = None if needed is None else torch.full((*tokens.shape, len(needed)), -torch.inf, device=tokens.device)
@@ -173,10 +174,10 @@ class Proposer:
             drafts = index[chunk]
             rows = canvas.masked[drafts]
             readings = self._read(canvas, drafts, canvas.ids[drafts], rows)
-            owner, column = rows.nonzero(as_tuple=True)
+            owner, column = rows.nonzero(as_tuple=True)  # (R,) each: masked positions, row by row
             at = chunk[owner]
             for part in self._parts(len(owner)):
-                logits = self._scores(canvas, drafts, readings, part)
+                logits = self._scores(canvas, drafts, readings, part)  # (r, V)
                 if words is not None and needed is not None:
                     words[at[part], column[part]] = logits[:, needed] - logits.logsumexp(-1, keepdim=True)
                 if best is not None:
@@ -211,7 +212,7 @@ class Proposer:
             for part in self._chunks(canvas.lengths[index[some]], hidden[some].sum(1)):
                 chunk = some[part]
                 readings = self._read(canvas, index[chunk], ids[chunk], hidden[chunk])
-                owner, column = hidden[chunk].nonzero(as_tuple=True)
+                owner, column = hidden[chunk].nonzero(as_tuple=True)  # (R,) each
                 at = chunk[owner]
                 for rows in self._parts(len(owner)):
                     logits = self._scores(canvas, index[chunk], readings, rows, forbid=False)

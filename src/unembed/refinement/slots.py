@@ -145,6 +145,7 @@ def _read(
         masked[row, list(canvas.marks)] = True
     text = torch.tensor([expansion.texts[c.draft] for c in canvases], device=device)
     uneven = None if bool((lengths == n).all()) else lengths
+    # C canvases padded to (C, n); `reading` has a row for each of their masks.
     reading = denoiser.read(ids, torch.where(masked, MASK, GIVEN), expansion.condition.select(text), uneven, masked)
     slots: list[Slot] = []
     for row in range(0, len(reading), _ROWS):
@@ -180,14 +181,14 @@ def _slots(
         known = {token: max(float(scores[i, token]), -30.0) for token in masked}
         own.append(known)
         base.append(known[draft[mine]])
-    changes = scores - torch.tensor(base, device=device).unsqueeze(1)
+    changes = scores - torch.tensor(base, device=device).unsqueeze(1)  # (R, V) change of the log-likelihood
     gains = torch.empty_like(scores)
     moves = ["replace" if c.kind == "pair" else c.kind for c in canvases]
     for move in set(moves):
         at = torch.tensor([i for i, name in enumerate(moves) if name == move], device=device)
         white, plain = expansion.difference.whitened[owner[at]], expansion.difference.plain[owner[at]]
         gains[at] = surrogate.token_gain(move, changes[at], white, plain)
-    best = gains.masked_fill_(~scores.isfinite(), -torch.inf).topk(top, dim=1).indices
+    best = gains.masked_fill_(~scores.isfinite(), -torch.inf).topk(top, dim=1).indices  # (R, V) -> (R, top)
     tokens, logs = best.tolist(), scores.gather(1, best).tolist()
     return [
         Slot(c.draft, c.kind, *c.marks[column], tokens[i], logs[i], own[i])
