@@ -92,6 +92,7 @@ class Denoiser(Network):
         """
         n = ids.shape[1]
         position = torch.arange(n, device=ids.device)
+        # A masked token is embedded as zeros: (B, n, width), with its state and its place from both ends added.
         x = self._embed(ids if rows is None else rows, table) * (states != MASK).unsqueeze(-1)
         x = x + self.state(states) + self.position(position)
         if self.position_from_end is not None and not causal:
@@ -99,15 +100,16 @@ class Denoiser(Network):
                 x = x + self.position_from_end(n - 1 - position)
             else:
                 x = x + self.position_from_end((lengths.unsqueeze(1) - 1 - position).clamp_min(0))
-        inside = None if lengths is None else position < lengths.unsqueeze(1)
-        memory = condition.memory
+        inside = None if lengths is None else position < lengths.unsqueeze(1)  # (B, n)
+        memory = condition.memory  # (B, m, width)
         m = memory.shape[1]
         mask = None
         if causal:
+            # (n, m + n): every row sees the memory, itself and the rows before it.
             mask = torch.ones(n, m + n, dtype=torch.bool, device=ids.device).tril(m)
         elif inside is not None:
-            mask = F.pad(inside, (m, 0), value=True)[:, None, None, :]
-        modulation = condition.modulation
+            mask = F.pad(inside, (m, 0), value=True)[:, None, None, :]  # (B, 1, 1, m + n), padding is not seen
+        modulation = condition.modulation  # (B, layers, 6, width)
         if self.time is not None:
             t = time_of(states == MASK, None if causal else lengths, self.schedule) if time is None else time
             modulation = modulation + self.time(t)

@@ -201,7 +201,7 @@ export function strategySelect(model, value, attributes) {
 /** Options of POST /v1/invert for some settings: only what the strategy uses. */
 export function optionsOf({ strategy, passes, temperature, guidance, seed }) {
   if (strategy === "prior") return { strategy };
-  return { strategy, temperature, guidance, seed, ...(strategy === "left-to-right" ? {} : { passes }) };
+  return { strategy, temperature, seed, ...(strategy === "left-to-right" ? {} : { passes, guidance }) };
 }
 
 /** Put the form into its place in the page. */

@@ -174,6 +174,7 @@ export const STRINGS = {
   "settings.default": "{name} (default)",
   "settings.passes.hint": "how many times the network runs",
   "settings.passes.unused": "this strategy takes one pass per token",
+  "settings.guidance.unused": "only for strategies that fill masks",
   "settings.prior.unused": "this strategy makes no pass",
   "settings.temperature.hint": "0 picks the likeliest token",
   "settings.guidance.hint": "1 is off; more trusts the vector more",
