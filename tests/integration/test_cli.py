@@ -172,7 +172,17 @@ def test_a_dry_run_measures_and_writes_nothing(
     assert found["texts_per_second"] > 0 and found["operations_per_text"] > 0 and found["memory_bytes"] > 2**20
     assert found["epochs"] == pytest.approx(found["hours"] * 3600 * found["texts_per_second"] / found["texts"])
     boxed = json.loads(run(capsys, *args, "--json", "--set", "run.steps=0", "--max-time", "2h").out)
-    assert boxed["hours"] == 2
+    assert boxed["hours"] == 2 and boxed["preparation_seconds"] > 0
+    assert boxed["epochs"] < 7200 * boxed["texts_per_second"] / boxed["texts"], "preparing takes a part of the box"
+    started = json.loads(run(capsys, *args, "--json", "--init-from", place.model).out)
+    assert started["parameters"] == found["parameters"]
+    fails(capsys, [*args, "--init-from", tmp_path / "none"], "none")
+    fails(
+        capsys, [*args, "--cooldown", "2m", "--max-time", "3m", "--out", tmp_path / "run"], "--cooldown", "--max-time"
+    )
+    fails(capsys, [*args, "--resume"], "No folder", "--out")
+    fails(capsys, [*args, "--resume", "--out", tmp_path / "run"], "state")
+    fails(capsys, [*args, "--out", place.model.parent], "holds the state of a run")
     shown = run(capsys, *args).out
     for words in ("parameters", "GFLOP", "texts/s", "hours", "epochs", "GiB"):
         assert words in shown

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @click.option(
     "--init-from", metavar="MODEL", help="Start from the weights of a checkpoint, or of a student or corrector."
 )
-@click.option("--dry-run", is_flag=True, help="Measure for ten seconds what the run would cost; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Prepare the run, measure ten seconds of its steps, and say what it would cost; write nothing.",
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
 @output_options
 @makes_folder("out")
@@ -56,7 +60,8 @@ def command(
     \b
     Examples:
       unembed train recipes/default.toml --dry-run
-      unembed train recipes/default.toml --out runs/mine --max-time 9m
+      unembed train recipes/tiny.toml --out runs/tiny --max-time 3m
+      unembed train recipes/default.toml --out runs/mine --max-time 2h
       unembed train recipes/default.toml --out runs/mine --resume
       unembed train recipes/long.toml --out runs/long --cooldown 20m
       unembed train recipes/default.toml --out runs/small --set model.width=192 --set optimizer.lr=3e-4
@@ -65,20 +70,23 @@ def command(
     from unembed.cli.app import Stopped
     from unembed.cli.console import show_json, start_logging
     from unembed.files import LOCK, Lock, make_folder, unless_refused
-    from unembed.training.loop import COOLDOWN, train
+    from unembed.training.loop import COOLDOWN, check_folder, train
     from unembed.training.recipes.recipe import Recipe
 
     start_logging(quiet)
     resolved = Recipe.load(recipe, overrides)
-    if dry_run:
-        _show_estimate(resolved, max_time, device, as_json, quiet)
-        return
-    if out is None:
-        raise InputError("No folder is given for the run.", "Name one with --out, or use --dry-run.")
     for name, given in (("--resume", resume), ("--init-from", init_from), ("--max-time", max_time)):
         if cooldown is not None and given:
             raise InputError(f"--cooldown and {name} are both given.", f"Leave out {name}.")
+    if out is None and (resume or cooldown is not None or not dry_run):
+        raise InputError("No folder is given for the run.", "Name one with --out, or use --dry-run alone.")
     begin = init_from if init_from is None or Path(init_from).is_file() else find_checkpoint(init_from)
+    if out is not None:
+        check_folder(Path(out), resolved, resume, cooldown is not None)
+    if dry_run:
+        _show_estimate(resolved, cooldown or max_time, device, begin, as_json, quiet)
+        return
+    assert out is not None
     home = Path(out) / COOLDOWN if cooldown is not None else Path(out)  # a cool-down may be made beside the run
     waits = (home / "state.safetensors").exists()  # then nothing is written over: training says so itself
     _refuse_overwriting(resolved, recipe, home, None if waits else begin)
@@ -137,7 +145,9 @@ def _parameters(counts: dict[str, int]) -> str:
     return f"{counts['total']:,} in all, {without:,} without the vocabulary, {blocks:,} in blocks"
 
 
-def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_json: bool, quiet: bool) -> None:
+def _show_estimate(
+    recipe: Recipe, box: str | None, device: str | None, begin: str | Path | None, as_json: bool, quiet: bool
+) -> None:
     """Print what the run would cost."""
     from rich.table import Table
 
@@ -153,7 +163,8 @@ def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_
             bar.advance(round(100 * share) - shown)
             shown = round(100 * share)
 
-        found = estimate(with_run(recipe, max_time=max_time) if max_time else recipe, device, on_step=advance)
+        boxed = with_run(recipe, max_time=box) if box else recipe
+        found = estimate(boxed, device, on_step=advance, init_from=begin)
     if as_json:
         show_json(found.to_dict())
         return
@@ -164,6 +175,7 @@ def _show_estimate(recipe: Recipe, max_time: str | None, device: str | None, as_
         ("parameters", _parameters(found.parameters)),
         ("operations a text", f"{found.operations_per_text / 1e9:.2f} GFLOP"),
         ("speed", f"{found.texts_per_second:.0f} texts/s ({pace.precision})"),
+        ("preparation", f"{found.preparation_seconds:.0f} s, or more where all texts are fitted"),
         ("compilation and warm-up", f"{pace.warmup_seconds:.0f} s"),
         ("length of the run", f"{found.hours:.2f} hours" if found.hours else "no end set"),
         ("texts of an epoch", f"{found.texts:,}" if found.texts else "unknown (embedded online)"),

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ class Estimate:
         texts_per_second: measured.
         texts: training texts of an epoch, by its batches; 0 where they are embedded online.
         hours: length of the run: the time box, or what its steps take; 0 where nothing ends it.
-        epochs: times that each text is seen in it; 0 where that is unknown.
+        epochs: times that each text is seen in what preparing and compiling leave of it; 0 where that is unknown.
+        preparation_seconds: reading, and fitting the closed-form parts on few texts, before the first step.
         memory_bytes: largest resident memory of this process while it was measured; for a GPU the memory it reserved.
         pace: what was measured.
     """
@@ -79,6 +81,7 @@ class Estimate:
     hours: float
     epochs: float
     memory_bytes: int
+    preparation_seconds: float
     pace: Pace
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,8 +138,11 @@ def estimate(
     seconds: float = 10.0,
     warmup: int = 6,
     on_step: Callable[[float], None] | None = None,
+    init_from: str | Path | None = None,
 ) -> Estimate:
     """Measure what a run of a recipe would cost; nothing is written.
+
+    It takes as long as the run's own preparation and compilation, and then `seconds`.
 
     Args:
         recipe: what to train. The closed-form parts are fitted on a few texts only.
@@ -144,16 +150,19 @@ def estimate(
         seconds: length of the measurement after the warm-up.
         warmup: steps before it.
         on_step: see `measure_pace`.
+        init_from: what weights start from, as for `train`.
 
     Raises:
-        RecipeError, DataError: as `make_task`.
+        RecipeError, DataError, CheckpointError: as `make_task`.
     """
+    begun = time.perf_counter()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = recipe.run
     if run.threads:
         torch.set_num_threads(run.threads)
     few = dataclasses.replace(recipe.data, fitted=min(recipe.data.fitted or _FITTED_TEXTS, _FITTED_TEXTS))
-    task = make_task(dataclasses.replace(recipe, data=few), target)
+    task = make_task(dataclasses.replace(recipe, data=few), target, init_from=init_from)
+    preparation = time.perf_counter() - begun
     pace = measure_pace(recipe, task, warmup=warmup, seconds=seconds, on_step=on_step)
     per_batch = pace.texts / pace.steps / recipe.optimizer.accumulate
     # A task that counts its texts says so; otherwise an epoch's batches are taken to be like those that were timed.
@@ -163,6 +172,7 @@ def estimate(
         hours = run.steps * pace.seconds / pace.steps / 3600
     else:
         hours = box / 3600 if box else (0.0 if run.horizon == "none" else texts / rate / 3600)
+    at_work = max(0.0, box - preparation - pace.warmup_seconds) if box and not run.steps else hours * 3600
     parameters = task.notes().get("parameters") or {
         "total": sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     }
@@ -172,8 +182,9 @@ def estimate(
         texts_per_second=rate,
         texts=texts,
         hours=hours,
-        epochs=hours * 3600 * rate / texts if texts else 0.0,
+        epochs=at_work * rate / texts if texts else 0.0,
         memory_bytes=_memory(target),
+        preparation_seconds=preparation,
         pace=pace,
     )
 

@@ -161,14 +161,7 @@ def train(
             "Texts are embedded online, but the recipe fixes no end.", "Set run.steps, or give --max-time."
         )
     again = resume or cooling
-    if not again and has_state(home):
-        raise CheckpointError(
-            f"{home} holds the state of a run, which a new one would overwrite.",
-            "Continue with --resume, or give another folder.",
-        )
-    known = read_facts(home) if again else {}
-    if again:
-        check_recipe(known, recipe, home, cooling)
+    known = check_folder(home, recipe, resume, cooling)
     task = make_task(recipe, target, known=known, init_from=None if again else init_from, box=box)
     optimizer = make_optimizer(task.model, recipe.optimizer, task.precision)
     ema = Ema(task.model, recipe.optimizer.ema)
@@ -195,6 +188,24 @@ def train(
         reporter.figure()
     spent = facts["step"], facts["texts"], round(facts["seconds"], 2)
     return TrainingResult(str(path), *spent, run.finished, metrics, stop.asked)
+
+
+def check_folder(home: Path, recipe: Recipe, resume: bool, cooling: bool) -> dict[str, Any]:
+    """Check that a run may begin in a folder, or go on there; return the facts of its state, empty for a new run.
+
+    Raises:
+        CheckpointError, RecipeError: a new run would overwrite a state, or there is none that fits.
+    """
+    if not (resume or cooling):
+        if has_state(home):
+            raise CheckpointError(
+                f"{home} holds the state of a run, which a new one would overwrite.",
+                "Continue with --resume, or give another folder.",
+            )
+        return {}
+    known = read_facts(home)
+    check_recipe(known, recipe, home, cooling)
+    return known
 
 
 def _seconds(value: str | float | None) -> float:
