@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from reports.marks import fill
-from unembed.evaluation.budget_tables import METRICS, bins_of, budget_figure, metrics_of
+from unembed.evaluation.budget_tables import METRICS, bins_of, budget_figure, cost_cells, matched_share, metrics_of
 from unembed.evaluation.tables import cell, table, write_csv
 from unembed.files import read_json
-from unembed.refinement.methods import DEFAULT
+from unembed.refinement.refine import DEFAULT
 from unembed.refinement.surrogate import MOVES
 
 SHOWN = ("exact_match", "token_f1", "cosine")  # on the page; the CSV file has all
@@ -53,10 +53,8 @@ def spent_table(results: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for result in results:
         entry = result["budgets"][-1]
-        met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
-        spent = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
-        lines.append([f"`{result['name']}`", str(entry["queries"]), *spent])
-    return table(["method", "budget", "queries spent", "passes", "s per text", "share of vectors met"], lines)
+        lines.append([f"`{result['name']}`", str(entry["queries"]), *cost_cells(entry)])
+    return table(["method", "budget", "queries spent", "passes", "s per text", "share of vectors matched"], lines)
 
 
 def cost_table(costs: Sequence[Mapping[str, Any]]) -> str:
@@ -169,5 +167,6 @@ def _rows_of(curve: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         for which in (None, *bins_of(curve)):
             n, metrics = metrics_of(entry, which)
             named = {"set": curve["data"]["name"], "method": curve["name"], "tokens": which or "all"}
-            cost = {} if which else {key: entry[key] for key in ("spent", "passes", "seconds", "met")}
+            cost = {key: entry[key] for key in ("spent", "passes", "seconds")} | {"matched": matched_share(entry)}
+            cost = {} if which else cost
             yield {**named, "n": n or curve["data"]["n"], "queries": entry["queries"], **cost, **metrics}

@@ -63,7 +63,7 @@ def calibrate(inverter: Inverter, checkpoint: Checkpoint, args: argparse.Namespa
     ids, lengths, vectors = dataset.gather(chosen)
     data = EvaluationSet("validation", [row[:n].tolist() for row, n in zip(ids, lengths, strict=True)], vectors)
     calibration: dict[str, Any] = {}
-    inverter.defaults = json.loads(args.decode)
+    inverter.model.defaults = json.loads(args.decode)
     default = inverter.resolve({}).strategy
     for strategy in dict.fromkeys([default, *args.strategies]):
         fitted = fit_calibration(inverter, data.ids, data.vectors, strategy=strategy)
@@ -79,7 +79,7 @@ def set_default(folder: Path, args: argparse.Namespace) -> None:
     calibration = calibrate(inverter, checkpoint, args)
     config, student = read_json(folder / "config.json"), folder / "student.json"
     write_json(folder / "calibration.json", {**(checkpoint.calibration or {}), **calibration})
-    config["notes"] |= {"decode": inverter.defaults, "calibration_texts": args.n}
+    config["notes"] |= {"decode": inverter.model.defaults, "calibration_texts": args.n}
     config["files"]["calibration.json"] = sha256_file(folder / "calibration.json")
     write_json(folder / "config.json", config)
     list_files(folder, "config.json", "calibration.json")
@@ -97,7 +97,7 @@ def ship(args: argparse.Namespace) -> None:
         **checkpoint.notes,
         "calibration_texts": args.n,
         "weights_licence": "CC BY-SA 4.0",
-        "decode": inverter.defaults,
+        "decode": inverter.model.defaults,
         "history": args.history,
     }
     save_checkpoint(

@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> None:
             row: dict[str, Any] = {
                 "strategy": inverter.resolve(options).strategy,
                 "setting": name,
-                "options": {**(inverter.defaults if name == "default" else {}), **options},
+                "options": {**(inverter.model.defaults if name == "default" else {}), **options},
                 "known": kind,
                 "share": share,
                 "known_tokens": float(np.mean([len(k) for k in scenario.known])),

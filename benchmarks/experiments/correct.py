@@ -24,16 +24,15 @@ from benchmarks.common import machine
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector
 from unembed.checkpoint.shipped import find_checkpoint
 from unembed.data.shards import ShardDataset
+from unembed.decoding.loop import finish
 from unembed.evaluation.sets import EvaluationSet, seeded_subset
 from unembed.files import sha256_file, write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import id_statistics
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
-from unembed.refinement.correct import correct
-from unembed.refinement.refined import Refined
-from unembed.refinement.search import SearchConfig, refine
+from unembed.refinement.correction import Correction
+from unembed.refinement.queries import CachedEncoder, History, Method, rounds
+from unembed.refinement.search import Search, SearchConfig
 from unembed.training.pairs.draft_pairs import PairMaker
 from unembed.training.pairs.pair_files import Texts
 
@@ -41,7 +40,7 @@ SHOWN = ("exact_match", "token_f1", "token_accuracy", "edit_similarity")
 BINS = ((1, 8), (9, 16), (17, 31), (32, 32))
 
 
-def scores(found: list[Refined], data: EvaluationSet, queries: int, chosen: np.ndarray) -> dict[str, Any]:
+def scores(found: list[History], data: EvaluationSet, queries: int, chosen: np.ndarray) -> dict[str, Any]:
     """Metrics of the nearest drafts among the first `queries`, over the texts of `chosen`."""
     best = [found[i].best(queries) for i in chosen]
     ids = [list(asked.ids) if asked is not None else [] for asked in best]
@@ -50,11 +49,11 @@ def scores(found: list[Refined], data: EvaluationSet, queries: int, chosen: np.n
     return {name: summary(rows[name]) for name in SHOWN} | {"cosine": summary(Statistic.mean(cosines))}
 
 
-def curve(found: list[Refined], data: EvaluationSet, rounds: list[int]) -> dict[str, Any]:
+def curve(found: list[History], data: EvaluationSet, counts: list[int]) -> dict[str, Any]:
     """The metrics after each number of corrections, over all texts and by length."""
     lengths = data.lengths
     out: dict[str, Any] = {}
-    for count in rounds:
+    for count in counts:
         row = scores(found, data, count + 1, np.arange(len(data)))
         for low, high in BINS:
             inside = np.flatnonzero((lengths >= low) & (lengths <= high))
@@ -63,6 +62,12 @@ def curve(found: list[Refined], data: EvaluationSet, rounds: list[int]) -> dict[
         row["queries"] = float(np.mean([min(result.queries, count + 1) for result in found]))
         out[str(count)] = row
     return out
+
+
+def run(method: Method, queries: int) -> list[History]:
+    """Spend the queries."""
+    finish(rounds(method, queries))
+    return method.histories
 
 
 def main() -> None:
@@ -96,33 +101,26 @@ def main() -> None:
     greedy = [draft.ids for draft in inverter.drafts(data.vectors, strategy="left-to-right", beam=1)]
     seconds = {"draft": time.monotonic() - began}
     began = time.monotonic()
-    budget = Budget(queries=most + 1)
-    asker = Asker(inverter.encoder, inverter.tokenizer)
-    corrected = correct(corrector, inverter.denoiser, vectors, [[ids] for ids in greedy], asker, budget, beam=args.beam)
+    encoder = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    first = [[ids] for ids in greedy]
+    corrected = run(Correction(corrector, inverter.denoiser, vectors, first, encoder, args.beam), most + 1)
     seconds["correct"] = time.monotonic() - began
     began = time.monotonic()
     samples = inverter.drafts(
         data.vectors, strategy="left-to-right", beam=1, samples=most, temperature=args.temperature
     )
     drafts = [[ids, d.ids, *(a.ids for a in d.alternatives)] for ids, d in zip(greedy, samples, strict=True)]
-    asker = Asker(inverter.encoder, inverter.tokenizer)
-    best_of = refine(
-        inverter.denoiser, vectors, drafts, asker, budget, SearchConfig(first=most + 1, ask=most + 1, moves=())
-    )
+    encoder = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    config = SearchConfig(first=most + 1, ask=most + 1, moves=())
+    best_of = run(Search(inverter.denoiser, vectors, drafts, encoder, config), most + 1)
     seconds["best-of"] = time.monotonic() - began
     began = time.monotonic()
     maker = PairMaker(inverter.denoiser, inverter.tokenizer, inverter.encoder.encode)
     texts = Texts.read(dataset, seeded_subset(len(dataset), args.n, args.seed))
     filled, _ = maker.filled(texts, args.seed)
-    near = correct(
-        corrector,
-        inverter.denoiser,
-        vectors,
-        [[tuple(ids)] for ids in filled],
-        Asker(inverter.encoder, inverter.tokenizer),
-        budget,
-        beam=args.beam,
-    )
+    encoder = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    made = [[tuple(ids)] for ids in filled]
+    near = run(Correction(corrector, inverter.denoiser, vectors, made, encoder, args.beam), most + 1)
     seconds["filled"] = time.monotonic() - began
     notes = corrector_notes(path)
     write_json(

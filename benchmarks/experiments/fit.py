@@ -27,6 +27,7 @@ from reports.marks import fill
 from unembed.checkpoint.checkpoint import add_fit_score
 from unembed.data.sources import read_texts
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.confidence import calibration_for
 from unembed.decoding.recovery import recoveries
 from unembed.encoders.minilm import load_minilm, minilm_tokenizer_json
 from unembed.evaluation.measure import reliability
@@ -151,7 +152,8 @@ def decoded(inverter: Inverter, sets: Sets, count: int, cache: Path) -> dict[str
         cut = inverter.tokenizer.truncate(sets.texts[name], inverter.max_length)
         known = [i for i, part in enumerate(cut) if part is not None][:count]
         drafts = inverter.drafts(rows[known], progress=True)
-        plain = recoveries(drafts, inverter.tokenizer, inverter.calibration(inverter.resolve({}).strategy))
+        calibration = calibration_for(inverter.model.calibrations, inverter.resolve({}).strategy)
+        plain = recoveries(drafts, inverter.tokenizer, calibration)
         scores = [token_f1([draft.ids], [cut[i].ids]) for draft, i in zip(drafts, known, strict=True)]
         told[name] = {"rows": known, "confidence": [one.confidence for one in plain], "token_f1": scores}
         write_json(cache, told)
@@ -201,7 +203,7 @@ def measure(args: argparse.Namespace) -> None:
     inverter = Inverter.from_pretrained(args.model)
     sets = Sets(args.folder, "test", args.texts, noise=(0.02,))
     found = decoded(inverter, sets, args.decoded, args.folder / "drafts-test.json")
-    judged = {name: inverter.judge_vectors(rows) for name, rows in sets.vectors.items()}
+    judged = {name: inverter.model.judged(np.asarray(rows, np.float32)) for name, rows in sets.vectors.items()}
     usual, rng, rows, curves = judged["usual"].fit, np.random.default_rng(0), [], {}
     for name, one in judged.items():
         both, labels = np.r_[-usual, -one.fit], np.r_[np.zeros(len(usual)), np.ones(len(one.fit))]

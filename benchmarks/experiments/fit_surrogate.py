@@ -23,16 +23,16 @@ import torch
 from unembed.checkpoint.shipped import find_checkpoint
 from unembed.checkpoint.student_file import StudentFile, read_student, write_student
 from unembed.data.shards import ShardDataset
+from unembed.decoding.loop import finish
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
 from unembed.network.difference import DifferencePrior
 from unembed.network.precision import autocast
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
-from unembed.refinement.search import SearchConfig, refine
+from unembed.refinement.queries import CachedEncoder, rounds
+from unembed.refinement.search import Search, SearchConfig
 from unembed.refinement.slots import Expansion
 from unembed.refinement.surrogate import MOVES, PLAIN, Surrogate
 
@@ -47,10 +47,11 @@ def explore(
     target = torch.nn.functional.normalize(torch.from_numpy(data.vectors).float(), dim=1)
     drafts = inverter.drafts(data.vectors, strategy="left-to-right", beam=4)
     candidates = [[d.ids, *(a.ids for a in d.alternatives)] for d in drafts]
-    asker = Asker(inverter.encoder, inverter.tokenizer)
-    found = refine(denoiser, target, candidates, asker, Budget(queries=48), SearchConfig(first=4), student=student)
+    encoder = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    search = Search(denoiser, target, candidates, encoder, SearchConfig(first=4), student=student)
+    finish(rounds(search, 48))
     parents, texts = [], []
-    for text, result in enumerate(found):
+    for text, result in enumerate(search.histories):
         ranked = sorted((a for a in result.asked if 0 < len(a.ids) and a.cosine < 0.9999), key=lambda a: -a.cosine)
         for k in sorted({0, 1, len(ranked) // 4, len(ranked) // 2} & set(range(len(ranked)))):
             parents.append(ranked[k])
@@ -58,7 +59,7 @@ def explore(
     with torch.inference_mode(), autocast(denoiser):
         condition = denoiser.condition(target)
         lengths = denoiser.length_log_probs(target)
-    vectors = asker.ask([a.text for a in parents])
+    vectors = encoder.encode([a.text for a in parents])
     own = torch.from_numpy(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     forecaster = None
     if student is not None:
@@ -70,16 +71,16 @@ def explore(
         with torch.inference_mode():
             difference = DifferencePrior(denoiser)(target[texts[part]], own[part])
         expansion = Expansion([a.ids for a in parents[part]], texts[part], difference, condition, lengths)
-        proposals, _ = mover(expansion, own[part])
+        proposals, _ = finish(mover(expansion, own[part]))
         for parent, text, many in zip(parents[part], texts[part], proposals, strict=True):
             promising = sorted(many, key=lambda p: -max(p.gain, p.features[3]))[: each // 2]
             others = [many[i] for i in rng.permutation(len(many))[: each - len(promising)]]
             chosen = list({p.ids: p for p in [*promising, *others]}.values())
-            settled = asker.settle([p.ids for p in chosen])
+            settled = encoder.settle([p.ids for p in chosen])
             kept = [(p, s[0]) for p, s in zip(chosen, settled, strict=True) if s[1] == p.ids]
             if not kept:
                 continue
-            answers = asker.ask([s for _, s in kept])
+            answers = encoder.encode([s for _, s in kept])
             answers = answers / np.linalg.norm(answers, axis=1, keepdims=True)
             for (proposal, _), cosine in zip(kept, answers @ target[text].numpy(), strict=True):
                 change = float(cosine) - parent.cosine

@@ -3,8 +3,8 @@
     python -m benchmarks.experiments.moves --data shards/test -n 100 --page docs/queries.md \
         --out docs/results/moves.json
 
-One run of the combined refinement. A move's gain is what it added to the best cosine so far; gains of a text add up to
-the way from its first draft to its last. Intervals are 95%, over texts.
+One run of the search with corrections. A move's gain is what it added to the best cosine so far; gains of a text
+add up to the way from its first draft to its last. Intervals are 95%, over texts.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import torch
 from benchmarks.common import machine
 from reports.marks import fill
 from unembed.data.shards import ShardDataset
+from unembed.decoding.loop import finish
 from unembed.evaluation.sets import EvaluationSet
 from unembed.evaluation.tables import table
 from unembed.files import read_json, write_json
 from unembed.inverter import Inverter
 from unembed.metrics.bootstrap import Statistic, summary
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
-from unembed.refinement.refined import Refined
-from unembed.refinement.search import refine
+from unembed.refinement.queries import CachedEncoder, History, rounds
+from unembed.refinement.search import Search
 from unembed.refinement.surrogate import MOVES
 
 
-def account(found: list[Refined]) -> dict[str, Any]:
+def account(found: list[History]) -> dict[str, Any]:
     """Queries, hits and gain of each kind of move."""
     names = ("draft", *MOVES)
     asked, hits, gain = (np.zeros((len(found), len(names))) for _ in range(3))
@@ -88,15 +87,16 @@ def main() -> None:
         inverter = Inverter.from_pretrained(args.model, device="cpu", precision="auto")
         data = EvaluationSet.from_rows(args.name, ShardDataset(args.data), args.n, args.seed)
         drafts = inverter.drafts(data.vectors, strategy="left-to-right", beam=8)
-        found = refine(
+        search = Search(
             inverter.denoiser,
             torch.from_numpy(data.vectors),
             [[draft.ids, *(other.ids for other in draft.alternatives)] for draft in drafts],
-            Asker(inverter.encoder, inverter.tokenizer),
-            Budget(args.queries),
+            CachedEncoder(inverter.encoder, inverter.tokenizer),
             student=inverter.student,
             corrector=inverter.corrector,
         )
+        finish(rounds(search, args.queries))
+        found = search.histories
         first = [result.asked[0].cosine for result in found]
         last = [max(one.cosine for one in result.asked) for result in found]
         write_json(

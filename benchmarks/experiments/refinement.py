@@ -30,7 +30,7 @@ from unembed.evaluation.harness import write_result
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import make_folder, read_json, write_json
 from unembed.inverter import Inverter
-from unembed.refinement.methods import REFINEMENTS
+from unembed.refinement.refine import METHODS, Refine
 from unembed.refinement.search import SearchConfig
 
 PARTS = ("curves", "ablations", "costs", "page")
@@ -66,7 +66,7 @@ class Runner:
         good = []
         for name in self.args.methods:
             try:
-                self.inverter.invert(np.ones((1, self.inverter.dimension)), queries=1, refinement=name)
+                self.inverter.invert(np.ones((1, self.inverter.dimension)), refine=Refine(1, name))
             except InputError as error:
                 _log.info("%s is left out: %s", name, error.what)
             else:
@@ -132,7 +132,7 @@ class Runner:
         rows = []
         for method in self.methods():
             for budget in self.args.budgets:
-                options: dict[str, Any] = {"queries": budget, "refinement": method, "batch_size": len(vectors)}
+                options: dict[str, Any] = {"refine": Refine(budget, method), "batch_size": len(vectors)}
                 if not budget and rows and any(not row["budget"] for row in rows):
                     continue
                 with MatrixProducts() as products:  # counted in a run that is not timed
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=300, help="texts of each set")
     parser.add_argument("--n-ablation", type=int, default=100)
     parser.add_argument("--n-cost", type=int, default=32)
-    parser.add_argument("--methods", nargs="+", choices=list(REFINEMENTS), default=list(REFINEMENTS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--ablation-budgets", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--batch", type=int, default=64)

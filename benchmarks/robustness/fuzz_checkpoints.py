@@ -31,7 +31,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import FEATURES, Calibration
 from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import UnembedError
-from unembed.inverter import Inverter
+from unembed.inverter import Inverter, Refine
 from unembed.network.config import ModelConfig
 from unembed.network.corrector import Corrector, CorrectorConfig
 from unembed.network.denoiser import Denoiser
@@ -308,7 +308,7 @@ def use(folder: Path, queries: bool) -> None:
     found = [*inverter.invert(vectors), *inverter.invert_strings([TEXT])]
     inverter.load_all()
     if queries:
-        found += inverter.invert(vectors, queries=4, refinement="combined")
+        found += inverter.invert(vectors, refine=Refine(4, "combined"))
     found += inverter.invert(vectors, strategy="prior")
     for one in found:
         if not (one.confidence is None or 0 <= one.confidence <= 1):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unembed.inverter import Inverter, Recovery
     from unembed.network.denoiser import Denoiser
     from unembed.plugins import register
+    from unembed.refinement.refine import Refine
     from unembed.stores.opening import read_vectors
     from unembed.training.loop import train
     from unembed.training.recipes.recipe import Recipe
@@ -33,6 +34,7 @@ _HOMES = {
     "Inverter": "unembed.inverter",
     "Recipe": "unembed.training.recipes.recipe",
     "Recovery": "unembed.inverter",
+    "Refine": "unembed.refinement.refine",
     "evaluate": "unembed.evaluation.evaluate",
     "load_checkpoint": "unembed.checkpoint.checkpoint",
     "load_encoder": "unembed.encoders.registry",
@@ -46,8 +48,8 @@ __all__ = [
     "Inverter",
     "Recipe",
     "Recovery",
+    "Refine",
     "UnembedError",
-    "__version__",
     "evaluate",
     "load_checkpoint",
     "load_encoder",

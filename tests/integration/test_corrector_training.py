@@ -20,14 +20,13 @@ from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, r
 from unembed.data.shard_writer import write_shards
 from unembed.data.shards import ShardDataset
 from unembed.data.tokenization import Tokenizer
+from unembed.decoding.loop import finish
 from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, RecipeError
-from unembed.inverter import Inverter
+from unembed.inverter import Inverter, Refine
 from unembed.network.corrector import Corrector
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
-from unembed.refinement.correct import correct
-from unembed.refinement.correction import corrections
+from unembed.refinement.correction import Correction, corrections
+from unembed.refinement.queries import CachedEncoder, rounds
 from unembed.training.loop import train
 from unembed.training.losses.corrector_loss import CorrectorLoss
 from unembed.training.pairs import pair_plan
@@ -96,12 +95,14 @@ def test_32_pairs_are_learnt_beside_a_frozen_base(tmp_path: Path) -> None:
     with torch.no_grad():
         condition = base.condition(vectors)
     own = torch.from_numpy(pairs.draft_vectors.astype(np.float32))
-    found, _ = corrections(corrector, base, condition, drafts, own, beam=2)
+    found, _ = finish(corrections(corrector, base, condition, drafts, own, beam=2))
     # A decode cannot take a text out of the class means of its words, which are of one or two texts each here.
     assert np.mean([part[0][0] == text for part, text in zip(found, targets, strict=True)]) > 0.6
-    asker = Asker(encoder, tokenizer)
-    results = correct(corrector, base, vectors, [[draft] for draft in drafts], asker, Budget(queries=4))
-    assert asker.sent == sum(r.queries for r in results) and all(r.queries <= 4 for r in results)
+    asked = CachedEncoder(encoder, tokenizer)
+    correction = Correction(corrector, base, vectors, [[draft] for draft in drafts], asked)
+    finish(rounds(correction, 4))
+    results = correction.histories
+    assert len(asked.when) == sum(r.queries for r in results) and all(r.queries <= 4 for r in results)
     first, last = (np.mean([r.best(k).cosine for r in results if r.best(k)]) for k in (1, 4))
     assert last > first
 
@@ -229,5 +230,5 @@ def test_the_corrector_is_found_beside_its_base(home: Home, tmp_path: Path) -> N
     shutil.copy(made, model)
     inverter = Inverter.from_pretrained(model, device="cpu")
     assert inverter.corrector is not None
-    (found,) = inverter.invert_strings(["red house under the tree"], queries=4, refinement="correct")
+    (found,) = inverter.invert_strings(["red house under the tree"], refine=Refine(4, "correct"))
     assert found.queries <= 4 and found.text

@@ -181,12 +181,12 @@ def test_calibration_is_fitted_and_then_reported(inverter, chains, result):
         inverter, chains.ids, chains.vectors, strategy="confidence", passes=3, lengths=2
     )
     assert calibration.n == 60 and calibration.settings == {"strategy": "confidence", "passes": 3, "lengths": 2}
-    inverter.calibrations = {"confidence": calibration.to_dict()}
+    inverter.model.calibrations = {"confidence": calibration.to_dict()}
     try:
         setting = harness.Setting("confidence", {"passes": 3, "lengths": 2})
         report = harness.evaluate_set(inverter, chains, setting)
     finally:
-        inverter.calibrations = None
+        inverter.model.calibrations = None
     assert set(report["calibration"]) == {"token_f1", "exact_match"}
     assert report["calibration"]["token_f1"]["ece"] < 0.15  # on the texts that it was fitted on
     assert sum(b["n"] for b in report["calibration"]["token_f1"]["bins"]) == 60

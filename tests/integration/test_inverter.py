@@ -15,7 +15,7 @@ from tests.helpers.tiny import save_tiny
 from unembed import Inverter, Recovery, UnembedError, load_encoder
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.checkpoint.shipped import find_checkpoint, shipped_names
-from unembed.decoding.confidence import FEATURES, Calibration, draft_features
+from unembed.decoding.confidence import FEATURES, Calibration, calibration_for, draft_features
 from unembed.decoding.config import DecodeConfig
 from unembed.errors import CheckpointError, EncoderMismatchError, InputError
 from unembed.files import write_json
@@ -47,7 +47,7 @@ def test_what_a_recovery_holds(inverter: Inverter, vectors: np.ndarray) -> None:
     found = inverter.invert(vectors, lengths=3, trace=True)
     assert len(found) == len(TEXTS)
     assert inverter.max_length == 8 and inverter.dimension == 24 and inverter.name == "tiny"
-    calibration = inverter.calibration("adaptive")
+    calibration = calibration_for(inverter.model.calibrations, "adaptive")
     assert calibration is not None
     for recovery, draft in zip(found, inverter.drafts(vectors, lengths=3), strict=True):
         assert recovery.text == inverter.tokenizer.detokenize(recovery.token_ids)
@@ -231,7 +231,7 @@ def test_a_checkpoint_names_its_best_decode(checkpoint: Path) -> None:
     """The stored strategy and options hold unless another strategy is asked for; sampling drops the stored beam."""
     inverter = Inverter.from_pretrained(checkpoint, device="cpu")
     assert inverter.resolve({}).strategy == "adaptive"
-    inverter.defaults = {"strategy": "draft-correct", "beam": 4, "passes": 3}
+    inverter.model.defaults = {"strategy": "draft-correct", "beam": 4, "passes": 3}
     chosen = inverter.resolve({})
     assert (chosen.strategy, chosen.beam, chosen.passes) == ("draft-correct", 4, 3)
     assert inverter.resolve({"passes": 5}).passes == 5

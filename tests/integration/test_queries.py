@@ -11,11 +11,9 @@ import pytest
 
 from tests.helpers.cli import fails, run
 from tests.helpers.counting import Counting
-from unembed import Inverter, Recovery
+from unembed import Inverter, Recovery, Refine
 from unembed.errors import InputError
-from unembed.refinement.budget import Budget
-from unembed.refinement.methods import REFINEMENTS
-from unembed.refinement.refiner import Refiner
+from unembed.refinement.refine import METHODS
 
 TEXTS = ["she bought three red apples.", "the doctor will call you on monday."]
 QUERIES = 12
@@ -33,28 +31,26 @@ def vectors(inverter: Inverter) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(inverter: Inverter, vectors: np.ndarray) -> tuple[list[Recovery], list[str], list[tuple]]:
-    counting, real, reports = Counting(inverter.encoder), inverter.encoder, []
-    inverter.__dict__["encoder"] = counting
-    try:
-        out = inverter.invert(vectors, queries=QUERIES, report=lambda *parts: reports.append(parts))
-    finally:
-        inverter.__dict__["encoder"] = real
-    return out, counting.sent, reports
+    counting = Counting(inverter.encoder)
+    session = inverter.session(vectors, Refine(QUERIES), encoder=counting)
+    counting.sent.clear()  # the probes
+    rounds = [step for step in session if step is not None]
+    return session.recoveries(), counting.sent, rounds
 
 
 def test_queries_are_counted_and_kept_to(found: tuple) -> None:
-    out, sent, reports = found
+    out, sent, rounds = found
     assert len(sent) == len(set(sent)) == sum(one.queries for one in out)
     assert all(0 < one.queries <= QUERIES for one in out)
-    assert [part[0] for part in reports] == sorted(part[0] for part in reports)
-    cosines = [part[1] for part in reports]
+    assert [step.queries for step in rounds] == sorted(step.queries for step in rounds)
+    cosines = [step.cosine for step in rounds]
     assert cosines == sorted(cosines) and cosines[-1] == pytest.approx(np.mean([one.cosine for one in out]))
 
 
 def test_an_easy_text_is_met(found: tuple) -> None:
     easy = found[0][0]
     assert easy.text.lower().rstrip(".") == TEXTS[0].rstrip(".")
-    assert easy.met and easy.queries < QUERIES and easy.confidence is easy.p_exact is None
+    assert easy.matched and easy.queries < QUERIES and easy.confidence is easy.p_exact is None
 
 
 def test_cosines_are_those_of_the_texts(inverter: Inverter, vectors: np.ndarray, found: tuple) -> None:
@@ -69,52 +65,50 @@ def test_cosines_are_those_of_the_texts(inverter: Inverter, vectors: np.ndarray,
 
 def test_more_queries_are_never_worse_and_none_is_as_before(inverter: Inverter, vectors: np.ndarray) -> None:
     plain = inverter.invert(vectors)
-    assert inverter.invert(vectors, queries=0) == plain
-    assert all(one.queries == 0 and one.cosine is None and not one.met for one in plain)
-    few = inverter.invert(vectors, queries=2, refinement="search")
-    more = inverter.invert(vectors, queries=8, refinement="search")
+    assert inverter.invert(vectors, refine=Refine(0)) == plain
+    assert all(one.queries == 0 and one.cosine is None and not one.matched for one in plain)
+    few = inverter.invert(vectors, refine=Refine(2, "search"))
+    more = inverter.invert(vectors, refine=Refine(8, "search"))
     assert all(a.cosine <= b.cosine + 1e-6 for a, b in zip(few, more, strict=True))
 
 
 def test_other_limits(inverter: Inverter, vectors: np.ndarray) -> None:
     """A budget of passes that the drafts use up leaves one round of queries."""
-    out = inverter.invert(vectors, budget=Budget(200, passes=1), refinement="search")
+    out = inverter.invert(vectors, refine=Refine(200, passes=1))
     assert all(one.queries <= 8 for one in out)
-    out = inverter.invert(vectors, budget=Budget(200, seconds=0.01), refinement="search")
+    out = inverter.invert(vectors, refine=Refine(200, seconds=0.01))
     assert all(one.queries <= 16 for one in out)
 
 
 @pytest.mark.parametrize("method", ["best-of", "correct"])
 def test_other_methods_keep_to_the_budget(inverter: Inverter, vectors: np.ndarray, method: str) -> None:
-    out = inverter.invert(vectors[1:], queries=4, refinement=method)
+    out = inverter.invert(vectors[1:], refine=Refine(4, method))
     assert 0 < out[0].queries <= 4 and out[0].cosine > 0.5
 
 
 def test_best_of_keeps_what_is_known(inverter: Inverter, vectors: np.ndarray) -> None:
-    out = inverter.invert(vectors[:1], queries=6, refinement="best-of", prefix="he")
+    out = inverter.invert(vectors[:1], refine=Refine(6, "best-of"), prefix="he")
     assert out[0].text.lower().startswith("he") and out[0].given[0] and out[0].queries <= 6
     with pytest.raises(InputError, match="best-of"):
-        inverter.invert(vectors[:1], queries=6, prefix="he")
+        inverter.invert(vectors[:1], refine=Refine(6), prefix="he")
 
 
 def test_mistakes_are_named(inverter: Inverter, vectors: np.ndarray) -> None:
     with pytest.raises(InputError, match="Did you mean search"):
-        inverter.invert(vectors, queries=1, refinement="serch")
-    with pytest.raises(InputError, match="corrector"):
-        Refiner(inverter.denoiser, inverter.tokenizer, inverter.encoder, "correct")
+        Refine(1, "serch")
     with pytest.raises(InputError, match="trace"):
-        inverter.invert(vectors, queries=1, trace=True)
-    with pytest.raises(InputError, match="Both"):
-        inverter.invert(vectors, queries=1, budget=Budget(2))
-    assert list(REFINEMENTS) == ["best-of", "correct", "search", "combined"]
+        inverter.invert(vectors, refine=Refine(1), trace=True)
+    with pytest.raises(InputError, match="Refine"):
+        inverter.invert(vectors, queries=1)
+    assert list(METHODS) == ["best-of", "correct", "search", "combined"]
 
 
 def test_rounded_vectors_are_met(inverter: Inverter, vectors: np.ndarray) -> None:
     """An fp16 store never has cosine 1 to the encoder's own answer, and the search must stop all the same."""
     for rounded in (vectors[:1].astype(np.float16), np.round(vectors[:1] * 127 / np.abs(vectors[:1]).max())):
-        one = inverter.invert(rounded, queries=QUERIES, refinement="search")[0]
-        assert one.met and one.queries < QUERIES, one
-    assert inverter.invert(vectors[1:], queries=2, refinement="search", tolerance=0.5)[0].met
+        one = inverter.invert(rounded, refine=Refine(QUERIES, "search"))[0]
+        assert one.matched and one.queries < QUERIES, one
+    assert inverter.invert(vectors[1:], refine=Refine(2, "search", tolerance=0.5))[0].matched
 
 
 @pytest.fixture(scope="module")

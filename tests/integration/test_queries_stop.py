@@ -16,7 +16,7 @@ from test_encoders import save_model
 
 from tests.helpers.cli import Place, Run, fails, run, start
 from tests.helpers.endpoint import EmbeddingServer, Handler, dropped, serving
-from unembed import Inverter
+from unembed import Inverter, Refine
 from unembed.cli import main
 from unembed.encoders.hashing import HashingEncoder
 from unembed.encoders.registry import load_encoder, load_matching
@@ -145,8 +145,8 @@ def test_another_pooling_is_refused(tmp_path: Path) -> None:
 def test_use_encoder_checks(place: Place) -> None:
     inverter = Inverter.from_pretrained(place.model, device="cpu")
     with pytest.raises(InputError, match="best-of"):
-        inverter.invert(np.ones((1, 32), np.float32), queries=1)
+        inverter.invert(np.ones((1, 32), np.float32), refine=Refine(1))
     with pytest.raises(EncoderMismatchError):
         inverter.use_encoder(HashingEncoder(16))
     inverter.use_encoder("hashing:32")
-    assert inverter.invert(np.ones((1, 32), np.float32), queries=1, refinement="best-of")[0].queries == 1
+    assert inverter.invert(np.ones((1, 32), np.float32), refine=Refine(1, "best-of"))[0].queries == 1

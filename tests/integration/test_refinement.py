@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from tests.helpers.counting import Counting
+from unembed.decoding.loop import finish
 from unembed.errors import EncoderError, InputError
 from unembed.inverter import Inverter
 from unembed.network.difference import DifferencePrior
-from unembed.refinement.asking import Asker
-from unembed.refinement.budget import Budget
 from unembed.refinement.moves import Mover, MoverConfig
+from unembed.refinement.queries import CachedEncoder, History, rounds
+from unembed.refinement.refine import Refine
 from unembed.refinement.reorder import orderings
-from unembed.refinement.search import SearchConfig, refine
+from unembed.refinement.search import Search, SearchConfig
 from unembed.refinement.slots import Expansion
 
 TEXTS = [
@@ -27,6 +28,11 @@ TEXTS = [
     "he plays the piano every evening.",
     "the bank is closed on sundays.",
 ]
+
+
+def searched_for(search: Search, queries: int) -> list[History]:
+    finish(rounds(search, queries))
+    return search.histories
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +46,8 @@ def searched(inverter: Inverter) -> tuple[Counting, list, torch.Tensor, list]:
     drafts = inverter.drafts(vectors, strategy="left-to-right", beam=4)
     candidates = [[d.ids, *(a.ids for a in d.alternatives)] for d in drafts]
     encoder = Counting(inverter.encoder)
-    asker = Asker(encoder, inverter.tokenizer)
-    found = refine(inverter.denoiser, vectors, candidates, asker, Budget(queries=20), SearchConfig(first=4))
+    asked = CachedEncoder(encoder, inverter.tokenizer)
+    found = searched_for(Search(inverter.denoiser, vectors, candidates, asked, SearchConfig(first=4)), 20)
     return encoder, found, vectors, candidates
 
 
@@ -72,9 +78,9 @@ def test_the_cosine_is_that_of_the_text(searched: tuple, inverter: Inverter) -> 
 def test_a_text_that_is_met_ends_the_search(inverter: Inverter) -> None:
     ids = tuple(inverter.tokenizer.encode([TEXTS[0]])[0])
     vector = torch.from_numpy(inverter.encoder.encode([TEXTS[0]]))
-    asker = Asker(inverter.encoder, inverter.tokenizer)
-    found = refine(inverter.denoiser, vector, [[ids]], asker, Budget(queries=50), SearchConfig())
-    assert found[0].met and found[0].queries == 1
+    asked = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    found = searched_for(Search(inverter.denoiser, vector, [[ids]], asked), 50)
+    assert found[0].matched and found[0].queries == 1
 
 
 def test_the_difference_names_what_is_missing(inverter: Inverter) -> None:
@@ -99,7 +105,7 @@ def test_orders_are_permutations(inverter: Inverter) -> None:
     vectors = torch.from_numpy(inverter.encoder.encode(["the cat sat on the mat.", "she bought three red apples."]))
     with torch.inference_mode():
         condition = inverter.denoiser.condition(vectors)
-    found, passes = orderings(inverter.denoiser, condition, drafts, beam=6)
+    found, passes = finish(orderings(inverter.denoiser, condition, drafts, beam=6))
     for draft, orders, spent in zip(drafts, found, passes, strict=True):
         assert 0 < len(orders) <= 6 and spent > len(draft)
         assert all(Counter(ids) == Counter(draft) for ids, _ in orders)
@@ -116,7 +122,7 @@ def test_only_short_drafts_are_ordered_anew(inverter: Inverter, ordered: int, so
     with torch.inference_mode():
         condition, lengths = denoiser.condition(target), denoiser.length_log_probs(target)
         expansion = Expansion([draft], [0], DifferencePrior(denoiser)(target, own), condition, lengths)
-    found, _ = Mover(denoiser, config=MoverConfig(("reorder",), ordered=ordered))(expansion, own)
+    found, _ = finish(Mover(denoiser, config=MoverConfig(("reorder",), ordered=ordered))(expansion, own))
     assert len(draft) == 6 and bool(found[0]) is some
     assert {proposal.move for proposal in found[0]} <= {"reorder"}
 
@@ -124,14 +130,14 @@ def test_only_short_drafts_are_ordered_anew(inverter: Inverter, ordered: int, so
 def test_mistakes_are_named(inverter: Inverter) -> None:
     for bad in ({"queries": -1}, {"queries": 1, "passes": 1.5}, {"queries": 1, "seconds": 0.0}):
         with pytest.raises(InputError, match=next(k for k in bad if k != "queries" or bad[k] == -1)):
-            Budget(**bad)
+            Refine(**bad)
 
     class Broken(Counting):
         def encode(self, texts: list[str]) -> np.ndarray:
             return np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
 
     with pytest.raises(EncoderError, match="not finite"):
-        Asker(Broken(inverter.encoder), inverter.tokenizer).ask(["a text"])
+        CachedEncoder(Broken(inverter.encoder), inverter.tokenizer).encode(["a text"])
 
 
 def test_a_draft_that_settles_beyond_the_limit_is_dropped(inverter: Inverter) -> None:
@@ -145,8 +151,9 @@ def test_a_draft_that_settles_beyond_the_limit_is_dropped(inverter: Inverter) ->
     seen = tokenizer.encode([tokenizer.decode(list(row)) for row in rows])
     grown = [row for row, ids in zip(rows, seen, strict=True) if len(ids) > 4][:8]
     draft = tuple(token for row in grown for token in row)
-    asker = Asker(inverter.encoder, inverter.tokenizer)
-    assert len(asker.settle([draft])[0][1]) > 32
+    asked = CachedEncoder(inverter.encoder, inverter.tokenizer)
+    assert len(asked.settle([draft])[0][1]) > 32
     target = torch.from_numpy(inverter.encoder.encode(TEXTS[:1]))
-    found = refine(inverter.denoiser, target, [[draft, (1996, 3899)]], asker, Budget(8), student=inverter.student)
+    search = Search(inverter.denoiser, target, [[draft, (1996, 3899)]], asked, student=inverter.student)
+    found = searched_for(search, 8)
     assert found[0].asked and all(len(a.ids) <= 32 for a in found[0].asked)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 from tests.helpers.cli import fails, start
 from tests.helpers.serving import LONG, Running, read_until, running, some_vectors, tiny_checkpoint, until
 from unembed import Inverter
-from unembed.serve.turns import in_turns
 
 TEXT = "the old dog saw a small red house"
 
@@ -61,10 +59,8 @@ def test_a_client_that_leaves_ends_its_refinement(server: Running) -> None:
     body = {"vectors": some_vectors(1), "options": {"passes": 2}, "queries": 2000}
     connection = server.begin("/v1/invert/stream", body)
     assert b"event: refine" in read_until(connection, b"event: refine")
-    assert [t for t in threading.enumerate() if t.name == "unembed-refinement"]
     connection.close()
     until(lambda: server.idle)
-    until(lambda: not [t for t in threading.enumerate() if t.name == "unembed-refinement"])
 
 
 def test_others_have_their_turn_during_a_refinement(server: Running) -> None:
@@ -81,35 +77,6 @@ def test_wrong_refinements_are_refused(server: Running) -> None:
     assert "serch" in server.post("/v1/invert", {**body, "refinement": "serch"}).failed(400)
     assert "corrector" in server.post("/v1/invert", {**body, "refinement": "correct"}).failed(400)
     assert "trace" in server.post("/v1/invert", {**body, "trace": True}).failed(400)
-
-
-def test_in_turns_hands_over_values_results_and_errors() -> None:
-    def work(pause):  # type: ignore[no-untyped-def]
-        for value in range(3):
-            pause(value)
-        return "end"
-
-    turns, found = in_turns(work), []
-    while True:
-        try:
-            found.append(next(turns))
-        except StopIteration as stop:
-            assert stop.value == "end"
-            break
-    assert found == [0, 1, 2]
-
-    def fails_late(pause):  # type: ignore[no-untyped-def]
-        pause(1)
-        raise ValueError("late")
-
-    turns = in_turns(fails_late)
-    assert next(turns) == 1
-    with pytest.raises(ValueError, match="late"):
-        next(turns)
-    turns = in_turns(work)
-    next(turns)
-    turns.close()
-    assert not [t for t in threading.enumerate() if t.name == "unembed-refinement"]
 
 
 def test_the_command_serves_until_a_signal_and_finishes_what_runs(checkpoint: Path) -> None:

@@ -31,7 +31,7 @@ def curve(name: str = "combined", base: float = 0.1, data: str = "set", left_out
             {"bin": "9-16", "n": 0},
             {"bin": "32", "n": 10, "metrics": metrics(k, 0.0)},
         ]
-        cost = {"spent": k / 2, "passes": 10.0 * k, "seconds": k / 10, "met": None if not k else 0.25}
+        cost = {"spent": k / 2, "passes": 10.0 * k, "seconds": k / 10, "matched": None if not k else 0.25}
         floors = {"cosine": span(0.04)}
         budgets.append({"queries": k, **cost, "metrics": metrics(k, 0.05), "floors": floors, "bins": {"length": bins}})
     return {

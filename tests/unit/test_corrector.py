@@ -14,6 +14,7 @@ from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.checkpoint import corrector_file
 from unembed.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes, read_corrector, write_corrector
+from unembed.decoding.loop import finish
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.network.base import MASK
 from unembed.network.corrector import Corrector, CorrectorConfig
@@ -133,8 +134,8 @@ def test_corrections_are_sorted_and_greedy_is_greedy() -> None:
     drafts = [tuple(row[:n].tolist()) for row, n in zip(ids, lengths, strict=True)]
     with torch.no_grad():
         condition = base.condition(vectors)
-        found, passes = corrections(corrector, base, condition, drafts, own, beam=4)
-        greedy, _ = corrections(corrector, base, condition, drafts, own, beam=1)
+        found, passes = finish(corrections(corrector, base, condition, drafts, own, beam=4))
+        greedy, _ = finish(corrections(corrector, base, condition, drafts, own, beam=1))
         after = corrector(condition, ids, lengths, own)
     for row, options in enumerate(found):
         scores = [score for _, score in options]

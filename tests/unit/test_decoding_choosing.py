@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from tests.helpers.tiny import DIM, some_vectors, tiny_denoiser
-from unembed.decoding.choosing import agreement
+from unembed.decoding.choosing import Judge, agreement
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.judge import Judge
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
 from unembed.metrics.text import token_f1

@@ -449,7 +449,7 @@ class FakeInverter:
     def invert(self, vectors: np.ndarray, **options: Any) -> list[Any]:
         assert np.isfinite(vectors).all() and vectors.any(axis=1).all()
         fields = {"p_exact": None, "length": 1, "passes": 1, "queries": 0, "tokens": (), "token_confidence": ()}
-        fields |= {"cosine": None, "met": False}
+        fields |= {"cosine": None, "matched": False}
         trust = {"confidence": 0.5, "likelihood": 0.5, "fit": 0.5, "misfit": None}
         one = SimpleNamespace(text="text", **trust, alternatives=(), trace=None, **fields)
         return [one] * len(vectors)

@@ -21,7 +21,7 @@ from unembed.cli.options import (
 from unembed.cli.query_curve import read_budgets, show_curve
 from unembed.cli.sampling import reservoir
 from unembed.errors import DataError, InputError
-from unembed.refinement.methods import REFINEMENTS
+from unembed.refinement.refine import METHODS
 
 if TYPE_CHECKING:
     from unembed.evaluation.sets import EvaluationSet, TrainingSample
@@ -46,7 +46,7 @@ _CHUNK = 256  # texts embedded between two looks at the clock
 @click.option("--neighbours", type=click.IntRange(1), default=200_000, show_default=True, help="Texts of --train used.")
 @click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts for their cosine.")
 @click.option("--queries", metavar="N,N,...", help="Query budgets per text, such as 0,4,16,64: the curve over them.")
-@click.option("--refinement", type=click.Choice(list(REFINEMENTS)), default=None, help="How drafts are refined.")
+@click.option("--refinement", type=click.Choice(list(METHODS)), default=None, help="How drafts are refined.")
 @click.option("--figure", metavar="FILE", help="Draw the curve over queries as .svg or .png.")
 @click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file a run, for docs/results.")
 @output_options

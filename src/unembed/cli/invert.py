@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,7 +22,7 @@ from unembed.cli.options import (
     output_options,
     precision_option,
 )
-from unembed.cli.refining import Refining, refinement_options
+from unembed.cli.query_options import QueryOptions, query_options
 from unembed.cli.sampling import limited_batches, row_options
 from unembed.cli.skipped import Skipped
 from unembed.errors import EncoderMismatchError, InputError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from unembed.stores.protocol import Store, VectorBatch
     from unembed.stores.reading import Reading
 
+T = TypeVar("T")
 CHUNK = 64  # vectors read and shown at a time
 
 
@@ -58,7 +59,7 @@ CHUNK = 64  # vectors read and shown at a time
 @row_options("rows")
 @decoding_options
 @known_options
-@refinement_options
+@query_options
 @click.option("--tokens", is_flag=True, help="Also write each token, its probability, and p_exact: that all are right.")
 @click.option("--alternatives", is_flag=True, help="Also write the other drafts, best first.")
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
@@ -154,19 +155,19 @@ def command(
     resumable = compare is None and trace is None and animate is None
     if out is not None and not resume:
         refuse_partial(out, resumable)
-    known, refining = Known.take(decoding), Refining.take(decoding)
-    refining.refuse(trace, animate)
+    known, asking = Known.take(decoding), QueryOptions.take(decoding)
+    asking.refuse(trace, animate)
     skipped = Skipped(limit_rows if sample is None else None, as_json, quiet) if skip_bad else None
     used = sorted({*keep, *known.columns(), *([compare] if compare is not None else [])})
     reading = replace(_reading(scale, offset, packed, skipped, quiet), wanted=frozenset(used), header=header)
     store = open_store(vectors, column, id_column, reading=reading, kind=kind)
     inverter = _load(model, device, precision, store)
-    refining.prepare(inverter)
+    asking.prepare(inverter)
     if compare is not None:
         _ = inverter.encoder  # the scores need it at the end
     options = given(**decoding, batch_size=batch_size, trace=True if trace else None)
     step = max(CHUNK, batch_size or inverter.resolve(given(**decoding)).batch_size)
-    if refining:
+    if asking:
         step = batch_size or CHUNK
     chunks = None
     if out is not None:
@@ -182,18 +183,18 @@ def command(
         }
         decode = {"model": _digests(inverter, model), "precision": inverter.precision, "options": options}
         shown = {"tokens": tokens, "alternatives": alternatives, "compare": compare}
-        settings = {**source, **rows, **form, **decode, **shown, **known.settings(), **refining.settings()}
+        settings = {**source, **rows, **form, **decode, **shown, **known.settings(), **asking.settings()}
         chunks = Chunks(out, settings, resumable=resumable)
-    scores = Scores(inverter, refining.queries) if compare is not None else None
+    scores = Scores(inverter, asking.queries) if compare is not None else None
     fitting = Fitting()
     total = store.count if limit_rows is None or store.count is None else min(store.count, limit_rows)
     with contextlib.ExitStack() as stack:
-        chosen = columns(tokens, alternatives, bool(known), bool(refining))
+        chosen = columns(tokens, alternatives, bool(known), bool(asking))
         sink = stack.enter_context(open_sink(as_json, compare is not None, chunks, chosen))
         write_trace = stack.enter_context(open_lines(trace)) if trace is not None else None
         table_grows = out is None and not as_json and sys.stdout.isatty()  # it shows progress enough
-        shows_both = table_grows and bool(refining)  # one batch takes long: a bar until its rows are there
-        bar = stack.enter_context(progress("Inverting", total, quiet or (table_grows and not refining)))
+        shows_both = table_grows and bool(asking)  # one batch takes long: a bar until its rows are there
+        bar = stack.enter_context(progress("Inverting", total, quiet or (table_grows and not asking)))
         usable = (batch if sample is None else _usable(batch, store.name, skipped) for batch in store.batches(step))
         for batch in limited_batches(usable, limit_rows, sample, step):
             finished = sum(batch.row(i) < chunks.done for i in range(len(batch))) if chunks is not None else 0
@@ -212,11 +213,20 @@ def command(
                 continue
             originals = _column(batch, compare, store.name) if compare is not None else None
             kept = {new: _column(batch, name, store.name) for name, new in names.items()}
-            more = refining.options(batch.vectors, reading.quantisation, bar)
-            if refining and out is None:
-                more["salvage"] = _shows(sink, bar, batch, originals, kept)
-            found = _invert(inverter, batch, {**options, **more}, known, store.name)
-            refining.count(found)
+            refine = asking.refine(batch.vectors, reading.quantisation)
+            if refine is None:
+                found = _begin(inverter.invert, batch, options, known, store.name)
+            else:
+                session = _begin(inverter.session, batch, {"refine": refine, **options}, known, store.name)
+                try:
+                    for at in session:
+                        asking.show(at, bar)
+                except BaseException:
+                    if out is None:
+                        _show_best(session.recoveries(), sink, bar, batch, originals, kept)
+                    raise
+                found = session.recoveries()
+            asking.count(found)
             fitting.add(found)
             if shows_both:
                 bar.close()
@@ -257,31 +267,32 @@ def _digests(inverter: Inverter, model: str) -> list[str]:
     return [inverter.sha256, *(sha256_file(path) for path in beside if path.is_file())]
 
 
-def _shows(
-    sink: Sink, bar: Progress, batch: VectorBatch, originals: list[Any] | None, kept: dict[str, list[Any]]
-) -> Callable[[list[Recovery]], None]:
-    """Make what shows the best drafts so far of a batch whose refinement is interrupted."""
+def _show_best(
+    found: list[Recovery],
+    sink: Sink,
+    bar: Progress,
+    batch: VectorBatch,
+    originals: list[Any] | None,
+    kept: dict[str, list[Any]],
+) -> None:
+    """Show the best drafts so far of a batch whose refinement is interrupted, as far as there are any."""
     from unembed.cli.console import note
 
-    def salvage(found: list[Recovery]) -> None:
+    count = len(found)
+    if count:
         bar.close()
-        count = len(found)
         cut = None if originals is None else originals[:count]
         sink(batch.head(count), found, cut, {name: values[:count] for name, values in kept.items()})
         note(f"\nThe last {count} rows are shown with the best draft that was found until the interruption.")
 
-    return salvage
 
-
-def _invert(
-    inverter: Inverter, batch: VectorBatch, options: dict[str, Any], known: Known, source: str
-) -> list[Recovery]:
-    """Invert a batch under what is known of its rows."""
+def _begin(call: Callable[..., T], batch: VectorBatch, options: dict[str, Any], known: Known, source: str) -> T:
+    """Invert a batch, or begin to, under what is known of its rows."""
     if not known:
-        return inverter.invert(batch.vectors, **options)
+        return call(batch.vectors, **options)
     constraints = _constraints(batch, known, source)
     try:
-        return inverter.invert(batch.vectors, **options, **constraints)
+        return call(batch.vectors, **options, **constraints)
     except InputError as error:
         raise known.located(error, batch) from error
 

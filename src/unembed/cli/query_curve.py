@@ -58,28 +58,23 @@ def show_curve(
     """
     from unembed.cli.console import note, progress, show_json
     from unembed.evaluation.budget_tables import budget_figure, curve_table
-    from unembed.evaluation.budgets import evaluate_budgets
+    from unembed.evaluation.budgets import budget_steps
     from unembed.evaluation.harness import write_result
-    from unembed.refinement.methods import DEFAULT
+    from unembed.refinement.refine import DEFAULT
 
+    steps = budget_steps(inverter, data, budgets, method or DEFAULT, seed=seed, batch_size=batch_size, options=options)
     with progress("Refining", len(data), quiet) as bar:
         seen = 0
-
-        def report(done: int, queries: int, cosine: float, met: float) -> None:
-            nonlocal seen
-            bar.advance(done - seen, f"Query {queries} of {budgets[-1]}: cosine {cosine:.3f}, {met:.0f} met")
-            seen = done
-
-        result = evaluate_budgets(
-            inverter,
-            data,
-            budgets,
-            method or DEFAULT,
-            seed=seed,
-            batch_size=batch_size,
-            options=options,
-            report=report,
-        )
+        while True:
+            try:
+                at = next(steps)
+            except StopIteration as end:
+                result = end.value
+                break
+            if at is not None:
+                label = f"cosine {at.cosine:.3f}, {at.matched} matched"
+                bar.advance(at.done - seen, f"Query {at.queries} of {budgets[-1]}: {label}")
+                seen = at.done
     if out is not None:
         note(f"wrote {write_result(out, result)}", quiet)
     if figure is not None:

@@ -17,7 +17,7 @@ from unembed.checks import SchemaError, mapping, number, text
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.confidence import read_calibrations
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.options import DECODE_OPTIONS, resolve_options
+from unembed.decoding.request import DECODE_OPTIONS, resolve_options
 from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError, UnembedError

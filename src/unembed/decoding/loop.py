@@ -1,6 +1,6 @@
 """The one decode loop, and the ways into it: `decode` for drafts, `stream` and `passes` for their steps as they happen.
 
-Contents: `run`, `decode`, `stream`, `passes`.
+Contents: `run`, `finish`, `decode`, `stream`, `passes`.
 
 A pass is: reopen (re-masking rule), ask the denoiser for all masked positions, commit (selection rule), let finished
 drafts leave (stop rule). The last pass commits everything, so every strategy ends without a mask for any number of
@@ -13,18 +13,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from unembed.decoding.canvas import Canvas, check_lengths, open_canvases
+from unembed.decoding.canvas import Canvas, check_backbone, check_lengths, one_form, open_canvases
 from unembed.decoding.causal.drafting import draft_left_to_right
-from unembed.decoding.checks import check_backbone, one_form
-from unembed.decoding.choosing import choose, keep_best
+from unembed.decoding.choosing import Judge, choose, keep_best
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.enforcing import Enforcer
 from unembed.decoding.constraints.rules import Rules
-from unembed.decoding.judge import Judge
 from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.prior import PriorReader, prior_drafts
 from unembed.decoding.proposals import Proposer
@@ -35,6 +34,8 @@ from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
 from unembed.network.base import Network
 from unembed.network.precision import autocast
+
+T = TypeVar("T")
 
 
 def run(
@@ -220,6 +221,16 @@ def _drive(
         denoiser.train(training)
 
 
+def finish(steps: Generator[object, None, T]) -> T:
+    """Take steps to their end and return their value."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+
 def decode(
     denoiser: Network,
     vectors: Tensor,
@@ -259,12 +270,7 @@ def decode(
     if generator is not None:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         config = replace(config, seed=int(drawn))
-    passes = _drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors, judge=judge)
-    while True:
-        try:
-            next(passes)
-        except StopIteration as stop:
-            return list(stop.value)
+    return finish(_drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors, judge=judge))
 
 
 def stream(

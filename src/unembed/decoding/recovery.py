@@ -39,7 +39,7 @@ class Recovery:
         given: which tokens were known beforehand (given tokens, prefix, known words).
         forced: which tokens belong to required words.
         cosine: of the text's vector to the target, at the target's precision; None where the encoder was not asked.
-        met: whether the text's vector is the target's, up to the tolerance.
+        matched: whether the text's vector is the target's, up to the tolerance.
         fit: share of held-out texts whose vectors look as unusual as this one or more; None where the checkpoint has no
             statistics of them (`priors.fit_score`).
         misfit: what a vector whose fit is below 0.01 looks like: "vector" (not this encoder's, or damaged), "long" (a
@@ -62,7 +62,7 @@ class Recovery:
     given: tuple[bool, ...] = ()
     forced: tuple[bool, ...] = ()
     cosine: float | None = None
-    met: bool = False
+    matched: bool = False
     fit: float | None = None
     misfit: str | None = None
 
@@ -105,7 +105,7 @@ def recoveries(
     return [replace(one, fit=fit, misfit=misfit) for one, fit, misfit in rows]
 
 
-def asked(recovery: Recovery, cosine: float | None, queries: int, met: bool) -> Recovery:
+def asked(recovery: Recovery, cosine: float | None, queries: int, matched: bool) -> Recovery:
     """Add what the encoder said of a text and of its alternatives.
 
     No calibration knows of queries, so `confidence` and `p_exact` stay None: the cosine says how near a text is.
@@ -114,12 +114,12 @@ def asked(recovery: Recovery, cosine: float | None, queries: int, met: bool) -> 
         recovery: without a calibration.
         cosine: to the target; None where nothing was asked.
         queries: texts sent.
-        met: whether the vector is met.
+        matched: whether the vector is matched.
     """
     if cosine is None:
         return replace(recovery, queries=queries)
     others = tuple(replace(other, cosine=other.score) for other in recovery.alternatives)
-    return replace(recovery, cosine=cosine, queries=queries, met=met, alternatives=others)
+    return replace(recovery, cosine=cosine, queries=queries, matched=matched, alternatives=others)
 
 
 def _recovery(draft: Draft, tokenizer: Tokenizer, confidence: float | None, p_exact: float | None) -> Recovery:

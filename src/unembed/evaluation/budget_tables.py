@@ -1,6 +1,6 @@
 """Curves over queries as a table and a figure, from result files alone.
 
-Contents: `bins_of`, `metrics_of`, `curve_table`, `budget_figure`.
+Contents: `bins_of`, `metrics_of`, `matched_share`, `cost_cells`, `curve_table`, `budget_figure`.
 """
 
 from __future__ import annotations
@@ -37,17 +37,29 @@ def metrics_of(entry: Mapping[str, Any], which: str | None) -> tuple[int | None,
     return row["n"], row.get("metrics", {})
 
 
+def matched_share(entry: Mapping[str, Any]) -> float | None:
+    """Share of vectors that a budget matched; results of older versions call it met."""
+    share: float | None = entry["matched"] if "matched" in entry else entry["met"]
+    return share
+
+
+def cost_cells(entry: Mapping[str, Any]) -> list[str]:
+    """Queries, passes, seconds and the share of matched vectors of a budget, as a table shows them."""
+    matched = matched_share(entry)
+    share = "-" if matched is None else f"{matched:.3f}"
+    return [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", share]
+
+
 def curve_table(result: Mapping[str, Any]) -> str:
     """One method on one set: every budget, over all lengths and in each bin."""
-    header = ["tokens", "n", "queries", *METRICS, "queries spent", "passes", "s per text", "met"]
+    header = ["tokens", "n", "queries", *METRICS, "queries spent", "passes", "s per text", "matched"]
     lines = []
     for which in (None, *bins_of(result)):
         for entry in result["budgets"]:
             n, metrics = metrics_of(entry, which)
             cost = ["", "", "", ""]
             if which is None:
-                met = "-" if entry["met"] is None else f"{entry['met']:.3f}"
-                cost = [f"{entry['spent']:.1f}", f"{entry['passes']:.0f}", f"{entry['seconds']:.2f}", met]
+                cost = cost_cells(entry)
             label, count = which or "all", str(result["data"]["n"] if n is None else n)
             scores = [cell(name, metrics.get(name)) for name in METRICS]
             lines.append([label, count, str(entry["queries"]), *scores, *cost])

@@ -1,28 +1,25 @@
 """What comes back for how many queries: one refinement gives the whole curve, because the best of the first k is kept.
 
-Contents: `BUDGETS`, `evaluate_budgets`.
+Contents: `BUDGETS`, `evaluate_budgets`, `budget_steps`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from unembed.decoding.loop import finish
 from unembed.errors import InputError
 from unembed.evaluation.harness import embedder, frame
 from unembed.evaluation.measure import measure
 from unembed.evaluation.sets import EvaluationSet
-from unembed.refinement.batches import refine_batches
-from unembed.refinement.budget import Budget
-from unembed.refinement.methods import DEFAULT
-from unembed.refinement.refiner import Refinement, Refiner
+from unembed.refinement.refine import DEFAULT, Refine
 from unembed.refinement.search import SearchConfig
-from unembed.refinement.vector_precision import rounding_of
+from unembed.refinement.session import Refinement, Round
 
 if TYPE_CHECKING:
     from unembed.inverter import Inverter
@@ -32,7 +29,12 @@ KEPT = ("exact_match", "token_f1", "token_accuracy", "bleu", "edit_similarity", 
 EXAMPLES = 8
 
 
-def evaluate_budgets(
+def evaluate_budgets(inverter: Inverter, data: EvaluationSet, *args: Any, **options: Any) -> dict[str, Any]:
+    """What `budget_steps` ends with, with its arguments."""
+    return finish(budget_steps(inverter, data, *args, **options))
+
+
+def budget_steps(
     inverter: Inverter,
     data: EvaluationSet,
     budgets: Sequence[int] = BUDGETS,
@@ -44,28 +46,29 @@ def evaluate_budgets(
     batch_size: int | None = None,
     left_out: bool = False,
     options: dict[str, Any] | None = None,
-    report: Callable[[int, int, float, float], None] | None = None,
-) -> dict[str, Any]:
+) -> Generator[Round | None, None, dict[str, Any]]:
     """Invert a set with queries and score what a budget of each size brings back.
 
     Args:
         inverter: the model, with its encoder.
         data: the set, already cut to the n texts that are wanted.
         budgets: numbers of queries per text; 0 is the decode without any.
-        method: a key of `REFINEMENTS`.
+        method: a key of `METHODS`.
         search: options of the search.
         name: of the result; the method's where empty.
         seed: of decoding and intervals.
         batch_size: vectors refined together.
         left_out: whether the set's source was left out of training.
         options: of the first decode.
-        report: called after each round with the rows that are done, the most queries of a text, the mean cosine and
-            the vectors met in the batch under way.
+
+    Yields:
+        What a session yields.
 
     Returns:
         JSON values: what every result states, `refinement`, `search`, and `budgets`, one entry a budget with `queries`
         (the budget), `spent` (mean queries per text), `passes` and `seconds` (per text, until the last text of its
-        batch had come to that budget; the first drafts are made for the largest), `met`, and what `measure` returns.
+        batch had come to that budget; the first drafts are made for the largest), `matched`, and what `measure`
+        returns.
 
     Raises:
         InputError: budgets or a method that make no sense.
@@ -94,27 +97,23 @@ def evaluate_budgets(
         found = inverter.invert(data.vectors, batch_size=batch_size, **options)
         seconds = time.perf_counter() - began
         cost = {"spent": 0.0, "passes": float(np.mean([one.passes for one in found])), "seconds": seconds / len(data)}
-        row: dict[str, Any] = {"queries": 0, **cost, "met": None}
+        row: dict[str, Any] = {"queries": 0, **cost, "matched": None}
         result["budgets"].append({**row, **_scores([list(one.token_ids) for one in found], data, common)})
         wanted = wanted[1:]
     if not wanted:
         return result
-    rounding = rounding_of(data.vectors)
-    refiner = Refiner(inverter.denoiser, inverter.tokenizer, inverter.encoder, method, search, rounding, inverter.aids)
-    result["search"] = asdict(refiner.search)
-    result["student"] = refiner.aids.student is not None
-    done: list[Refinement] = []
-    told = None if report is None else (lambda *parts: report(len(done), *parts))
     size = batch_size or 64
-    rows = np.asarray(data.vectors, dtype=np.float32)
-    with torch.inference_mode():
-        for one in refine_batches(refiner, rows, Budget(wanted[-1]), config, size, report=told):
-            done.append(one)
+    refine = Refine(wanted[-1], method, search=search)
+    session = inverter.session(data.vectors, refine, batch_size=size, **asdict(config))
+    result["search"] = {**asdict(session.search), "tolerance": session.tolerance}
+    result["student"] = inverter.student is not None
+    yield from session
+    done = session.results()
     for budget in wanted:
         best = [one.best(budget) for one in done]
         preds = [list(point.ids) if point is not None else [] for point in best]
-        met = [point is not None and point.cosine >= 1 - refiner.search.tolerance for point in best]
-        row = {"queries": budget, **_cost(done, budget, size), "met": float(np.mean(met))}
+        matched = [point is not None and point.cosine >= 1 - session.tolerance for point in best]
+        row = {"queries": budget, **_cost(done, budget, size), "matched": float(np.mean(matched))}
         result["budgets"].append({**row, **_scores(preds, data, common)})
     result["examples"] = [
         {

@@ -11,15 +11,11 @@ queries holds the runs with fewer.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
-from torch import Tensor
-
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.constraints.rules import Rules
-from unembed.decoding.loop import decode
-from unembed.decoding.prior import PriorReader
+from unembed.decoding.request import Request
 from unembed.decoding.trace import Draft
 from unembed.network.base import Network
 
@@ -49,39 +45,33 @@ def plan(config: DecodeConfig, denoiser: Network) -> Iterator[DecodeConfig]:
         yield replace(base, temperature=temperature, seed=config.seed + number)
 
 
-def gather(
-    denoiser: Network,
-    vectors: Tensor,
-    config: DecodeConfig,
-    count: int,
-    rules: Rules | None = None,
-    priors: PriorReader | None = None,
-) -> tuple[list[list[Draft]], list[int]]:
+def gather(request: Request, count: int) -> Generator[object, None, tuple[list[list[Draft]], list[int]]]:
     """Decode different drafts of each of T vectors.
 
     Args:
-        denoiser: the network.
-        vectors: (T, d).
-        config: of the first decode; its drafts come first, best first.
+        request: the T vectors, the first decode, whose drafts come first, best first, and constraints, which every
+            draft keeps.
         count: drafts that are wanted of a text; it may get fewer where samples repeat themselves.
-        rules: constraints that every draft keeps.
-        priors: for the strategy prior.
+
+    Yields:
+        After each read of the network.
 
     Returns:
         The drafts of each text, without alternatives, and the passes that were spent on it.
     """
-    found: list[dict[tuple[int, ...], Draft]] = [{} for _ in range(len(vectors))]
-    spent = [0] * len(vectors)
+    found: list[dict[tuple[int, ...], Draft]] = [{} for _ in range(len(request.rows))]
+    spent = [0] * len(request.rows)
     rounds = 2 + 3 * -(-count // SAMPLES)
-    for part in itertools.islice(plan(config, denoiser), rounds):
-        rows = [i for i, drafts in enumerate(found) if len(drafts) < count]
+    for part in itertools.islice(plan(request.config, request.denoiser), rounds):
+        rows = [i for i, known in enumerate(found) if len(known) < count]
         if not rows:
             break
-        if rules is not None:  # they belong to all rows
-            rows = list(range(len(vectors)))
-        for i, draft in zip(rows, decode(denoiser, vectors[rows], part, rules=rules, priors=priors), strict=True):
+        if request.rules is not None:  # they belong to all rows
+            rows = list(range(len(request.rows)))
+        drafts = yield from replace(request, rows=request.rows[rows], config=part).passes()
+        for i, draft in zip(rows, drafts, strict=True):
             spent[i] += draft.spent
             for one in (draft, *draft.alternatives):
                 if one.ids:
                     found[i].setdefault(one.ids, replace(one, alternatives=()))
-    return [list(drafts.values())[:count] for drafts in found], spent
+    return [list(known.values())[:count] for known in found], spent

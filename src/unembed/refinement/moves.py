@@ -10,13 +10,13 @@ of it into an expected change of the cosine, so that only the most promising pro
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from unembed.network.base import Network
 from unembed.network.corrector import Corrector
-from unembed.network.precision import autocast
 from unembed.refinement.correction import corrections
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.reorder import orderings
@@ -77,19 +77,23 @@ class Mover:
         self._corrected: Counter[int] = Counter()
         self._ordered: set[tuple[int, tuple[int, ...]]] = set()
 
-    def __call__(self, expansion: Expansion, vectors: torch.Tensor) -> tuple[list[list[Proposal]], list[int]]:
+    def __call__(
+        self, expansion: Expansion, vectors: torch.Tensor
+    ) -> Generator[None, None, tuple[list[list[Proposal]], list[int]]]:
         """Propose moves for each draft.
 
         Args:
             expansion: D drafts.
             vectors: (D, d) what the encoder answered to them, unit length.
 
+        Yields:
+            After each read of the network.
+
         Returns:
             The proposals of each draft, best first; and the passes that each took.
         """
         found: list[dict[tuple[int, ...], Proposal]] = [{} for _ in expansion.drafts]
-        with torch.inference_mode(), autocast(self.denoiser):
-            slots, passes = read_slots(self.denoiser, expansion, self.surrogate, self.config.top)
+        slots, passes = yield from read_slots(self.denoiser, expansion, self.surrogate, self.config.top)
         neighbours: dict[tuple[int, int], Slot] = {}
         for slot in slots:
             if slot.kind == "pair":
@@ -101,9 +105,9 @@ class Mover:
             if slot.kind == "pair" and slot.column == slot.start + 1:
                 self._pair(expansion, neighbours[(slot.draft, slot.start)], slot, found[slot.draft])
         if self.denoiser.config.causal and "reorder" in self.config.moves:
-            self._reorder(expansion, found, passes)
+            yield from self._reorder(expansion, found, passes)
         if self.corrector is not None and "correct" in self.config.moves:
-            self._correct(self.corrector, expansion, vectors, found, passes)
+            yield from self._correct(self.corrector, expansion, vectors, found, passes)
         if self.forecaster is not None:
             if {"exchange", "shift"} & set(self.config.moves):
                 for draft, known in zip(expansion.drafts, found, strict=True):
@@ -160,7 +164,9 @@ class Mover:
                     )
                     self._add(known, (*head, token, other, *tail), "pair", features)
 
-    def _reorder(self, expansion: Expansion, found: list[dict[tuple[int, ...], Proposal]], passes: list[int]) -> None:
+    def _reorder(
+        self, expansion: Expansion, found: list[dict[tuple[int, ...], Proposal]], passes: list[int]
+    ) -> Iterator[None]:
         """Other orders of the same tokens, once for each bag of words of a text."""
         new = []
         for i, (draft, text) in enumerate(zip(expansion.drafts, expansion.texts, strict=True)):
@@ -169,7 +175,8 @@ class Mover:
                 self._ordered.add(bag)
                 new.append(i)
         rows = torch.tensor([expansion.texts[i] for i in new], dtype=torch.long, device=self.denoiser.banned.device)
-        orders, spent = orderings(self.denoiser, expansion.condition.select(rows), [expansion.drafts[i] for i in new])
+        condition, drafts = expansion.condition.select(rows), [expansion.drafts[i] for i in new]
+        orders, spent = yield from orderings(self.denoiser, condition, drafts)
         for i, part, cost in zip(new, orders, spent, strict=True):
             passes[i] += cost
             best = part[0][1] if part else 0.0
@@ -184,14 +191,14 @@ class Mover:
         vectors: torch.Tensor,
         found: list[dict[tuple[int, ...], Proposal]],
         passes: list[int],
-    ) -> None:
+    ) -> Iterator[None]:
         """The whole text written anew by the denoiser that sees the draft."""
         chosen = [i for i, text in enumerate(expansion.texts) if self._corrected[text] < self.config.corrected]
         self._corrected.update(expansion.texts[i] for i in chosen)
         rows = torch.tensor([expansion.texts[i] for i in chosen], dtype=torch.long, device=self.denoiser.banned.device)
         condition = expansion.condition.select(rows)
         drafts = [expansion.drafts[i] for i in chosen]
-        texts, spent = corrections(
+        texts, spent = yield from corrections(
             corrector, self.denoiser, condition, drafts, vectors[chosen], self.config.corrections
         )
         for i, part, cost in zip(chosen, texts, spent, strict=True):

@@ -9,7 +9,7 @@ hypothesis ends as a permutation of the draft.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from unembed.decoding.causal.beams import Texts
 from unembed.decoding.causal.writer import Bag, write_texts
@@ -19,7 +19,7 @@ from unembed.network.conditioning import Condition
 
 def orderings(
     denoiser: Network, condition: Condition, drafts: Sequence[tuple[int, ...]], beam: int = 8
-) -> tuple[Texts, list[int]]:
+) -> Generator[None, None, tuple[Texts, list[int]]]:
     """Find likely orders of each draft's tokens.
 
     Args:
@@ -28,6 +28,9 @@ def orderings(
         drafts: D drafts of at least one token.
         beam: hypotheses kept of each draft.
 
+    Yields:
+        After each read of the network.
+
     Returns:
         For each draft at most `beam` pairs (ids, log-probability with the end), likeliest first; and the passes that
         each draft took.
@@ -35,4 +38,4 @@ def orderings(
     if not drafts:
         return [], []
     bag = Bag(drafts, denoiser.config.eos_id, denoiser.banned.device)
-    return write_texts(denoiser, condition, beam, bag, empty=True)
+    return (yield from write_texts(denoiser, condition, beam, bag, empty=True))

@@ -9,7 +9,7 @@ canvases go through the denoiser in a few batched passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
 from unembed.network.difference import Difference
+from unembed.network.precision import autocast
 from unembed.refinement.surrogate import Surrogate
 
 _ROWS = 256  # rows whose logits are held at once
@@ -84,7 +85,7 @@ class _Canvas:
 
 def read_slots(
     denoiser: Network, expansion: Expansion, surrogate: Surrogate, top: int, apart: int = _APART
-) -> tuple[list[Slot], list[int]]:
+) -> Generator[None, None, tuple[list[Slot], list[int]]]:
     """Mask, read, and keep the best tokens of every masked position.
 
     Args:
@@ -93,6 +94,9 @@ def read_slots(
         surrogate: orders the tokens.
         top: tokens kept for each masked position.
         apart: tokens of a draft for each place of a canvas; with more than a draft has, every canvas has one place.
+
+    Yields:
+        After each read of the network.
 
     Returns:
         The slots, in no particular order, and the passes that each draft took.
@@ -104,7 +108,9 @@ def read_slots(
     canvases.sort(key=lambda canvas: len(canvas.ids))
     slots: list[Slot] = []
     for start in range(0, len(canvases), _CANVASES):
-        slots += _read(denoiser, canvases[start : start + _CANVASES], expansion, surrogate, top)
+        with torch.inference_mode(), autocast(denoiser):
+            slots += _read(denoiser, canvases[start : start + _CANVASES], expansion, surrogate, top)
+        yield
     return slots, passes
 
 

@@ -1,6 +1,6 @@
 """What a store's numbers leave of a vector: which precision it is, and how near a text can come at that precision.
 
-Contents: `Rounding`, `KINDS`, `rounding_tolerance`, `rounding_of`, `RoundingEncoder`.
+Contents: `VectorPrecision`, `KINDS`, `precision_tolerance`, `precision_of`.
 
 A vector that was stored as fp16, bf16, int8 or single bits never has cosine 1 to the encoder's own answer. So the
 answer is rounded in the same way before it is compared, wherever it is known how; then the text itself has cosine 1
@@ -10,7 +10,7 @@ met within the distance that such a rounding moves a vector by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from unembed.decoding.inputs import as_array
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
-    from unembed.encoders.protocol import Encoder
     from unembed.stores.quantised import Quantisation
 
 NOISE = 1e-5
@@ -63,7 +62,7 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @cache
-def rounding_tolerance(kind: str, dimension: int, quantile: float = 0.99) -> float:
+def precision_tolerance(kind: str, dimension: int, quantile: float = 0.99) -> float:
     """Measure 1 - cosine between unit vectors and what a rounding leaves of them, on seeded random directions.
 
     Args:
@@ -87,7 +86,7 @@ def rounding_tolerance(kind: str, dimension: int, quantile: float = 0.99) -> flo
 
 
 @dataclass(frozen=True)
-class Rounding:
+class VectorPrecision:
     """The precision of some vectors.
 
     Attributes:
@@ -100,8 +99,12 @@ class Rounding:
     tolerance: float = NOISE
     apply: Callable[[np.ndarray], np.ndarray] | None = None
 
+    def round(self, vectors: np.ndarray) -> np.ndarray:
+        """Encoder's answers (n, d) as the store would hold them; as they are where that is not known."""
+        return vectors if self.apply is None else self.apply(vectors)
 
-def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Rounding:
+
+def precision_of(vectors: Any, quantisation: Quantisation | None = None) -> VectorPrecision:
     """Find the precision of vectors by looking at their numbers.
 
     All rows must be of one kind: numbers that fp16 or bf16 can hold, one absolute value (bits), whole numbers or whole
@@ -115,15 +118,15 @@ def rounding_of(vectors: Any, quantisation: Quantisation | None = None) -> Round
     if rows.ndim == 1:
         rows = rows[None]
     if quantisation is not None and quantisation.scale is not None:
-        return Rounding("scaled", NOISE, quantisation.round)
+        return VectorPrecision("scaled", NOISE, quantisation.round)
     if not rows.size or rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        return Rounding()
+        return VectorPrecision()
     kind = _kind(rows)
     if kind == "int8" and not bool((rows == np.round(rows)).all()):
-        return Rounding(kind, NOISE, KINDS[kind])  # one scale per row: its largest number is 127 steps
+        return VectorPrecision(kind, NOISE, KINDS[kind])  # one scale per row: its largest number is 127 steps
     if kind == "int8":
-        return Rounding(kind, rounding_tolerance(kind, rows.shape[1]))
-    return Rounding(kind, NOISE, None if kind == "float32" else KINDS[kind])
+        return VectorPrecision(kind, precision_tolerance(kind, rows.shape[1]))
+    return VectorPrecision(kind, NOISE, None if kind == "float32" else KINDS[kind])
 
 
 def _kind(rows: np.ndarray) -> str:
@@ -146,26 +149,3 @@ def _kind(rows: np.ndarray) -> str:
         if rows.shape[1] >= 16 and bool((np.abs(steps - np.round(steps)) < 1e-3).all()):
             return "int8"
     return "float32"
-
-
-class RoundingEncoder:
-    """An encoder whose answers are rounded as the targets were.
-
-    Args:
-        encoder: makes the vectors.
-        rounding: of the targets.
-    """
-
-    def __init__(self, encoder: Encoder, rounding: Rounding) -> None:
-        self.encoder, self.rounding = encoder, rounding
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of texts, float32 (n, d)."""
-        vectors = np.asarray(self.encoder.encode(texts), dtype=np.float32)
-        return vectors if self.rounding.apply is None else self.rounding.apply(vectors)
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the encoder's."""
-        if name in ("encoder", "rounding"):
-            raise AttributeError(name)
-        return getattr(self.encoder, name)

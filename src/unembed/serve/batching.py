@@ -26,18 +26,19 @@ import numpy as np
 from unembed.serve.jobs import REFINE, Job, Shares, Task, Work
 from unembed.serve.memory import Returner
 from unembed.serve.places import client
-from unembed.serve.turns import watched_refinement
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
     from unembed.decoding.recovery import Recovery
     from unembed.inverter import Inverter
+    from unembed.refinement.refine import Refine
+    from unembed.refinement.session import Session
 
 TOP = 5
 """Alternatives of each position in a stream."""
 
 REFINEMENTS, OWN_REFINEMENTS = 3, 2
-"""Refinements that run at a time, of all clients and of one; each has a thread and tables of its own."""
+"""Refinements that run at a time, of all clients and of one; each has tables of its own."""
 
 DRAFTS = 64
 """Drafts that one pass may hold, so that no pass keeps the others waiting for long."""
@@ -90,19 +91,22 @@ class Engine:
         """Recover the texts behind checked vectors (n, d), joined with what other requests wait for."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            found = yield from self.inverter.passes(np.stack(rows), trace=trace, top=TOP, **asdict(config))
-            return [_lean(recovery) for recovery in found]
+            return [_lean(recovery) for recovery in (yield from self._decode(rows, config, trace))]
 
         most = max(1, min(self.batch if self.batch > 1 else 16, DRAFTS // drafts_of(config)))
         return await self._wait(self._job(list(vectors), (config, trace), start, most))
 
-    async def refine(
-        self, vectors: np.ndarray, config: DecodeConfig, method: str, queries: int, seconds: float
-    ) -> list[Recovery]:
+    def _decode(self, rows: list[np.ndarray], config: DecodeConfig, trace: bool, live: bool = False) -> Work:
+        """Decode vectors together: yields lists of steps, and returns a recovery for each."""
+        request = self.inverter.model.request(np.stack(rows), asdict(config))
+        drafts = yield from request.passes(trace, TOP, live)
+        return self.inverter.model.recoveries(drafts, request)
+
+    async def refine(self, vectors: np.ndarray, config: DecodeConfig, refine: Refine) -> list[Recovery]:
         """Recover the texts behind checked vectors (n, d) with queries; joined with nothing, few at a time."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, False)
+            return _refined(self.inverter.session(np.stack(rows), refine, batch_size=len(rows), **asdict(config)))
 
         return await self._wait(self._job(list(vectors), REFINE, start, len(vectors)))
 
@@ -110,19 +114,19 @@ class Engine:
         """Decode a checked vector (d,): yields lists of steps, and at last the recovery."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            return self.inverter.passes(np.stack(rows), trace=True, top=TOP, live=True, **asdict(config))
+            return self._decode(rows, config, trace=True, live=True)
 
         async with contextlib.aclosing(self._stream(vector, None, start)) as found:
             async for part in found:
                 yield part
 
     async def stream_refinement(
-        self, vector: np.ndarray, config: DecodeConfig, method: str, queries: int, seconds: float
+        self, vector: np.ndarray, config: DecodeConfig, refine: Refine
     ) -> AsyncGenerator[Any, None]:
         """Refine a checked vector (d,): yields lists of events, and at last the recovery."""
 
         def start(rows: list[np.ndarray]) -> Work:
-            return watched_refinement(self.inverter, np.stack(rows), config, method, queries, seconds, True)
+            return _refined(self.inverter.session(np.stack(rows), refine, **asdict(config)))
 
         async with contextlib.aclosing(self._stream(vector, REFINE, start)) as found:
             async for part in found:
@@ -301,6 +305,19 @@ class Engine:
 def _begun(start: Callable[[list[Any]], Work], rows: list[Any]) -> Work:
     """Work that is set up at its first pass, where its errors belong to it."""
     return (yield from start(rows))
+
+
+def _refined(session: Session) -> Work:
+    """Take a refinement forward; tells of each draft that is nearer to the first vector than all before."""
+    with contextlib.closing(session):
+        nearest = None
+        for step in session:
+            told = []
+            if step is not None and step.nearest[0] is not None and step.nearest[0] is not nearest:
+                nearest = step.nearest[0]
+                told = [{"queries": nearest.queries, "cosine": nearest.cosine, "text": nearest.text}]
+            yield told
+        return session.recoveries()
 
 
 def _lean(recovery: Recovery) -> Recovery:

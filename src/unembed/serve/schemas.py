@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unembed.refinement.methods import DEFAULT
+from unembed.refinement.refine import DEFAULT
 from unembed.serve.body import Shape, Shaped
 
 WIDEST = 8192

@@ -18,7 +18,8 @@ from unembed.decoding.inputs import vector_rows
 from unembed.decoding.wording import UNLIKE, Wording
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
 from unembed.metrics.cosine import row_cosine
-from unembed.refinement.methods import REFINEMENTS, check_method
+from unembed.refinement.refine import METHODS, Refine
+from unembed.refinement.session import available
 from unembed.serve import schemas
 from unembed.serve.batching import Engine, drafts_of
 from unembed.serve.limits import Limits
@@ -49,10 +50,6 @@ class Service:
             self.queries = bool(inverter.encoder)
         except UnembedError:
             self.queries = False
-        needs = {
-            "correct": inverter.corrector is not None,
-            **dict.fromkeys(("search", "combined"), inverter.denoiser.token_prior is not None),
-        }
         prior = inverter.denoiser.token_prior
         self.wording = Wording(inverter.tokenizer, prior) if prior is not None else None
         only = None if inverter.denoiser.config.fills_masks else "left-to-right"
@@ -65,7 +62,8 @@ class Service:
             for name in strategy_names()
             if only in (None, name)
         ]
-        self.refinements = [name for name in REFINEMENTS if self.queries and needs.get(name, True)]
+        parts = (inverter.denoiser, inverter.corrector)
+        self.refinements = [name for name in METHODS if self.queries and available(name, *parts) is None]
 
     def models(self) -> dict[str, Any]:
         """What the server has."""
@@ -128,7 +126,7 @@ class Service:
         """The vectors to invert after the transform, the texts where texts were sent, and the options."""
         if (body.vectors is None) == (body.texts is None):
             raise InputError("A request takes vectors or texts, and not both.", "Send one of them.")
-        check_method(body.refinement)
+        _ = self._refine(body)
         if body.queries and body.trace:
             raise InputError(
                 "A trace shows how a draft is decoded, and refinement starts from finished drafts.",
@@ -148,7 +146,7 @@ class Service:
                 "Send fewer vectors, ask for fewer passes or drafts, or leave out trace and tokens.",
             )
         if config.strategy == "prior":
-            _ = self.inverter.priors
+            _ = self.inverter.model.priors
         parts = None if body.texts is None else await self.cut(body.texts)
         if parts is not None:
             vectors = await self.engine.embed([part.text for part in parts])
@@ -190,8 +188,7 @@ class Service:
         begin = time.perf_counter()
         vectors, _, config = await self.targets(body)
         if body.queries:
-            spend = (body.refinement, body.queries, self.seconds)
-            found = await self.engine.refine(vectors, config, *spend)
+            found = await self.engine.refine(vectors, config, self._refine(body))
         else:
             found = await self.engine.invert(vectors, config, body.trace or body.tokens)
         cosines = await self.cosines(found, vectors)
@@ -227,8 +224,7 @@ class Service:
             else:
                 found = part
         if body.queries:
-            spend = (body.refinement, body.queries, self.seconds)
-            async for part in self.engine.stream_refinement(vectors[0], config, *spend):
+            async for part in self.engine.stream_refinement(vectors[0], config, self._refine(body)):
                 if isinstance(part, list):
                     for event in part:
                         tokens = tokenizer.tokens(tokenizer.encode([event["text"]])[0])
@@ -248,10 +244,9 @@ class Service:
             },
         )
 
-    @property
-    def seconds(self) -> float:
-        """Seconds that a refinement may take, so that its answer comes in time."""
-        return 0.75 * self.limits.request_seconds
+    def _refine(self, body: schemas.InvertRequest) -> Refine:
+        """What queries a request asks for; they end early enough for its answer to come in time."""
+        return Refine(body.queries, body.refinement, seconds=0.75 * self.limits.request_seconds)
 
     def _length(self, vectors: np.ndarray) -> int | None:
         """The likeliest number of tokens."""

@@ -10,7 +10,7 @@ tokens their orderings. A condition with a draft (`network/draft_memory.py`) mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -81,22 +81,28 @@ def write_texts(
     choose: Chooser,
     make_room: bool = False,
     empty: bool = False,
-) -> tuple[Texts, list[int]]:
+) -> Generator[None, None, tuple[Texts, list[int]]]:
     """Write, and return nothing but texts.
 
     Args:
         denoiser, condition, choose, make_room, empty: as `write`.
         beam: hypotheses kept of each row.
 
+    Yields:
+        After each read of the network.
+
     Returns:
         For each row at most `beam` pairs (ids, log-probability with the end), likeliest first, and its passes.
     """
     c = denoiser.config
-    with torch.inference_mode(), autocast(denoiser):
+    with torch.inference_mode():
         beams = Beams.start(len(condition), beam, c.max_length, c.pad_id, denoiser.banned.device)
-        for _ in write(denoiser, condition, beams, choose, make_room, empty):
-            pass
-        return beams.texts(), beams.passes.tolist()
+    steps = write(denoiser, condition, beams, choose, make_room, empty)
+    while True:
+        with torch.inference_mode(), autocast(denoiser):
+            if next(steps, None) is None:
+                return beams.texts(), beams.passes.tolist()
+        yield
 
 
 def likeliest_options(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:

@@ -21,6 +21,7 @@ from torch import Tensor
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.causal.beams import Beams, Options
 from unembed.decoding.causal.writer import write_texts
+from unembed.decoding.loop import finish
 from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
@@ -68,7 +69,7 @@ def write_own_drafts(
         nothing = torch.zeros_like(chosen, dtype=torch.float32)
         return Options(chosen, nothing, nothing)
 
-    return [list(one[0][0]) for one in write_texts(denoiser, condition, 1, choose)[0]]
+    return [list(one[0][0]) for one in finish(write_texts(denoiser, condition, 1, choose))[0]]
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

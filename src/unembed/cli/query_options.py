@@ -1,6 +1,6 @@
-"""Refinement on the command line: `--queries` and what belongs to it, its progress, and what an interruption leaves.
+"""Refinement on the command line: `--queries`, what belongs to it, and its progress.
 
-Contents: `refinement_options`, `Refining`.
+Contents: `query_options`, `QueryOptions`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import click
 
 from unembed.cli.options import encoder_option
 from unembed.errors import InputError
-from unembed.refinement.methods import DEFAULT, REFINEMENTS
+from unembed.refinement.refine import DEFAULT, METHODS, Refine
 
 if TYPE_CHECKING:
     from unembed.cli.console import Progress
     from unembed.inverter import Inverter, Recovery
+    from unembed.refinement.session import Round
     from unembed.stores.quantised import Quantisation
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = ("queries", "refinement", "seconds", "tolerance", "encoder")
 
 
-def refinement_options(command: F) -> F:
-    """Add the options of refinement; `Refining` reads them."""
+def query_options(command: F) -> F:
+    """Add the options of refinement; `QueryOptions` reads them."""
     options = [
         click.option(
             "--queries",
@@ -35,7 +36,7 @@ def refinement_options(command: F) -> F:
         ),
         click.option(
             "--refinement",
-            type=click.Choice(list(REFINEMENTS)),
+            type=click.Choice(list(METHODS)),
             default=None,
             help=f"How drafts are refined; default: {DEFAULT}.",
         ),
@@ -44,7 +45,7 @@ def refinement_options(command: F) -> F:
             "--tolerance",
             type=click.FloatRange(0, 2),
             metavar="X",
-            help="A vector is met at a cosine of 1 - X; default: the precision of the vectors.",
+            help="A vector is matched at a cosine of 1 - X; default: the precision of the vectors.",
         ),
         encoder_option,
     ]
@@ -53,11 +54,11 @@ def refinement_options(command: F) -> F:
     return command
 
 
-class Refining:
+class QueryOptions:
     """What the options of refinement ask for.
 
     Args:
-        options: the values of `refinement_options`.
+        options: the values of `query_options`.
 
     Raises:
         InputError: an option that needs queries, without any.
@@ -69,7 +70,7 @@ class Refining:
         self.seconds: float | None = options["seconds"]
         self.tolerance: float | None = options["tolerance"]
         self.encoder: str | None = options["encoder"]
-        self._rows = self._met = 0
+        self._rows = self._matched = 0
         self._cosines = 0.0
         idle = [f"--{name}" for name in _OPTIONS[1:-1] if options[name] is not None]
         if idle and not self.queries:
@@ -79,9 +80,9 @@ class Refining:
             )
 
     @staticmethod
-    def take(options: dict[str, Any]) -> Refining:
+    def take(options: dict[str, Any]) -> QueryOptions:
         """Take the options out of `options`."""
-        return Refining({name: options.pop(name) for name in _OPTIONS})
+        return QueryOptions({name: options.pop(name) for name in _OPTIONS})
 
     def __bool__(self) -> bool:
         """Whether any query may be made."""
@@ -119,36 +120,30 @@ class Refining:
         elif self:
             _ = inverter.encoder
 
-    def options(self, vectors: Any, quantisation: Quantisation | None, bar: Progress) -> dict[str, Any]:
-        """Options of `Inverter.invert` for a batch.
+    def refine(self, vectors: Any, quantisation: Quantisation | None) -> Refine | None:
+        """What is asked for a batch, None without queries.
 
         Args:
             vectors: (n, d) of the batch.
             quantisation: what the reader was given about the numbers.
-            bar: shows how far the batch is.
         """
         if not self:
-            return {}
-        from unembed.refinement.budget import Budget
-        from unembed.refinement.vector_precision import rounding_of
+            return None
+        from unembed.refinement.vector_precision import precision_of
 
-        count = len(vectors)
+        seconds = None if self.seconds is None else self.seconds * len(vectors)
+        precision = precision_of(vectors, quantisation)
+        return Refine(self.queries, self.method, seconds=seconds, tolerance=self.tolerance, vector_precision=precision)
 
-        def report(queries: int, cosine: float, met: float) -> None:
-            rows = self._rows + count
-            mean = (self._cosines + cosine * count) / rows
-            bar.advance(0, f"Query {queries} of {self.queries}: cosine {mean:.3f}, {self._met + met:.0f} of {rows} met")
-
-        return {
-            "budget": Budget(self.queries, seconds=None if self.seconds is None else self.seconds * count),
-            "refinement": self.method,
-            "tolerance": self.tolerance,
-            "rounding": rounding_of(vectors, quantisation),
-            "report": report,
-        }
+    def show(self, step: Round | None, bar: Progress) -> None:
+        """Say on the bar what a round has brought."""
+        if step is not None:
+            rows, matched = self._rows + len(step.nearest), self._matched + step.matched
+            cosine = (self._cosines + step.cosine * len(step.nearest)) / rows
+            bar.advance(0, f"Query {step.queries} of {self.queries}: cosine {cosine:.3f}, {matched} of {rows} matched")
 
     def count(self, found: Sequence[Recovery]) -> None:
         """Take finished rows into the mean that the bar shows."""
         self._rows += len(found)
-        self._met += sum(one.met for one in found)
+        self._matched += sum(one.matched for one in found)
         self._cosines += sum(one.cosine or 0.0 for one in found)

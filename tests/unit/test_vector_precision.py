@@ -8,7 +8,7 @@ import torch
 
 from unembed.encoders.hashing import HashingEncoder
 from unembed.errors import InputError
-from unembed.refinement.vector_precision import KINDS, NOISE, RoundingEncoder, rounding_of, rounding_tolerance
+from unembed.refinement.vector_precision import KINDS, NOISE, precision_of, precision_tolerance
 from unembed.stores.quantised import Quantisation
 
 
@@ -28,7 +28,7 @@ def test_the_tolerance_is_what_rounding_does(kind: str, dimension: int) -> None:
     """Other vectors than those that it was measured on lie within it, but for about one in a hundred."""
     vectors = unit(400, dimension, seed=5)
     lost = 1 - cosine(vectors, KINDS[kind](vectors))
-    tolerance = rounding_tolerance(kind, dimension)
+    tolerance = precision_tolerance(kind, dimension)
     assert (lost <= tolerance + 1e-12).mean() > 0.95
     if kind in ("int8", "binary"):
         assert tolerance < 3 * lost.mean() + NOISE, "not far above what happens"
@@ -36,11 +36,11 @@ def test_the_tolerance_is_what_rounding_does(kind: str, dimension: int) -> None:
 
 def test_tolerances_rise_with_the_loss() -> None:
     kinds = ("float32", "float16", "bfloat16", "int8", "binary")
-    values = [rounding_tolerance(kind, 384) for kind in kinds]
+    values = [precision_tolerance(kind, 384) for kind in kinds]
     assert values == sorted(values) and values[0] == NOISE
     assert values[-1] == pytest.approx(1 - np.sqrt(2 / np.pi), abs=0.05)  # E|x| of a normal number
     with pytest.raises(InputError, match="kind"):
-        rounding_tolerance("int4", 384)
+        precision_tolerance("int4", 384)
 
 
 def test_bfloat16_is_torch_s() -> None:
@@ -51,7 +51,7 @@ def test_bfloat16_is_torch_s() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_is_found_in_the_numbers(kind: str) -> None:
     stored = KINDS[kind](unit(6, 384))
-    found = rounding_of(stored)
+    found = precision_of(stored)
     assert found.kind == kind and found.tolerance == NOISE
     if kind != "float32":
         answers = found.apply(unit(6, 384))
@@ -60,15 +60,15 @@ def test_the_kind_is_found_in_the_numbers(kind: str) -> None:
 
 def test_what_arrays_say_themselves() -> None:
     vectors = unit(4, 384)
-    assert rounding_of(vectors.astype(np.float16)).kind == "float16"
-    assert rounding_of(vectors.astype(np.float64)).kind == "float32"
-    assert rounding_of(torch.from_numpy(vectors).bfloat16()).kind == "bfloat16"
-    assert rounding_of(torch.from_numpy(vectors).half()).kind == "float16"
+    assert precision_of(vectors.astype(np.float16)).kind == "float16"
+    assert precision_of(vectors.astype(np.float64)).kind == "float32"
+    assert precision_of(torch.from_numpy(vectors).bfloat16()).kind == "bfloat16"
+    assert precision_of(torch.from_numpy(vectors).half()).kind == "float16"
     whole = np.round(vectors * 500).clip(-127, 127).astype(np.int8)
     for array in (whole, whole.astype(np.float32)):
-        found = rounding_of(array)
+        found = precision_of(array)
         assert found.kind == "int8" and found.apply is None and found.tolerance > NOISE
-    assert rounding_of(np.sign(vectors).astype(np.int8)).kind == "binary"
+    assert precision_of(np.sign(vectors).astype(np.int8)).kind == "binary"
 
 
 @pytest.mark.parametrize("shape", ["one", "each", "ranges"])
@@ -83,7 +83,7 @@ def test_a_known_scale_is_applied(shape: str) -> None:
         shift = 0.01 if shape == "each" else 0.0
         numbers = np.round((vectors - shift) / scales[shape]).astype(np.int8)
     stored = quantisation.decode(numbers)
-    found = rounding_of(stored, quantisation)
+    found = precision_of(stored, quantisation)
     assert found.kind == "scaled" and found.apply is not None
     assert found.apply(vectors) == pytest.approx(stored, abs=1e-6)
     assert cosine(vectors, stored).max() < 1 - 1e-6, "the rounding is not nothing"
@@ -92,6 +92,5 @@ def test_a_known_scale_is_applied(shape: str) -> None:
 def test_the_encoder_answers_in_the_store_s_precision() -> None:
     inside = HashingEncoder(32)
     stored = inside.encode(["the old house"]).astype(np.float16)
-    encoder = RoundingEncoder(inside, rounding_of(stored))
-    assert encoder.dimension == 32 and encoder.name == inside.name
-    assert (encoder.encode(["the old house"]) == stored.astype(np.float32)).all()
+    answer = precision_of(stored).round(inside.encode(["the old house"]))
+    assert (answer == stored.astype(np.float32)).all()

@@ -1,0 +1,147 @@
+"""What one call decodes: checked vectors, options and constraints, ready for the loop.
+
+Contents: `Request`, `batch_starts`, `split_options`, `resolve_options`, `DECODE_OPTIONS`, `CONSTRAINT_NAMES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unembed.decoding import loop
+from unembed.decoding.choosing import Judge
+from unembed.decoding.config import DecodeConfig
+from unembed.decoding.constraints.known import Constraints
+from unembed.decoding.constraints.rules import Rules
+from unembed.decoding.prior import PriorReader
+from unembed.decoding.trace import Draft, Step
+from unembed.errors import InputError
+from unembed.network.base import Network
+
+_log = logging.getLogger(__name__)
+DECODE_OPTIONS = tuple(field.name for field in dataclasses.fields(DecodeConfig))
+CONSTRAINT_NAMES = tuple(field.name for field in dataclasses.fields(Constraints))
+
+
+@dataclass(frozen=True)
+class Request:
+    """Vectors, and all that their decode needs.
+
+    Attributes:
+        denoiser: the network.
+        rows: (n, d) float32, checked.
+        config: the options, every field set.
+        rules: constraints of the n texts, or None.
+        priors: what the strategy prior reads, None for the others.
+        judge: the student that choose = "student" asks, else None.
+    """
+
+    denoiser: Network
+    rows: np.ndarray
+    config: DecodeConfig
+    rules: Rules | None = None
+    priors: PriorReader | None = None
+    judge: Judge | None = None
+
+    def drafts(self, batch_size: int | None = None, trace: bool = False, progress: bool = False) -> list[Draft]:
+        """Decode batch by batch: one draft a row, with its alternatives."""
+        size = self.config.batch_size if batch_size is None else batch_size
+        parts = (self.part(rows) for rows in batch_starts(len(self.rows), size, progress))
+        return [draft for part in parts for draft in loop.finish(part.passes(trace))]
+
+    def passes(self, trace: bool = False, top: int = 0, live: bool = False) -> Generator[list[Step], None, list[Draft]]:
+        """Decode all rows together, step by step; see `loop.passes`."""
+        vectors, shown = torch.from_numpy(self.rows), {"trace": trace, "top": top, "live": live}
+        more: dict[str, Any] = {"rules": self.rules, "priors": self.priors, "judge": self.judge, **shown}
+        return loop.passes(self.denoiser, vectors, self.config, **more)
+
+    def stream(self) -> Iterator[Step]:
+        """Decode one row, step by step; see `loop.stream`.
+
+        Raises:
+            InputError: more than one row, or none.
+        """
+        if len(self.rows) != 1:
+            raise InputError(f"{len(self.rows)} vectors cannot be streamed.", "Pass one vector.")
+        more: dict[str, Any] = {"rules": self.rules, "priors": self.priors, "judge": self.judge}
+        return loop.stream(self.denoiser, torch.from_numpy(self.rows[0]), self.config, **more)
+
+    def part(self, rows: slice) -> Request:
+        """The same for some of the rows."""
+        rules = None if self.rules is None else self.rules.part(rows)
+        return dataclasses.replace(self, rows=self.rows[rows], rules=rules)
+
+
+def batch_starts(rows: int, batch_size: int, progress: bool = False) -> Iterator[slice]:
+    """Yield the batches of so many rows.
+
+    Args:
+        rows: how many there are.
+        batch_size: rows a batch.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}.", "Use a whole number of at least 1.")
+    starts: Any = range(0, rows, batch_size)
+    if progress:
+        from rich.console import Console
+        from rich.progress import track
+
+        starts = track(starts, description="Inverting", console=Console(stderr=True))
+    for start in starts:
+        yield slice(start, start + batch_size)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, Any]]:
+    """Tell constraints from options of the decode.
+
+    Raises:
+        InputError: constraints that make no sense.
+    """
+    named = {name: value for name, value in options.items() if name in CONSTRAINT_NAMES}
+    return Constraints(**named), {k: v for k, v in options.items() if k not in named}
+
+
+def resolve_options(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], has_student: Callable[[], bool] = lambda: True
+) -> DecodeConfig:
+    """Join options with a checkpoint's defaults, which hold where `options` name no other strategy.
+
+    Args:
+        options: fields of `DecodeConfig`.
+        defaults: of the checkpoint: its best strategy, with options.
+        has_student: whether there is a student encoder, which choose = "student" asks.
+
+    Raises:
+        InputError: an unknown option, or one that makes no sense.
+    """
+    if options.get("strategy", defaults.get("strategy")) != defaults.get("strategy"):
+        defaults = {}
+    elif options.get("temperature") or options.get("samples", 1) > 1:
+        defaults = {k: v for k, v in defaults.items() if k != "beam"}  # what is sampled has no beam
+    for name in options:
+        if name not in DECODE_OPTIONS:
+            near = difflib.get_close_matches(name, (*DECODE_OPTIONS, *CONSTRAINT_NAMES), 1)
+            listed = ", ".join((*DECODE_OPTIONS, *CONSTRAINT_NAMES))
+            hint = f"Did you mean {near[0]}?" if near else f"Options: {listed}."
+            raise InputError(f"There is no decoding option {name!r}.", hint)
+    config = DecodeConfig(**{**defaults, **options})
+    if config.choose == "student" and not has_student():
+        if "choose" in options:
+            raise InputError(
+                'This checkpoint has no student encoder, which choose = "student" asks.',
+                'Set choose = "likelihood", or train a student (docs/training.md).',
+            )
+        _log.warning("No student encoder lies beside the checkpoint: drafts are chosen by their likelihood alone")
+        config = dataclasses.replace(config, choose="likelihood")
+    return config
