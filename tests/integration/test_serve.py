@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from tests.helpers.serving import LONG, SLOW, TEXTS, Running, read_until, running, some_vectors, tiny_checkpoint, until
-from unembed import Inverter
+from unembed import Inverter, plugins
+from unembed.decoding.strategies.selection import surest
+from unembed.decoding.strategies.table import Strategy
 from unembed.metrics.cosine import row_cosine
 from unembed.serve.limits import Limits
 from unembed.serve.results import change_vectors
@@ -37,6 +39,17 @@ def test_health_and_models(server: Running, inverter: Inverter) -> None:
     assert {"name", "description", "random"} == set(model["strategies"][0])
     assert model["defaults"]["strategy"] == "adaptive"
     assert found["limits"]["vectors"] == 64
+
+
+def test_a_registered_strategy_is_listed_and_answers(inverter: Inverter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {("strategy", "mine"): Strategy(surest)})
+    body = {"vectors": some_vectors(2), "options": {"strategy": "mine", "passes": 4}}
+    with running(inverter) as server:
+        (model,) = server.send("GET", "/v1/models").json()["models"]
+        assert {"name": "mine", "description": "of a plug-in", "random": False} in model["strategies"]
+        texts = [row["text"] for row in server.post("/v1/invert", body).json()["results"]]
+        body["options"]["strategy"] = "confidence"
+        assert texts == [row["text"] for row in server.post("/v1/invert", body).json()["results"]]
 
 
 def test_embed_cuts_texts_to_what_is_embedded(server: Running, inverter: Inverter) -> None:
