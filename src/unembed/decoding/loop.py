@@ -55,7 +55,7 @@ def run(
     """
     schedule = get_schedule(config.schedule)
     n = canvas.ids.shape[1]
-    active = canvas.free.any(1).nonzero().flatten()
+    active = canvas.free.any(1).nonzero().flatten()  # (A,) drafts that still take part
     fresh = torch.zeros_like(canvas.masked)
     zeros = torch.zeros(1, 1, device=canvas.ids.device)
     enforcer, placing = proposer.enforcer, (config.passes + 1) // 2
@@ -81,9 +81,9 @@ def run(
             schedule=schedule,
             config=config,
         )
-        reopened = strategy.remask(view) & view.free & ~view.masked & (step < config.passes)
+        reopened = strategy.remask(view) & view.free & ~view.masked & (step < config.passes)  # (A, n)
         canvas.reopen(active, reopened)
-        here = canvas.masked[active].any(1).nonzero().flatten()
+        here = canvas.masked[active].any(1).nonzero().flatten()  # rows of `active` with something to predict
         fresh[active] = False
         if len(here):
             drafts = active[here]
@@ -118,18 +118,12 @@ def _decode(
     rules: Rules | None,
     known_lengths: Tensor | None,
     traced: bool,
-    top: int = 0,
-    live: bool = False,
-    judge: Judge | None = None,
+    top: int,
+    live: bool,
+    judge: Judge | None,
 ) -> Generator[list[Step], None, list[Draft]]:
-    strategy = get_strategy(config.strategy)
-    check_backbone(denoiser, config)
-    device = denoiser.banned.device
-    vectors = vectors.to(device, torch.float32)
-    rules = None if rules is None else rules.to(device)
-    if known_lengths is not None:
-        known_lengths = known_lengths.to(device)
-        check_lengths(denoiser, known_lengths, rules)
+    """Draft left to right or open masked canvases, run the strategy over them, choose; all tensors on one device."""
+    strategy, device = get_strategy(config.strategy), vectors.device
     condition = denoiser.condition(vectors)
     seeds = vector_seeds(vectors, config.seed)
     if strategy.causal_draft:
@@ -151,26 +145,16 @@ def _decode(
 
 
 def _read(
-    denoiser: Network,
-    vectors: Tensor,
-    rules: Rules | None,
-    known_lengths: Tensor | None,
-    traced: bool,
-    priors: PriorReader | None,
+    reader: PriorReader, vectors: Tensor, rules: Rules | None, known_lengths: Tensor | None, traced: bool
 ) -> list[Draft]:
-    device = denoiser.banned.device
-    rules = None if rules is None else rules.to(device)
-    if rules is not None and not rules.of_tokens_alone:
+    """The drafts of the strategy prior."""
+    if rules is None:
+        return prior_drafts(reader, vectors, lengths=known_lengths, traced=traced)
+    if not rules.of_tokens_alone:
         raise InputError(
             "The strategy prior keeps given tokens, a prefix and a range of lengths, but no other constraints.",
             "Use another strategy for known, required and banned words, such as adaptive.",
         )
-    if known_lengths is not None:
-        known_lengths = known_lengths.to(device)
-        check_lengths(denoiser, known_lengths, rules)
-    reader, vectors = priors or PriorReader.of(denoiser), vectors.to(device, torch.float32)
-    if rules is None:
-        return prior_drafts(reader, vectors, lengths=known_lengths, traced=traced)
     drafts = prior_drafts(reader, vectors, rules.given, known_lengths, traced, rules.lengths())
     known = (rules.given >= 0).tolist()
     return [
@@ -179,20 +163,37 @@ def _read(
     ]
 
 
-def _drive(
+def passes(
     denoiser: Network,
     vectors: Tensor,
     config: DecodeConfig,
-    given: Tensor | None,
-    rules: Rules | None,
-    known_lengths: Tensor | None,
-    traced: bool,
+    *,
+    given: Tensor | None = None,
+    rules: Rules | None = None,
+    known_lengths: Tensor | None = None,
     priors: PriorReader | None = None,
+    trace: bool = False,
     top: int = 0,
     live: bool = False,
     judge: Judge | None = None,
 ) -> Generator[list[Step], None, list[Draft]]:
-    dimension = denoiser.config.vector_dim
+    """Decode like `decode`, and give the caller control back after each pass, so that decodes can take turns.
+
+    Args:
+        denoiser, vectors, config, given, rules, known_lengths, priors, trace, judge: as `decode`.
+        top: with `trace`, how many of the likeliest tokens of each predicted position `Step.alternatives` keeps.
+        live: with `trace`, yield `Step.preview` of the first text while a beam grows.
+
+    Yields:
+        The steps of the pass, nothing unless `trace`.
+
+    Returns:
+        The drafts.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    dimension, device = denoiser.config.vector_dim, denoiser.banned.device
     if vectors.dim() != 2 or vectors.shape[1] != dimension:
         raise InputError(
             f"Vectors of shape {tuple(vectors.shape)} do not fit a denoiser for {dimension} dimensions.",
@@ -200,15 +201,22 @@ def _drive(
         )
     if not len(vectors):
         return []
+    network = get_strategy(config.strategy).network
     rules = one_form(denoiser, len(vectors), given, rules)
-    if not get_strategy(config.strategy).network:
+    if network:
+        check_backbone(denoiser, config)
+    vectors, rules = vectors.to(device, torch.float32), None if rules is None else rules.to(device)
+    if known_lengths is not None:
+        known_lengths = known_lengths.to(device)
+        check_lengths(denoiser, known_lengths, rules)
+    if not network:
         with torch.inference_mode():
-            drafts = _read(denoiser, vectors, rules, known_lengths, traced, priors)
+            drafts = _read(priors or PriorReader.of(denoiser), vectors, rules, known_lengths, trace)
         yield [step for draft in drafts if draft.trace for step in draft.trace.steps]
         return drafts
     training = denoiser.training
     denoiser.eval()
-    steps = _decode(denoiser, vectors, config, rules, known_lengths, traced, top, live, judge)
+    steps = _decode(denoiser, vectors, config, rules, known_lengths, trace, top if trace else 0, live, judge)
     try:
         while True:
             with torch.inference_mode(), autocast(denoiser):
@@ -270,7 +278,18 @@ def decode(
     if generator is not None:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         config = replace(config, seed=int(drawn))
-    return finish(_drive(denoiser, vectors, config, given, rules, known_lengths, trace, priors, judge=judge))
+    steps = passes(
+        denoiser,
+        vectors,
+        config,
+        given=given,
+        rules=rules,
+        known_lengths=known_lengths,
+        priors=priors,
+        trace=trace,
+        judge=judge,
+    )
+    return finish(steps)
 
 
 def stream(
@@ -294,42 +313,15 @@ def stream(
     """
     config = config or DecodeConfig()
     given = None if given is None else given.view(1, -1)
-    passes = _drive(denoiser, vector.view(1, -1), config, given, rules, None, True, priors, judge=judge)
+    steps = passes(
+        denoiser, vector.view(1, -1), config, given=given, rules=rules, priors=priors, judge=judge, trace=True
+    )
     while True:
         try:
-            yield from next(passes)
+            yield from next(steps)
         except StopIteration as stop:
             yield _final(stop.value[0])
             return
-
-
-def passes(
-    denoiser: Network,
-    vectors: Tensor,
-    config: DecodeConfig,
-    *,
-    rules: Rules | None = None,
-    priors: PriorReader | None = None,
-    trace: bool = False,
-    top: int = 0,
-    live: bool = False,
-    judge: Judge | None = None,
-) -> Generator[list[Step], None, list[Draft]]:
-    """Decode like `decode`, and give the caller control back after each pass, so that decodes can take turns.
-
-    Args:
-        denoiser, vectors, config, rules, priors, trace, judge: as `decode`.
-        top: with `trace`, how many of the likeliest tokens of each predicted position `Step.alternatives` keeps.
-        live: with `trace`, yield `Step.preview` of the first text while a beam grows.
-
-    Yields:
-        The steps of the pass, nothing unless `trace`.
-
-    Returns:
-        The drafts.
-    """
-    top = top if trace else 0
-    return (yield from _drive(denoiser, vectors, config, None, rules, None, trace, priors, top, live, judge))
 
 
 def _final(draft: Draft) -> Step:
