@@ -145,16 +145,22 @@ def _decode(
 
 
 def _read(
-    reader: PriorReader, vectors: Tensor, rules: Rules | None, known_lengths: Tensor | None, traced: bool
+    denoiser: Network,
+    vectors: Tensor,
+    rules: Rules | None,
+    known_lengths: Tensor | None,
+    traced: bool,
+    priors: PriorReader | None,
 ) -> list[Draft]:
     """The drafts of the strategy prior."""
-    if rules is None:
-        return prior_drafts(reader, vectors, lengths=known_lengths, traced=traced)
-    if not rules.of_tokens_alone:
+    if rules is not None and not rules.of_tokens_alone:
         raise InputError(
             "The strategy prior keeps given tokens, a prefix and a range of lengths, but no other constraints.",
             "Use another strategy for known, required and banned words, such as adaptive.",
         )
+    reader = priors or PriorReader.of(denoiser)
+    if rules is None:
+        return prior_drafts(reader, vectors, lengths=known_lengths, traced=traced)
     drafts = prior_drafts(reader, vectors, rules.given, known_lengths, traced, rules.lengths())
     known = (rules.given >= 0).tolist()
     return [
@@ -211,7 +217,7 @@ def passes(
         check_lengths(denoiser, known_lengths, rules)
     if not network:
         with torch.inference_mode():
-            drafts = _read(priors or PriorReader.of(denoiser), vectors, rules, known_lengths, trace)
+            drafts = _read(denoiser, vectors, rules, known_lengths, trace, priors)
         yield [step for draft in drafts if draft.trace for step in draft.trace.steps]
         return drafts
     training = denoiser.training
