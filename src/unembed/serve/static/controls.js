@@ -181,7 +181,7 @@ export class Controls {
     const prior = strategy === "prior" ? t("settings.prior.unused") : "";
     this.#sliders.passes.disable(strategy === "left-to-right" ? t("settings.passes.unused") : prior);
     this.#sliders.temperature.disable(prior);
-    this.#sliders.guidance?.disable(prior);
+    this.#sliders.guidance?.disable(strategy === "left-to-right" ? t("settings.guidance.unused") : prior);
     this.#sliders.queries.disable(this.#model.queries ? "" : t("settings.queries.none"));
     const chance = known.random || (temperature > 0 && !prior) || this.#chosen.queries > 0;
     this.seed.value = this.#chosen.seed;
