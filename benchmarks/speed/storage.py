@@ -40,8 +40,7 @@ from unembed.metrics.bootstrap import Statistic, summary
 from unembed.metrics.text import id_statistics
 from unembed.network.corrector import Corrector
 from unembed.network.denoiser import Denoiser
-from unembed.priors.rows import quantise_rows
-from unembed.priors.token_prior import squares
+from unembed.priors.token_prior import quantise_rows, squares
 from unembed.refinement.forecast import Forecaster
 from unembed.training.losses.rows import full_columns, prepare_causal, prepare_masked, rows_loss
 

@@ -1,7 +1,7 @@
 """Shapes of JSON values that come from elsewhere: which types, within which bounds.
 
 Contents: `SchemaError`, `Check`, and what makes checks: `whole`, `number`, `flag`, `text`, `one_of`, `listing`,
-`table`, `mapping`, `anything`.
+`table`, `mapping`, `anything`; `nearest`, the hint for a name that is not known.
 
 A check takes a value and its name, and returns the value or raises. Nothing is converted: true is not a number, 3.0 is
 not a whole number, NaN and infinity are none at all.
@@ -140,6 +140,14 @@ def mapping(of: Check, most: int, key: Check | None = None) -> Check:
         return value
 
     return check
+
+
+def nearest(name: object, known: Collection[str], otherwise: str) -> str:
+    """What to do about a name that is not known: the nearest of those that are, or else what is said `otherwise`."""
+    import difflib  # most runs need no hint
+
+    near = difflib.get_close_matches(str(name)[:100], known, 1)
+    return f"Did you mean {near[0]}?" if near else otherwise
 
 
 def anything(value: Any, name: str) -> Any:

@@ -310,7 +310,7 @@ def test_wrong_texts_and_recipes(place: Place, tmp_path: Path, capsys: pytest.Ca
 
 def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     for args, part in (
-        (["invrt"], "Did you mean 'invert'"),
+        (["invrt"], "Did you mean invert?"),
         (["invert"], "VECTORS"),
         (["invert", "x", "--no"], "--no"),
     ):

@@ -1,4 +1,4 @@
-"""What the README says can be run, and every command in the docs is a command that exists (STYLE, habit 9)."""
+"""What the README says can be run, and every command in the docs is a command that exists."""
 
 from __future__ import annotations
 

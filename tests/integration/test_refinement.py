@@ -84,7 +84,7 @@ def test_a_text_that_is_met_ends_the_search(inverter: Inverter) -> None:
 
 
 def test_the_difference_names_what_is_missing(inverter: Inverter) -> None:
-    """One word exchanged: target minus draft puts the right word far before the wrong one (design, decision 14)."""
+    """One word exchanged: target minus draft puts the right word far before the wrong one."""
     pairs = [("dog", "cat"), ("monday", "friday"), ("piano", "guitar"), ("doctor", "lawyer"), ("apples", "oranges")]
     right = [f"i saw the {a} again today." for a, _ in pairs]
     wrong = [f"i saw the {b} again today." for _, b in pairs]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unembed.checkpoint.codec import DTYPES, coarse, decode, encode, load_into, plan_for
 from unembed.errors import CheckpointError, InputError
-from unembed.priors.rows import quantise_rows
+from unembed.priors.token_prior import quantise_rows
 
 
 def numbers(*shape: int) -> Tensor:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unembed.checkpoint.fit_file import read_fit_score, write_fit_score
 from unembed.cli.recovered import Fitting
 from unembed.decoding.recovery import Recovery
 from unembed.errors import CheckpointError, DataError
-from unembed.priors.fit_score import LIMIT, FitScore, Judged, read_fit_score, write_fit_score
+from unembed.priors.fit_score import LIMIT, FitScore, Judged
 
 DIM = 48
 
@@ -143,7 +144,7 @@ def test_the_shipped_list_of_files_guards_what_warns(tmp_path: Path) -> None:
     """An empty list, a file that is not listed, one that is gone: each is named, and the model is not used without."""
     from unembed.checkpoint.checkpoint import load_checkpoint, verify_checkpoint
     from unembed.checkpoint.shipped import find_checkpoint
-    from unembed.priors.fit_score import FIT_FILE
+    from unembed.checkpoint.sums import FIT_FILE
 
     model = tmp_path / "m"
     shutil.copytree(find_checkpoint("default"), model)

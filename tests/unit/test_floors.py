@@ -1,4 +1,4 @@
-"""The house stands: imports downwards, no cycle, short files, quick starts (design, "The house"; STYLE, habit 1)."""
+"""The house stands: imports downwards, no cycle, short files, quick starts."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Nothing is ever unpickled. Shards stay under 15 MiB; a tensor that is larger is 
 "int6" matrices are stored by rows of codes and dequantised at load (`codec.py`), with "int6" the
 token prior in 4 bits; the whitening matrix stays in float32, because it blows small components up. The squares of the
 token prior's means are made at load, from the means as they were stored.
-A corrector may be next to them (`corrector_file.py`), and how held-out vectors look (`fit_score.py`); config.json names
+A corrector may be next to them (`corrector_file.py`), and how held-out vectors look (`fit_file.py`); config.json names
 neither.
 config.json is written last and names the sha256 of every file that the model is made of: a directory without it is not
 a checkpoint. SHA256SUMS (`sums.py`) lists every file of the directory, also those that were put beside the model later.
@@ -28,7 +28,8 @@ from torch import Tensor
 from unembed.checkpoint.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.checkpoint.config_file import FORMAT, MOST_TOKENIZER, VERSION, read_config, read_object, read_text
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, read_corrector
-from unembed.checkpoint.sums import LISTED, REPAIR, check_all, check_file, check_listed, list_files
+from unembed.checkpoint.fit_file import read_fit_score, write_fit_score
+from unembed.checkpoint.sums import FIT_FILE, LISTED, REPAIR, check_all, check_file, check_listed, list_files
 from unembed.checkpoint.tensor_file import read_tensors
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, sha256_file, write_json
@@ -36,7 +37,7 @@ from unembed.network.base import Network
 from unembed.network.config import ModelConfig
 from unembed.network.corrector import Corrector
 from unembed.network.denoiser import build_network
-from unembed.priors.fit_score import FIT_FILE, FitScore, read_fit_score, write_fit_score
+from unembed.priors.fit_score import FitScore
 from unembed.priors.token_prior import squares
 
 SHARD_BYTES = 15 * 2**20 - 4096

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unembed.errors import CheckpointError, InputError
-from unembed.priors.rows import TOP, quantise_rows
+from unembed.priors.token_prior import TOP, quantise_rows
 
 DTYPES = ("fp32", "fp16", "int8", "int6")
 SMALLEST = 4096

@@ -1,7 +1,7 @@
 """The list of a checkpoint's files: SHA256SUMS, as `sha256sum --check` reads it.
 
-Contents: `SUMS`, `LISTED`, `read_sums`, `has_sums`, `list_files`, `sums_text`, `check_file`, `check_listed`,
-`check_all`.
+Contents: `SUMS`, `FIT_FILE`, `LISTED`, `read_sums`, `has_sums`, `list_files`, `sums_text`, `check_file`,
+`check_listed`, `check_all`.
 
 Whoever writes a file into a checkpoint's folder lists it here, the model card too; only the list itself is not in it.
 config.json names the files that the model is made of, and so the digest of config.json is the model's. This list says
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_write_bytes, open_regular, sha256_file
-from unembed.priors.fit_score import FIT_FILE
 
 SUMS = "SHA256SUMS"
+FIT_FILE = "fit-score.safetensors"
 LISTED = (FIT_FILE,)
 """Files beside a model that say nothing of the weights they belong to, and that only the program itself writes."""
 

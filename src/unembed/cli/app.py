@@ -22,6 +22,7 @@ from types import FrameType
 import click
 
 from unembed import __version__
+from unembed.checks import nearest
 from unembed.cli.console import open_streams, visible
 from unembed.errors import UnembedError
 
@@ -61,11 +62,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown one is answered with the nearest name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(COMMANDS))}."
-            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+            hint = nearest(args[0], COMMANDS, f"Known: {', '.join(sorted(COMMANDS))}.")
+            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -260,8 +260,8 @@ def _rows_read(batch: VectorBatch, columns: Sequence[str]) -> list[bytes]:
 def _digests(inverter: Inverter, model: str) -> list[str]:
     """Digests of the checkpoint and of the files next to it that take part in decoding."""
     from unembed.checkpoint.shipped import find_checkpoint
+    from unembed.checkpoint.sums import FIT_FILE
     from unembed.files import sha256_file
-    from unembed.priors.fit_score import FIT_FILE
 
     beside = (find_checkpoint(model) / name for name in ("student.json", "corrector.safetensors", FIT_FILE))
     return [inverter.sha256, *(sha256_file(path) for path in beside if path.is_file())]

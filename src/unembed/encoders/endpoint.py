@@ -12,13 +12,13 @@ name of a variable, because a file that comes from elsewhere must not say where 
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from unembed.checks import nearest
 from unembed.errors import EncoderError
 
 OPENAI = "https://api.openai.com/v1"
@@ -122,11 +122,8 @@ def parse_endpoint(spec: str, **options: Any) -> Endpoint:
     asked: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
     for key in [*asked, *options]:
         if key not in _TYPES:
-            near = difflib.get_close_matches(key, _TYPES, 1)
-            raise EncoderError(
-                f"An endpoint has no option {key!r}.",
-                f"Did you mean {near[0]}?" if near else f"Its options are {', '.join(_TYPES)}.",
-            )
+            hint = nearest(key, _TYPES, f"Its options are {', '.join(_TYPES)}.")
+            raise EncoderError(f"An endpoint has no option {key!r}.", hint)
     values = {key: _convert(key, value) for key, value in {**asked, **options}.items()}
     if before.startswith("openai:"):
         values = {"model": before.removeprefix("openai:"), "key_env": OPENAI_KEY, **values}

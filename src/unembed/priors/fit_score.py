@@ -1,6 +1,6 @@
 """Whether a vector looks like those that the model learnt from: a number from 0 to 1, and what it looks like instead.
 
-Contents: `FitScore`, `Judged`, `REASONS`, `LIMIT`, `FIT_FILE`, `write_fit_score`, `read_fit_score`.
+Contents: `FitScore`, `Judged`, `REASONS`, `LIMIT`, `KNOTS`.
 
 Three statistics of a whitened vector z, each large where something is off:
 
@@ -16,24 +16,19 @@ seen usual texts alone, and so needs no idea of what may come. Pure numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from unembed.errors import CheckpointError, DataError
-from unembed.files import atomic_path, open_regular
+from unembed.errors import DataError
 
-FIT_FILE = "fit-score.safetensors"
 LIMIT = 0.01
 """A fit below it counts as a misfit: one text in a hundred of those that fit is taken for one."""
 
 REASONS = ("vector", "long", "language")
 KNOTS = 64
 _CLIP = 6.0  # coordinates beyond it tell of the energy, which has its own statistic
-_MOST_BYTES = 2**24
-_REPAIR = "Fetch the checkpoint again, or remove the file from it."
 
 
 @dataclass(frozen=True)
@@ -154,74 +149,3 @@ def _statistics(z: np.ndarray, weights: np.ndarray, offsets: np.ndarray) -> np.n
     z = np.asarray(z, dtype=np.float32)
     energy = (z.astype(np.float64) ** 2).sum(1)
     return np.concatenate((energy[None], (np.clip(z, -_CLIP, _CLIP) @ weights.T + offsets).T), dtype=np.float64)
-
-
-def write_fit_score(path: str | Path, score: FitScore) -> None:
-    """Write the file, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    from safetensors.numpy import save_file
-
-    state = {
-        "weights": score.weights.astype(np.float32),
-        "offsets": score.offsets.astype(np.float32),
-        "knots": score.knots,
-        "tails": score.tails,
-        "trust_x": score.trust_x,
-        "trust_y": score.trust_y,
-    }
-    with atomic_path(Path(path)) as part:
-        save_file(
-            {name: np.ascontiguousarray(value) for name, value in state.items()},
-            str(part),
-            metadata={"reasons": " ".join(score.reasons), "n": str(score.n)},
-        )
-
-
-def read_fit_score(path: str | Path, dim: int) -> FitScore:
-    """Read the file.
-
-    Args:
-        path: of the file.
-        dim: dimension d of the checkpoint's vectors.
-
-    Raises:
-        CheckpointError: not such a file, or of another shape.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        open_regular(path, _MOST_BYTES).close()
-        with safe_open(str(path), framework="numpy") as file:
-            told: Mapping[str, str] = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        reasons, n = tuple(told["reasons"].split()), int(told["n"])
-        score = FitScore(reasons, n=n, **state)
-    except (DataError, OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}).", _REPAIR) from error
-    k = len(reasons)
-    shapes = (
-        score.weights.shape == (k - 1, dim)
-        and score.offsets.shape == (k - 1,)
-        and score.knots.shape == (k, KNOTS)
-        and score.tails.shape == (KNOTS,)
-        and score.trust_x.shape == score.trust_y.shape == (k, score.trust_x.shape[-1])
-        and 1 <= score.trust_x.shape[-1] <= KNOTS
-    )
-    whole = shapes and all(np.issubdtype(v.dtype, np.floating) and (np.abs(v) < 1e9).all() for v in state.values())
-    if not (
-        whole
-        and reasons[:1] == REASONS[:1]
-        and set(reasons) <= set(REASONS)
-        and n > 0
-        and (np.diff(score.knots, axis=1) >= 0).all()
-        and (np.diff(score.tails) < 0).all()
-        and 0 < score.tails[-1] <= score.tails[0] <= 1
-        and (np.diff(score.trust_x, axis=1) > 0).all()
-        and (np.diff(score.trust_y, axis=1) <= 0).all()
-        and 0 <= score.trust_y.min() <= score.trust_y.max() <= 1
-    ):
-        raise CheckpointError(f"{path} does not belong to this checkpoint, or is damaged.", _REPAIR)
-    return score

@@ -2,6 +2,7 @@
 
 What is here:
     TokenPrior      p(token occurs in the text | vector)
+    quantise_rows   rows of numbers as int8 codes with one scale per row, also for `checkpoint/codec.py`
     squares         |m|^2 of means that are held as codes
 
 For classes that share a covariance S, log p(w | v) - log p(w) = v' S^-1 mu_w - 1/2 mu_w' S^-1 mu_w (linear discriminant
@@ -14,12 +15,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unembed.priors.rows import quantise_rows
-
 SHRINK = 20.0
 """Pseudo-count towards the global mean (zero, in whitened space)."""
 
 _CHUNK = 8192
+TOP = 127
+"""Largest int8 code."""
+
+
+def _scale_of(largest: Tensor, top: int) -> Tensor:
+    """largest / top with 16 significant bits: codes up to 127 times it are exact in float32."""
+    scale = (largest / top).clamp(min=1e-12).float().contiguous()
+    return ((scale.view(torch.int32) + 0x80) & ~0xFF).view(torch.float32)
+
+
+def quantise_rows(rows: Tensor, top: int = TOP) -> tuple[Tensor, Tensor]:
+    """Round rows to whole multiples of one scale per row, the row's largest number over `top`.
+
+    Args:
+        rows: (N, d) numbers.
+        top: largest code, 127 for int8 and 31 for 6 bits.
+
+    Returns:
+        Codes (N, d) int8 within -top..top and scales (N,) float32: row = scale * code, wrong by half a scale at most.
+    """
+    scale = _scale_of(rows.abs().amax(dim=1), top)
+    codes = (rows.float() / scale[:, None]).round_().clamp_(-top, top).to(torch.int8)
+    return codes, scale
 
 
 def squares(codes: Tensor, scale: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `masked_rows`,
 `full_columns`, `rows_loss`.
 
 Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
-for the bound (design, decision 7); or times are drawn, and each token is masked on its own (2602.11047). In causal rows
+for the bound; or times are drawn, and each token is masked on its own (2602.11047). In causal rows
 the input is the text moved by one and the end token is a target.
 """
 

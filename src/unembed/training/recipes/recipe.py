@@ -9,7 +9,6 @@ resolved recipe is saved with the checkpoint.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unembed.checks import nearest
 from unembed.encoders.endpoint import without_address
 from unembed.errors import InputError, RecipeError
 from unembed.training.recipes.recipe_parts import (
@@ -211,8 +211,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         key = RENAMED.get((where, key), key)
         name = f"{where}.{key}" if where else key
         if key not in known:
-            near = difflib.get_close_matches(str(key)[:100], known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}."
+            hint = nearest(key, known, f"Known keys: {', '.join(known)}.")
             plain = name if isinstance(key, str) and name.isprintable() and len(name) < 60 else shown(key)
             raise RecipeError(f"The recipe has an unknown key {plain}.", hint)
         arguments[key] = _convert(hints[key], value, name)
