@@ -1,7 +1,8 @@
 """Shapes of JSON values that come from elsewhere: which types, within which bounds.
 
 Contents: `SchemaError`, `Check`, and what makes checks: `whole`, `number`, `flag`, `text`, `one_of`, `listing`,
-`table`, `mapping`, `anything`; `nearest`, the hint for a name that is not known.
+`table`, `mapping`, `anything`; `shown`, `nearest`;
+`allow`, `bound`, for options that a user sets.
 
 A check takes a value and its name, and returns the value or raises. Nothing is converted: true is not a number, 3.0 is
 not a whole number, NaN and infinity are none at all.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from unembed.errors import InputError, UnembedError
 
 Check = Callable[[Any, str], Any]
 _SHOWN = 40
@@ -140,6 +143,41 @@ def mapping(of: Check, most: int, key: Check | None = None) -> Check:
         return value
 
     return check
+
+
+def shown(value: Any) -> str:
+    """A value for a message: cut short, in printable ASCII."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, lists within lists
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def allow(name: str, value: Any, allowed: Collection[str], error: type[UnembedError] = InputError) -> None:
+    """Refuse an option that is not one of a few words.
+
+    Raises:
+        UnembedError: of the type `error`, naming the option and the words.
+    """
+    if value not in allowed:
+        raise error(f"{name} is {shown(value)}.", f"Use one of: {', '.join(allowed)}.")
+
+
+def bound(
+    name: str, value: Any, low: float, high: float, error: type[UnembedError] = InputError, whole: bool = False
+) -> None:
+    """Refuse an option that is not a number, or not a whole one, within bounds; NaN is within none.
+
+    Raises:
+        UnembedError: of the type `error`, naming the option and its bounds.
+    """
+    known = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if known and low <= value <= high:
+        return
+    most = "below 1" if high == math.nextafter(1, 0) else f"to {high if isinstance(high, int) else format(high, 'g')}"
+    kind = "whole number" if whole else "number"
+    raise error(f"{name} is {shown(value)}.", f"Use a {kind} from {low:g} {most}.")
 
 
 def nearest(name: object, known: Collection[str], otherwise: str) -> str:

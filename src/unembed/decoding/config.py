@@ -5,8 +5,10 @@ Contents: `STRATEGIES` (names and one line each), `strategy_names`, `REMASK_RULE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from unembed.checks import allow, bound
 from unembed.errors import InputError
 from unembed.plugins import plugin, plugin_names
 
@@ -30,6 +32,16 @@ REMASK_RULES = ("probability", "threshold")
 def strategy_names() -> list[str]:
     """Names of the strategies, those of plug-ins after the built-in ones."""
     return list(dict.fromkeys([*STRATEGIES, *plugin_names("strategy")]))
+
+
+def option(
+    default: Any, least: float | None = None, most: float | None = None, served: float | None = None, about: str = ""
+) -> Any:
+    """A field with its bounds; a server takes at most `served` (None: `most`, 0: not at all) and is told what for."""
+    return field(
+        default=default,
+        metadata={"least": least, "most": most, "served": most if served is None else served, "about": about},
+    )
 
 
 @dataclass(frozen=True)
@@ -65,24 +77,24 @@ class DecodeConfig:
         schedule: the noise schedule that euler, euler-remask, two-stage and remdm follow.
     """
 
-    strategy: str = "adaptive"
-    passes: int = 8
-    temperature: float = 0.0
-    samples: int = 1
-    lengths: int = 3
-    guidance: float = 1.0
-    remask: float = 0.05
-    remask_rule: str = "probability"
-    remask_rate: float = 0.5
-    entropy_bound: float = 0.5
-    beam: int = 1
-    keep: int = 0
-    seed: int = 0
-    choose: str = "likelihood"
-    student_weight: float = 100.0
-    length_weight: float | None = None
-    length_power: float = 0.0
-    schedule: str = "linear"
+    strategy: str = option("adaptive", about="A name from /v1/models.")
+    passes: int = option(8, 1, 10_000, 128, "Passes of the network, at most.")
+    temperature: float = option(0.0, 0, 100, about="0 takes the likeliest tokens.")
+    samples: int = option(1, 1, 10_000, 16, "Drafts a length; needs a temperature.")
+    lengths: int = option(3, 1, 10_000, 16, "Likely lengths that are decoded.")
+    guidance: float = option(1.0, 0, 100, about="Weight of the vector; for models that have it.")
+    remask: float = option(0.05, 0, 1, about="Of euler-remask and remdm.")
+    remask_rule: str = option("probability")
+    remask_rate: float = option(0.5, 0, 1, about="Of two-stage and draft-correct.")
+    entropy_bound: float = option(0.5, 0, 1e9, about="Of adaptive, nats.")
+    beam: int = option(1, 1, 1_000, 16, "Hypotheses of left-to-right and draft-correct.")
+    keep: int = option(0, 0, 10_000, 64, "Of draft-correct: drafts that are corrected, 0 for all.")
+    seed: int = option(0, 0, 2**63 - 1, 2**53 - 1, "Of everything random.")
+    choose: str = option("likelihood")
+    student_weight: float = option(100.0, 0, 1e6, served=0)
+    length_weight: float | None = option(None, 0, 1e9)
+    length_power: float = option(0.0, 0, 1)
+    schedule: str = option("linear")
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
@@ -90,22 +102,18 @@ class DecodeConfig:
         Raises:
             InputError: naming the option and what it may be.
         """
-        _one_of("strategy", self.strategy, tuple(STRATEGIES), "strategy")
-        _one_of("remask_rule", self.remask_rule, REMASK_RULES, "remasking")
-        _one_of("choose", self.choose, ("likelihood", "mbr", "student"))
-        for name, most in (("passes", 10_000), ("samples", 10_000), ("lengths", 10_000), ("beam", 1_000)):
-            _whole(name, getattr(self, name), 1, most)
-        for name, most in (("seed", 2**63 - 1), ("keep", 10_000)):
-            _whole(name, getattr(self, name), 0, most)
-        _within("temperature", self.temperature, 0, 100)
-        _within("guidance", self.guidance, 0, 100)
-        _within("remask", self.remask, 0, 1)
-        _within("remask_rate", self.remask_rate, 0, 1)
-        _within("entropy_bound", self.entropy_bound, 0, 1e9)
-        _within("length_power", self.length_power, 0, 1)
-        _within("student_weight", self.student_weight, 0, 1e6)
-        if self.length_weight is not None:
-            _within("length_weight", self.length_weight, 0, 1e9)
+        for name, kind, allowed in (
+            ("strategy", "strategy", STRATEGIES),
+            ("remask_rule", "remasking", REMASK_RULES),
+            ("choose", "", ("likelihood", "mbr", "student")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:  # plug-ins are looked for only then
+                allow(name, value, [*allowed, *(plugin_names(kind) if kind else ())])
+        for item in fields(self):
+            value, least = getattr(self, item.name), item.metadata["least"]
+            if least is not None and not (value is None and item.default is None):
+                bound(item.name, value, least, item.metadata["most"], whole=str(item.type) == "int")
         if self.beam > 1 and (self.temperature > 0 or self.samples > 1):
             raise InputError(
                 f"A beam of {self.beam} cannot be combined with sampling.",
@@ -152,29 +160,3 @@ class DecodeConfig:
     def cost(self) -> int:
         """Denoiser passes of one step: guidance needs the pass without the vector too."""
         return 1 if self.guidance == 1 else 2
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...], kind: str = "") -> None:
-    """Refuse another value than those allowed, or than the names of plug-ins of a kind."""
-    if value in allowed:
-        return
-    allowed = tuple(dict.fromkeys([*allowed, *(plugin_names(kind) if kind else ())]))
-    if value not in allowed:
-        raise InputError(f"{name} is {_short(value)}.", f"Use one of: {', '.join(allowed)}.")
-
-
-def _whole(name: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"{name} is {_short(value)}.", f"Use a whole number from {least} to {most}.")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is nowhere
-        raise InputError(f"{name} is {_short(value)}.", f"Use a number from {low} to {high:g}.")
-
-
-def _short(value: object) -> str:
-    """A value for a message, whatever it is."""
-    if isinstance(value, int) and value.bit_length() > 200:
-        return "a number of many digits"
-    return repr(value)[:60]

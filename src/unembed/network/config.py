@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from unembed.checks import Check, SchemaError, anything, flag, mapping, number, one_of, text, whole
+from unembed.checks import Check, SchemaError, allow, anything, bound, flag, mapping, number, one_of, text, whole
 from unembed.encoders.identity import MOST_DIMENSIONS
 from unembed.errors import CheckpointError, InputError
 from unembed.plugins import plugin_names
@@ -80,14 +80,9 @@ class Shape:
             InputError: the key and what it may be.
         """
         for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}.", f"Use one of {', '.join(allowed)}.")
+            allow(name, getattr(self, name), allowed)
         for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                known = value if value != value or abs(value) < 1e15 else "a very large number"
-                raise InputError(f"{name} is {known}.", f"Use a number from {low} to {high}.")
+            bound(name, getattr(self, name), low, high)
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
@@ -168,8 +163,7 @@ class ModelConfig(Shape):
         """Refuse sizes and ids out of bounds; see also `Shape`."""
         super().__post_init__()
         for name, most in _SIZES.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}.", f"Use a whole number from 1 to {most}.")
+            bound(name, getattr(self, name), 1, most, whole=True)
         for name in ("mask_id", "eos_id", "bos_id", "pad_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise InputError(

@@ -5,11 +5,17 @@ Contents: `EmbedRequest`, `InvertRequest`, `Options`, `Transform`, and the answe
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+<<<<<<< HEAD
 from unembed.refinement.refine import DEFAULT
+=======
+from unembed.decoding.config import DecodeConfig
+from unembed.refinement.methods import DEFAULT
+>>>>>>> d386e35 (Validators of options in checks.py; a decode option is written once, and the server's schema is made of it)
 from unembed.serve.body import Shape, Shaped
 
 WIDEST = 8192
@@ -41,26 +47,24 @@ class EmbedRequest(_Request):
     model_config = ConfigDict(json_schema_extra={"example": {"texts": ["the invoice was paid in march"]}})
 
 
-class Options(_Request):
-    """How to decode; what is left out has the model's default."""
+def _fields() -> dict[str, Any]:
+    """The fields of `DecodeConfig`, each of which may be left out, within what a server takes."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(DecodeConfig):
+        told, kind = item.metadata, str(item.type).split(" ")[0]
+        if told["served"] == 0:
+            continue
+        limits = {"max_length": 40} if kind == "str" else {"ge": told["least"], "le": told["served"]}
+        type_ = {"str": str, "int": int, "float": Number}[kind]
+        found[item.name] = (type_ | None, Field(None, description=told["about"] or None, **limits))
+    return found
 
-    strategy: str | None = Field(None, max_length=40, description="A name from /v1/models.")
-    passes: int | None = Field(None, ge=1, le=128, description="Passes of the network, at most.")
-    temperature: Number | None = Field(None, ge=0, le=100, description="0 takes the likeliest tokens.")
-    samples: int | None = Field(None, ge=1, le=16, description="Drafts a length; needs a temperature.")
-    lengths: int | None = Field(None, ge=1, le=16, description="Likely lengths that are decoded.")
-    guidance: Number | None = Field(None, ge=0, le=100, description="Weight of the vector; for models that have it.")
-    remask: Number | None = Field(None, ge=0, le=1, description="Of euler-remask and remdm.")
-    remask_rule: str | None = Field(None, max_length=40)
-    remask_rate: Number | None = Field(None, ge=0, le=1, description="Of two-stage and draft-correct.")
-    entropy_bound: Number | None = Field(None, ge=0, le=1e9, description="Of adaptive, nats.")
-    beam: int | None = Field(None, ge=1, le=16, description="Hypotheses of left-to-right and draft-correct.")
-    keep: int | None = Field(None, ge=0, le=64, description="Of draft-correct: drafts that are corrected, 0 for all.")
-    seed: int | None = Field(None, ge=0, le=2**53 - 1, description="Of everything random.")
-    choose: str | None = Field(None, max_length=40)
-    length_weight: Number | None = Field(None, ge=0, le=1e9)
-    length_power: Number | None = Field(None, ge=0, le=1)
-    schedule: str | None = Field(None, max_length=40)
+
+_Decode: Any = create_model("_Decode", __base__=_Request, **_fields())
+
+
+class Options(_Decode):  # type: ignore[misc]
+    """How to decode; what is left out has the model's default."""
 
 
 class Transform(_Request):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unembed.checks import nearest
+from unembed.checks import allow, nearest, shown
 from unembed.encoders.endpoint import without_address
 from unembed.errors import InputError, RecipeError
 from unembed.training.recipes.recipe_parts import (
@@ -35,7 +35,6 @@ from unembed.training.recipes.recipe_parts import (
     StudentPart,
     ValidationPart,
 )
-from unembed.training.recipes.recipe_values import one_of, shown
 
 __all__ = [
     "CorrectorPart",
@@ -90,7 +89,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the task."""
-        one_of("task", self.task, TASKS)
+        allow("task", self.task, TASKS, RecipeError)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

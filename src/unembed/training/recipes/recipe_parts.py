@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unembed.checks import allow, shown
 from unembed.errors import RecipeError
 from unembed.network.config import Shape
 from unembed.plugins import plugin_names
@@ -17,9 +18,7 @@ from unembed.training.recipes.recipe_values import (
     SEED,
     SHARE,
     WEIGHT,
-    one_of,
     parse_duration,
-    shown,
     within,
 )
 
@@ -131,10 +130,10 @@ class ObjectivePart:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        one_of("objective.masking", self.masking, ("count", "time"))
+        allow("objective.masking", self.masking, ("count", "time"), RecipeError)
         if self.schedule not in SCHEDULE_NAMES:
-            one_of("objective.schedule", self.schedule, (*SCHEDULE_NAMES, *plugin_names("schedule")))
-        one_of("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"))
+            allow("objective.schedule", self.schedule, (*SCHEDULE_NAMES, *plugin_names("schedule")), RecipeError)
+        allow("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"), RecipeError)
         if self.loss_weight == "printed" and self.masking != "time":
             raise RecipeError(
                 'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
@@ -181,8 +180,8 @@ class OptimizerPart:
         within("optimizer", self, {**rates, **steps, "betas": BELOW_ONE, "ema": BELOW_ONE, "hold": BELOW_ONE})
         if len(self.betas) != 2:
             raise RecipeError(f"optimizer.betas is {shown(list(self.betas))}.", "Use two numbers.")
-        one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
-        one_of("optimizer.decay", self.decay, ("linear", "cosine", "none"))
+        allow("optimizer.matrices", self.matrices, ("adamw", "muon"), RecipeError)
+        allow("optimizer.decay", self.decay, ("linear", "cosine", "none"), RecipeError)
 
 
 @dataclass(frozen=True)
@@ -225,10 +224,10 @@ class RunPart:
         """Check ranges."""
         seconds = {"validate_every": (1e-9, 1e9), "save_every": (1e-9, 1e9)}
         within("run", self, {**seconds, "seed": SEED, "steps": COUNT, "threads": (0, 4096)})
-        one_of("run.precision", self.precision, ("auto", "fp32", "bf16"))
-        one_of("run.compile", self.compile, ("auto", "yes", "no"))
-        one_of("run.horizon", self.horizon, ("steps", "time", "none"))
-        one_of("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8", "int6"))
+        allow("run.precision", self.precision, ("auto", "fp32", "bf16"), RecipeError)
+        allow("run.compile", self.compile, ("auto", "yes", "no"), RecipeError)
+        allow("run.horizon", self.horizon, ("steps", "time", "none"), RecipeError)
+        allow("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8", "int6"), RecipeError)
         for text in (self.max_time, self.reserve, *self.milestones):
             parse_duration(text)
 

@@ -1,6 +1,6 @@
 """What a value of a recipe may be: numbers within bounds, one of several words, a time.
 
-Contents: `within`, `one_of`, `parse_duration`, `shown`, and the bounds `SHARE`, `BELOW_ONE`, `COUNT`, `SEED`, `WEIGHT`.
+Contents: `within`, `parse_duration`, and the bounds `SHARE`, `BELOW_ONE`, `COUNT`, `SEED`, `WEIGHT`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from unembed.checks import bound, shown
 from unembed.errors import RecipeError
 
 Bounds = tuple[float, float]
@@ -18,7 +19,6 @@ COUNT: Bounds = (0, 10**12)
 SEED: Bounds = (0, 2**63 - 1)
 WEIGHT: Bounds = (0, 1e6)
 _LONGEST = 10 * 366 * 86400.0
-_SHOWN = 60
 
 
 def within(table: str, part: Any, bounds: Mapping[str, Bounds]) -> None:
@@ -30,29 +30,7 @@ def within(table: str, part: Any, bounds: Mapping[str, Bounds]) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(part, name)
         for one in value if isinstance(value, tuple) else (value,):
-            if not low <= one <= high:  # NaN is nowhere
-                whole = "whole number" if isinstance(one, int) else "number"
-                most = (
-                    "below 1"
-                    if (low, high) == BELOW_ONE
-                    else f"to {high if isinstance(high, int) else format(high, 'g')}"
-                )
-                raise RecipeError(f"{table}.{name} is {shown(one)}.", f"Use a {whole} from {low:g} {most}.")
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among those allowed."""
-    if value not in allowed:
-        raise RecipeError(f"{name} is {shown(value)}.", f"Use one of {', '.join(allowed)}.")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: cut short, in printable ASCII."""
-    try:
-        text = ascii(value)
-    except (ValueError, RecursionError):  # a number of more digits than Python writes, lists within lists
-        return f"a very large {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            bound(f"{table}.{name}", one, low, high, RecipeError, whole=isinstance(one, int))
 
 
 def parse_duration(text: str) -> float:
