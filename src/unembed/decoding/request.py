@@ -6,7 +6,6 @@ Contents: `Request`, `batch_starts`, `split_options`, `resolve_options`, `DECODE
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unembed.checks import nearest
 from unembed.decoding import loop
 from unembed.decoding.choosing import Judge
 from unembed.decoding.config import DecodeConfig
@@ -131,9 +131,8 @@ def resolve_options(
         defaults = {k: v for k, v in defaults.items() if k != "beam"}  # what is sampled has no beam
     for name in options:
         if name not in DECODE_OPTIONS:
-            near = difflib.get_close_matches(name, (*DECODE_OPTIONS, *CONSTRAINT_NAMES), 1)
-            listed = ", ".join((*DECODE_OPTIONS, *CONSTRAINT_NAMES))
-            hint = f"Did you mean {near[0]}?" if near else f"Options: {listed}."
+            known = (*DECODE_OPTIONS, *CONSTRAINT_NAMES)
+            hint = nearest(name, known, f"Options: {', '.join(known)}.")
             raise InputError(f"There is no decoding option {name!r}.", hint)
     config = DecodeConfig(**{**defaults, **options})
     if config.choose == "student" and not has_student():

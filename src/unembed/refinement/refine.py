@@ -5,11 +5,11 @@ Contents: `METHODS` (names and one line each), `DEFAULT`, `Refine`.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unembed.checks import nearest
 from unembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Refine:
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         if self.method not in METHODS:
-            near = difflib.get_close_matches(str(self.method), METHODS, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Use one of: {', '.join(METHODS)}."
+            hint = nearest(self.method, METHODS, f"Use one of: {', '.join(METHODS)}.")
             raise InputError(f"There is no refinement {self.method!r}.", hint)
         for name in ("queries", "passes"):
             value = getattr(self, name)

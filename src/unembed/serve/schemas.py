@@ -10,12 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-<<<<<<< HEAD
-from unembed.refinement.refine import DEFAULT
-=======
 from unembed.decoding.config import DecodeConfig
-from unembed.refinement.methods import DEFAULT
->>>>>>> d386e35 (Validators of options in checks.py; a decode option is written once, and the server's schema is made of it)
+from unembed.refinement.refine import DEFAULT
 from unembed.serve.body import Shape, Shaped
 
 WIDEST = 8192
