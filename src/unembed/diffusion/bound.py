@@ -20,7 +20,7 @@ from torch import Tensor
 
 def count_weights(lengths: Tensor, counts: Tensor) -> Tensor:
     """Weights n / k for lengths n (B,) and mask counts k (B,) drawn by `draw_counts`: (B,) float32."""
-    return lengths.float() / counts.float()
+    return counts.float().reciprocal() * lengths.float()  # not n / k: runs of before compare bit for bit
 
 
 def bound(cross_entropy: Tensor, weights: Tensor) -> Tensor:
