@@ -219,7 +219,9 @@ def _take(handle: int, what: str | Path) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        _log.warning("%s is on a file system without locks (%s): let no second run write it", what, error.strerror)
+        _log.warning(
+            "%s is on a file system without locks (%s): make sure that no second run writes to it", what, error.strerror
+        )
     return True
 
 

@@ -234,7 +234,7 @@ def test_cooldowns_that_make_no_sense(
     own = replace(base, optimizer=replace(base.optimizer, ema=0.5, decay="cosine"))
     monkeypatch.setattr(loop, "_COOLING_STEPS", 100_000)
     assert boxed(lambda seconds: train(own, tmp_path / "run", cooldown=f"{seconds}s")).finished
-    assert "steps only: give it a longer time" in caplog.text
+    assert "steps: give it more time" in caplog.text
 
 
 def test_another_encoder_of_the_same_texts_is_no_further_way(packs: Path, tmp_path: Path) -> None:

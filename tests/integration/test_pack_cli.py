@@ -118,7 +118,7 @@ def test_what_can_be_wrong_is_said_in_two_lines(
     fails(capsys, ["pack", texts, "--out", new, *options, "--limit", 100], "limit is 100 tokens, the encoder")
     fails(capsys, ["pack", tmp_path / "no.txt", "--out", new, *options], "no.txt does not exist")
     assert not new.exists()
-    fails(capsys, ["pack", texts, "--out", texts.parent, *options], "holds something else")
+    fails(capsys, ["pack", texts, "--out", texts.parent, *options], "holds something other")
     fails(capsys, ["pack", "hf:name", "--out", new, "--column", "text"], "do not go with a dataset")
     everything = [part for k in range(3) for part in ("--exclude-source", f"s{k}")]
     fails(capsys, ["pack", texts, "--out", new, *options, *everything], "No text is left")

@@ -227,7 +227,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     for out in (tmp_path / "notes", tmp_path / "notes" / "mine.txt"):
-        with pytest.raises(DataError, match="holds something else"):
+        with pytest.raises(DataError, match="holds something other"):
             make(out, corpus(9))
     for max_length, size in ((0, 10), (70_000, 10), (8, 0)):
         with pytest.raises(DataError, match="out of range"):

@@ -125,7 +125,7 @@ def overlapping(length: int) -> Any:
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one vector": (
         lambda p: parquet(p / "a.parquet")(v=[[1.0, 2.0], [1.0] * (1 << 19), [3.0, 4.0]]),
-        "unfolds .* bytes of column 'v' to .*, as a bomb does",
+        "unfolds .* bytes of column 'v' to .*, as a decompression bomb does",
     ),
     "one cell of text": (
         lambda p: parquet(p / "a.parquet", use_dictionary=False)(t=["a", "x" * (2 * READ)], v=vectors(2)),
@@ -141,15 +141,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a record batch": (
         lambda p: arrow(p / "a.arrow")(t=["x" * (2 * READ)], v=vectors(1)),
-        "unfolds a record batch of .* bytes to .*, as a bomb does",
+        "unfolds a record batch of .* bytes to .*, as a decompression bomb does",
     ),
     "a record batch of a stream": (
         lambda p: arrow(p / "a.ipc", stream=True)(t=["x" * (2 * READ)], v=vectors(1)),
-        "unfolds a record batch of .* bytes to .*, as a bomb does",
+        "unfolds a record batch of .* bytes to .*, as a decompression bomb does",
     ),
     "a dictionary": (
         lambda p: arrow(p / "a.arrow")(t=shared("x" * (2 * READ)), v=vectors()),
-        "unfolds a record batch of .* bytes to .*, as a bomb does",
+        "unfolds a record batch of .* bytes to .*, as a decompression bomb does",
     ),
 }
 
@@ -167,7 +167,7 @@ def test_a_pipe_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = REFUSED["a record batch of a stream"][0](tmp_path)
     for made in (path, REFUSED["a record batch"][0](tmp_path)):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(made.read_bytes())))
-        with pytest.raises(InputError, match="as a bomb does"):
+        with pytest.raises(InputError, match="as a decompression bomb does"):
             list(read_vectors("-", kind="arrow"))
 
 

@@ -65,7 +65,7 @@ def refuse_partial(out: str | Path, resumable: bool = True) -> None:
         Lock(folder / LOCK, out).release()  # refused where a run is at work
         how = "Add --resume to continue with it, or remove" if resumable else "Move or remove"
         raise InputError(
-            f"{folder} holds the finished rows of an interrupted run.", f"{how} that folder to begin anew."
+            f"{folder} holds the finished rows of an interrupted run.", f"{how} that folder to start over."
         )
 
 
@@ -197,13 +197,13 @@ class Chunks:
             if key not in stored or not same(stored[key], settings[key]):
                 raise InputError(
                     f"The interrupted run in {self.folder} had another {key}.",
-                    "Give the same as then, or remove that folder to begin anew.",
+                    "Give the same one, or remove that folder to start over.",
                 )
         for key in sorted({*settings, *stored} - set(self._same)):
             if settings.get(key) != stored.get(key):
                 raise InputError(
                     f"The interrupted run in {self.folder} had {key} {stored.get(key)!r}, not {settings.get(key)!r}.",
-                    "Give the same options as then, or remove that folder to begin anew.",
+                    "Give the same options, or remove that folder to start over.",
                 )
 
     def _chunk(self, number: int) -> Path:
@@ -225,7 +225,7 @@ class Chunks:
             for line in body.splitlines():
                 yield json.loads(line)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{path} is damaged.", f"Remove {self.folder} and begin anew.") from error
+            raise DataError(f"{path} is damaged.", f"Remove {self.folder} and start over.") from error
 
     def reread(self, number: int, row: bytes) -> None:
         """Take an input row that a kept chunk covers, to see whether it is the one that the chunk was made of.

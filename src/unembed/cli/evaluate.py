@@ -36,19 +36,21 @@ _CHUNK = 256  # texts embedded between two looks at the clock
 @encoder_option
 @precision_option
 @click.option(
-    "-n", "count", type=click.IntRange(1), default=1000, show_default=True, help="Texts, drawn with the seed."
+    "-n", "count", type=click.IntRange(1), default=1000, show_default=True, help="Number of texts, drawn with the seed."
 )
 @click.option("--column", metavar="NAME", help="Column of the texts; default: text, or the last of a .tsv.")
 @click.option("--name", metavar="NAME", help="What the set is called in results; default: the file's name.")
 @decoding_options
 @click.option("--rate", "rates", multiple=True, type=click.FloatRange(0, 1), help="Also masked_token_accuracy@RATE.")
 @click.option("--train", metavar="FOLDER", help="Training shards: adds the baselines and bins by distance to them.")
-@click.option("--neighbours", type=click.IntRange(1), default=200_000, show_default=True, help="Texts of --train used.")
+@click.option(
+    "--neighbours", type=click.IntRange(1), default=200_000, show_default=True, help="Number of --train texts used."
+)
 @click.option("--no-cosine", is_flag=True, help="Do not embed the recovered texts for their cosine.")
 @click.option("--queries", metavar="N,N,...", help="Query budgets per text, such as 0,4,16,64: the curve over them.")
 @click.option("--refinement", type=click.Choice(list(METHODS)), default=None, help="How drafts are refined.")
 @click.option("--figure", metavar="FILE", help="Draw the curve over queries as .svg or .png.")
-@click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file a run, for docs/results.")
+@click.option("--out", "-o", metavar="FOLDER", help="Write one JSON file per run.")
 @output_options
 @makes_folder("out")
 def command(
@@ -93,7 +95,7 @@ def command(
     from unembed.inverter import Inverter
 
     if (refinement is not None or figure is not None) and queries is None:
-        raise InputError("--refinement and --figure are about queries.", "Add --queries 0,4,16,64.")
+        raise InputError("--refinement and --figure need queries.", "Add --queries 0,4,16,64.")
     budgets = None if queries is None else read_budgets(queries)
     refuse_same({"--figure": figure}, {"the texts": files_of(data)})
     if out is not None:
@@ -104,7 +106,8 @@ def command(
     if budgets is not None:
         if train is not None or rates or no_cosine:
             raise InputError(
-                "--queries measures a curve, without --train, --rate and --no-cosine.", "Run the two after each other."
+                "--queries measures a curve and does not go with --train, --rate or --no-cosine.",
+                "Run the two one after the other.",
             )
         texts = load_set(data, inverter, count, seed, name, column, quiet)
         decode = given(strategy=strategy, **options)

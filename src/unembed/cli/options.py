@@ -25,9 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def output_options(command: F) -> F:
     """Add --json and --quiet."""
-    command = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes; errors are still shown.")(
-        command
-    )
+    command = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no notes, only errors.")(command)
     return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(command)
 
 
@@ -70,9 +68,9 @@ def as_column(name: str | None) -> str | int | None:
 
 def model_options(command: F) -> F:
     """Add --model and --device."""
-    command = click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")(
-        command
-    )
+    command = click.option(
+        "--device", default=None, metavar="NAME", help="Device: cpu, cuda, cuda:1 or mps; default: the fastest."
+    )(command)
     return click.option(
         "--model", "-m", default="default", show_default=True, metavar="PATH", help="Checkpoint folder or shipped name."
     )(command)
@@ -94,7 +92,7 @@ def precision_option(command: F) -> F:
         type=click.Choice(["fp32", "bf16", "auto"]),
         default="fp32",
         show_default=True,
-        help="Products of the network; auto takes bf16 where the machine is fast in it.",
+        help="Precision of the network's products; auto takes bf16 where the machine is fast at it.",
     )(command)
 
 
@@ -116,9 +114,11 @@ def decoding_options(command: F) -> F:
             default=None,
             help="How a draft is decoded; prior takes no pass of the network.",
         ),
-        click.option("--passes", type=click.IntRange(1), default=None, help="Passes of the network, at most."),
-        click.option("--lengths", type=click.IntRange(1), default=None, help="Likely lengths that are decoded."),
-        click.option("--samples", type=click.IntRange(1), default=None, help="Drafts a length; needs a temperature."),
+        click.option("--passes", type=click.IntRange(1), default=None, help="Most passes of the network."),
+        click.option(
+            "--lengths", type=click.IntRange(1), default=None, help="Number of likely lengths that are decoded."
+        ),
+        click.option("--samples", type=click.IntRange(1), default=None, help="Drafts per length; needs a temperature."),
         click.option("--temperature", type=click.FloatRange(0), default=None, help="0 takes the likeliest tokens."),
         click.option("--beam", type=click.IntRange(1), default=None, help="Hypotheses kept by left-to-right."),
         click.option(
@@ -128,7 +128,7 @@ def decoding_options(command: F) -> F:
             help="Weight of the vector; for models trained with vector_drop.",
         ),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=None, help="Vectors a batch; default: 64, prior 4096."
+            "--batch-size", type=click.IntRange(1), default=None, help="Vectors per batch; default: 64, prior 4096."
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
     ]

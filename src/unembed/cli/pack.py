@@ -30,7 +30,7 @@ from unembed.errors import InputError
 )
 @text_options
 @row_options("texts", "--max-texts")
-@click.option("--no-encoder", is_flag=True, help="Leave out the encoder, of which one of several packs is enough.")
+@click.option("--no-encoder", is_flag=True, help="Leave out the encoder; of several packs, one needs it.")
 @output_options
 @makes_folder("out")
 def command(

@@ -40,7 +40,9 @@ def query_options(command: F) -> F:
             default=None,
             help=f"How drafts are refined; default: {DEFAULT}.",
         ),
-        click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of refinement per text, on average."),
+        click.option(
+            "--seconds", type=click.FloatRange(0, min_open=True), help="Seconds of refinement per text, on average."
+        ),
         click.option(
             "--tolerance",
             type=click.FloatRange(0, 2),
@@ -75,7 +77,7 @@ class QueryOptions:
         idle = [f"--{name}" for name in _OPTIONS[1:-1] if options[name] is not None]
         if idle and not self.queries:
             raise InputError(
-                f"{idle[0]} is about queries to the encoder, and none are allowed.",
+                f"{idle[0]} concerns queries to the encoder, and none are allowed.",
                 "Add --queries N, or leave it out.",
             )
 

@@ -89,8 +89,8 @@ def kept_names(keep: Sequence[str], quiet: bool = False, own: Collection[str] = 
     twice = next((new for new in names.values() if list(names.values()).count(new) > 1), None)
     if twice is not None:
         raise InputError(
-            f"Two columns of --keep would be called {twice!r}: a kept column with a name of the output's own gets "
-            "kept_ before it.",
+            f"Two columns of --keep would be called {twice!r}: a kept column whose name the output uses "
+            "itself is prefixed with kept_.",
             "Rename one of them in the input.",
         )
     for name, new in names.items():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     metavar="NAME=PATH",
     help="A model, one for each encoder; the first one is used for tables 3 to 6. Default: the shipped one.",
 )
-@click.option("--milestone", "milestones", multiple=True, metavar="LABEL=PATH", help="A checkpoint on a run's way.")
+@click.option("--milestone", "milestones", multiple=True, metavar="LABEL=PATH", help="A checkpoint from during a run.")
 @click.option(
     "--encoder",
     "encoders",
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 @click.option("--multilingual", "multilingual", multiple=True, metavar="NAME=PATH", help="Models for tables 7 to 9.")
 @click.option("--languages", metavar="FILE", help="Texts for them: language, then source, then text (.tsv).")
 @click.option("--note", "notes", multiple=True, metavar="TEXT", help="A sentence for the page; may be repeated.")
-@click.option("-n", "count", type=click.IntRange(1), default=300, show_default=True, help="Texts, drawn with the seed.")
+@click.option("-n", "count", type=click.IntRange(1), default=300, show_default=True, help="Number of texts, drawn with the seed.")
 @click.option("--per-language", type=click.IntRange(1), default=50, show_default=True, help="Texts of each language.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of texts, decoding and intervals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all that is drawn.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Vectors decoded together.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
+@click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1 or mps; default: the fastest.")
 @precision_option
-@click.option("--again", is_flag=True, help="Run cells again that the file holds already.")
-@click.option("--out", "-o", default="reproduction/paper.json", show_default=True, metavar="FILE", help="The cells.")
+@click.option("--again", is_flag=True, help="Run cells again that the file already holds.")
+@click.option("--out", "-o", default="reproduction/paper.json", show_default=True, metavar="FILE", help="The JSON file of cells.")
 @click.option("--page", metavar="FILE", help="The page made of them; default: beside the cells, as .md.")
 @output_options
 def command(

@@ -12,18 +12,18 @@ from unembed.errors import InputError
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--token", metavar="TEXT", envvar="UNEMBED_TOKEN", help="Clients must send it; or set UNEMBED_TOKEN.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: a free one.")
+@click.option("--token", metavar="TEXT", envvar="UNEMBED_TOKEN", help="Secret of clients; or set UNEMBED_TOKEN.")
 @click.option("--open/--no-open", "open_page", default=True, show_default=True, help="Open the page in a browser.")
-@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Requests waiting or running.")
+@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Most requests under way.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Vectors decoded together.")
 @click.option("--no-batching", is_flag=True, help="Decode each request by itself.")
-@click.option("--rate", type=click.FloatRange(0), default=20, show_default=True, help="Requests a second and client.")
-@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Seconds a request may take.")
+@click.option("--rate", type=click.FloatRange(0), default=20, show_default=True, help="Requests per second and client.")
+@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Most seconds of a request.")
 @model_options
 @encoder_option
 @precision_option
-@click.option("--quiet", "-q", is_flag=True, help="No notes; errors are still shown.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no notes, only errors.")
 def command(
     host: str,
     port: int,

@@ -81,7 +81,7 @@ def write_pack(
     folder = Path(out)
     fresh = PackManifest(encoder.identity.to_dict(), tokenizer.sha256, max_length, tokenizer.size)
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} holds something else than a pack.", "Choose a folder that is empty or absent.")
+        raise DataError(f"{folder} holds something other than a pack.", "Choose a folder that is empty or absent.")
     with unless_refused(folder), Lock(make_folder(folder, private=True) / LOCK, folder):
         return _fill(folder, texts, encoder, tokenizer, fresh, with_encoder, part_size, progress)
 
@@ -151,7 +151,7 @@ def _open(folder: Path, fresh: PackManifest, with_encoder: bool) -> tuple[PackMa
         (folder / PARTIAL).unlink(missing_ok=True)  # killed between the last two steps
     if not finished and not (folder / PARTIAL).is_file():
         if any(path.name != LOCK for path in folder.iterdir()):
-            raise DataError(f"{folder} holds something else than a pack.", "Choose a folder that is empty or absent.")
+            raise DataError(f"{folder} holds something other than a pack.", "Choose a folder that is empty or absent.")
         return fresh, False
     manifest = PackManifest.load(folder, PACK if finished else PARTIAL)
     for what, known, wanted in (

@@ -135,7 +135,9 @@ class ShardWriter:
         with np.errstate(over="ignore"):  # an overflow is found below
             small = np.asarray(vectors).astype(manifest.dtype, copy=False)
         if n == 0 or vectors.shape != (n, manifest.identity["dimension"]) or len(sources) != n:
-            raise DataError(f"Shard {shard} has {n} lengths, vectors {vectors.shape}.", "Give one of each a text.")
+            raise DataError(
+                f"Shard {shard} has {n} lengths, vectors {vectors.shape}.", "Give one of each for every text."
+            )
         if lengths.min() < 1 or lengths.max() > manifest.limit or int(lengths.sum(dtype=np.int64)) != len(tokens):
             raise DataError(f"Shard {shard} has lengths that do not fit its tokens or the limit.", "Tokenise again.")
         if int(tokens.min()) < 0 or int(tokens.max()) >= manifest.vocabulary:

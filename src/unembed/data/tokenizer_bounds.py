@@ -119,7 +119,7 @@ def _growth(part: Any, depth: int = 0) -> float:
     if kind == "Replace":
         content = part.get("content")
         if not isinstance(content, str) or len(content) > _MOST_CHARACTERS:
-            raise _wrong("it replaces by something that is not a short text")
+            raise _wrong("it replaces with something that is not a short text")
         return max(1.0, len(content) / _pattern(part))
     if kind == "Prepend":
         if not isinstance(part.get("prepend"), str) or len(part["prepend"]) > 16:

@@ -172,7 +172,7 @@ class HttpEncoder:
         if not key:
             return dict(_PLAIN), ""
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise EncoderError(f"The environment variable {name} holds no API key.", "Put the key alone into it.")
+            raise EncoderError(f"The environment variable {name} holds no API key.", "Put only the key into it.")
         parts = urlsplit(self.endpoint.url)
         if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             _log.warning("The key in %s goes to %s without encryption.", name, parts.hostname)
@@ -232,7 +232,7 @@ class HttpEncoder:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise EncoderError(  # a few compressed bytes may become gigabytes
                         f"The endpoint {where} compresses its reply, which was not asked for.",
-                        "Let the server obey Accept-Encoding: identity.",
+                        "Make the server obey Accept-Encoding: identity.",
                     )
                 good = response.status_code == 200
                 most = most_bytes(len(inputs), self._dimension) if good else _MOST_WORDS

@@ -113,7 +113,7 @@ def fit_lsa(
         progress: called with the number of texts of each block read.
 
     Raises:
-        EncoderError: a folder that holds another encoder already, fewer texts or tokens than dimensions, or texts that
+        EncoderError: a folder that already holds another encoder, fewer texts or tokens than dimensions, or texts that
             share no token with a probe text, so that an identity could not be checked.
     """
     import numpy as np
@@ -122,7 +122,7 @@ def fit_lsa(
 
     folder = Path(out)
     if (folder / _CONFIG).exists():
-        raise EncoderError(f"{folder} holds a fitted encoder already.", "Choose another folder, or remove it.")
+        raise EncoderError(f"{folder} already holds a fitted encoder.", "Choose another folder, or remove it.")
     tokenizer = _open_tokenizer(tokenizer_json)
     blocks: list[csr_array] = []
     stream = iter(texts)

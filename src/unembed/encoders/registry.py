@@ -203,7 +203,7 @@ def _named(identity: EncoderIdentity) -> str:
     raise EncoderError(
         f"The encoder {identity.name!r} ({identity.dimension} dimensions) is neither built in nor a plug-in that is "
         "installed, and a file may not say where texts and keys are sent.",
-        f"Say yourself where it is: --encoder NAME (an endpoint, a folder or a hub name), or {ENVIRONMENT}=NAME.",
+        f"Name it yourself: --encoder NAME (an endpoint, a folder or a hub name), or {ENVIRONMENT}=NAME.",
     )
 
 

@@ -69,7 +69,7 @@ def too_much(where: str) -> EncoderError:
     """The error of a reply that is larger than what was asked for."""
     return EncoderError(
         f"The endpoint {where} answers with more than the vectors that were asked for.",
-        "See whether it speaks OpenAI's embeddings protocol, and name the dimensions if the model has more than "
+        "Check whether it speaks OpenAI's embeddings protocol, and name the dimensions if the model has more than "
         f"{_UNKNOWN}.",
     )
 
@@ -88,7 +88,7 @@ def read_reply(body: Any, count: int, where: str, dimension: int = 0) -> Reply:
     """
     import numpy as np
 
-    broken = f"See whether {where} speaks OpenAI's embeddings protocol."
+    broken = f"Check whether {where} speaks OpenAI's embeddings protocol."
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
         raise EncoderError(f"The endpoint {where} answered without a list of vectors.", broken)
@@ -137,7 +137,7 @@ def _vector(value: Any, dimension: int, where: str) -> np.ndarray:
     except (ValueError, TypeError, binascii.Error) as error:
         raise EncoderError(
             f"The endpoint {where} answered with an embedding that is neither numbers nor base64.",
-            f"See whether {where} speaks OpenAI's embeddings protocol.",
+            f"Check whether {where} speaks OpenAI's embeddings protocol.",
         ) from error
 
 

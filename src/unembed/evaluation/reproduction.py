@@ -89,7 +89,7 @@ class Reproduction:
         self._report = report or (lambda name: None)
         old = read_json(self.path) if self.path.exists() else {"format": FORMAT, "cells": {}, "models": {}}
         if not isinstance(old, dict) or not isinstance(old.get("cells"), dict):
-            raise DataError(f"{self.path} holds something else than cells.", "Give the cells another file.")
+            raise DataError(f"{self.path} holds something other than cells.", "Give the cells another file.")
         fits = old.get("format") == FORMAT
         self.values: dict[str, Any] = old if fits else {"format": FORMAT, "cells": {}, "models": {}}
         for kept in self.values["cells"].values():

@@ -85,7 +85,8 @@ class Shape:
             bound(name, getattr(self, name), low, high)
         if self.width % self.heads:
             raise InputError(
-                f"width {self.width} is not a multiple of heads {self.heads}.", "Choose a width that heads divides."
+                f"width {self.width} is not a multiple of heads {self.heads}.",
+                "Choose a width that is divisible by heads.",
             )
         if not self.fills_masks:
             self._check_autoregressive()

@@ -56,7 +56,7 @@ class _Fitter:
         if low < 1 or high > self.max_length:
             raise DataError(
                 f"There are texts of {low} to {high} tokens.",
-                f"Give texts of 1 to {self.max_length} tokens, cut the longer.",
+                f"Give texts of 1 to {self.max_length} tokens; cut longer ones.",
             )
         self.moments.update(vectors)
         centred = vectors - self.shift

@@ -94,7 +94,7 @@ class FitScore:
             DataError: fewer than 20 texts.
         """
         if len(z) < 20:
-            raise DataError(f"{len(z)} texts cannot tell what fits.", "Give at least 20 held-out texts.")
+            raise DataError(f"{len(z)} texts are too few to learn what fits.", "Give at least 20 held-out texts.")
         weights = np.zeros((0, z.shape[1]), np.float32) if weights is None else np.asarray(weights, np.float32)
         offsets = np.zeros(0, np.float32) if offsets is None else np.asarray(offsets, np.float32)
         tails = np.geomspace(1.0, 1.0 / len(z), KNOTS)

@@ -234,10 +234,10 @@ def check_token(token: str, local: bool) -> None:
         raise InputError(
             f"Character {wrong[0]} of the token is a space, a control character or outside ASCII, and clients send "
             "such characters in different ways.",
-            f"Take letters, digits and punctuation of ASCII. {MAKE_ONE}",
+            f"Use ASCII letters, digits and punctuation. {MAKE_ONE}",
         )
     if len(token) > 512:
-        raise InputError(f"The token has {len(token):,} characters.", "Take at most 512.")
+        raise InputError(f"The token has {len(token):,} characters.", "Use at most 512.")
     if not local and strength(token) < LEAST_BITS:
         raise InputError(
             "The token is too short or too regular for an address that other machines can reach.", MAKE_ONE

@@ -135,7 +135,7 @@ class Service:
         config = self.inverter.resolve(body.options.model_dump(exclude_none=True))
         if drafts_of(config) > self.limits.drafts:
             raise InputError(
-                f"{drafts_of(config)} drafts of a vector are asked for, the server decodes at most "
+                f"{drafts_of(config)} drafts per vector are requested; the server decodes at most "
                 f"{self.limits.drafts}.",
                 "Lower lengths, samples or beam.",
             )

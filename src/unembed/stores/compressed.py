@@ -75,7 +75,7 @@ class Unpacked(io.RawIOBase):
         self._given += len(data)
         if self._given > READ_BYTES and self._given > RATIO * self._counted.taken:
             raise InputError(
-                f"{self._source} unfolds {self._counted.taken} bytes to {self._given}, as a bomb does.",
+                f"{self._source} unfolds {self._counted.taken} bytes to {self._given}, as a decompression bomb does.",
                 f"Give real vectors; a file that packs {RATIO}-fold holds none.",
             )
         buffer[: len(data)] = data

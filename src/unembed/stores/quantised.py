@@ -200,7 +200,7 @@ def _load(path: Path, name: str) -> Any:
     except Exception as error:
         raise InputError(f"{path} cannot be read as a .npy array of the {name}.", "Check the path.") from error
     if array is None or array.dtype.kind not in "fiu" or array.size > 1 << 21:
-        raise InputError(f"{path} is no .npy array with the numbers of a {name}.", "Save one number per dimension.")
+        raise InputError(f"{path} is not a .npy array with the numbers of a {name}.", "Save one number per dimension.")
     return np.array(array)
 
 

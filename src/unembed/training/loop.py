@@ -286,7 +286,7 @@ class _Run:
         facts["seconds"] = earlier + time.monotonic() - begun
         reporter.flush(facts, self.stepper.left_out)
         if self.cooling and self.finished and facts["step"] - first < _COOLING_STEPS:
-            _log.warning("the cool-down made %d steps only: give it a longer time", facts["step"] - first)
+            _log.warning("the cool-down made only %d steps: give it more time", facts["step"] - first)
         if self.recent and not math.isfinite(self.recent[-1]):  # what was learnt may be spoilt by the last step
             self._check_finite(self._validate(reporter))
         if not self.cooling:

@@ -165,7 +165,7 @@ def _held_out(recipe: Recipe, encoder: Encoder | None, tokenizer: Tokenizer, emb
     if is_pack(part.shards):
         if embed is None:
             raise RecipeError(
-                f"{part.shards} is a pack, which can be validated on only by a run from packs.",
+                f"{part.shards} is a pack, and only a run from packs can be validated on one.",
                 "Name shards in validation.shards, or packs in data.shards.",
             )
         pack = read_pack([part.shards], data.exclude_sources)

@@ -199,7 +199,7 @@ def check_data(facts: dict[str, Any], task: Task, home: Path) -> None:
     if "encoder" in facts and not EncoderIdentity.from_dict(facts["encoder"]).same_vectors(task.identity):
         raise CheckpointError(
             f"The run in {home} began with another encoder's vectors than those of {task.identity.name}.",
-            "Restore the encoder or the packs of before, or begin a new run.",
+            "Restore the earlier encoder or packs, or begin a new run.",
         )
     old = list(facts.get("data", task.data))
     if list(task.data[: len(old)]) == old:

@@ -186,7 +186,8 @@ class _Text:
         last = max((i for i, token in enumerate(self.given) if token >= 0), default=-1)
         if last >= self.most:
             self._refuse(
-                f"Position {last} is known, but the text has at most {self.most} tokens", "Allow more, or know less."
+                f"Position {last} is known, but the text has at most {self.most} tokens",
+                "Allow longer texts, or give fewer known words.",
             )
         patterns = {self.lexicon.pattern(self._ids("banned", word)): word for word in banned or ()}
         self.banned = tuple(patterns)

@@ -52,7 +52,7 @@ def by_rule(view: View) -> Tensor:
         found = plugin("remasking", name)
         if not callable(found):
             raise InputError(
-                f"The re-masking rule {name!r} is a {type(found).__name__} and no function of a View.",
+                f"The re-masking rule {name!r} is a {type(found).__name__}, not a function of a View.",
                 "Register a function that returns (A, n) bool; docs/strategies.md shows one.",
             )
         rule = watched(found, f"The re-masking rule {name!r}")

@@ -141,7 +141,7 @@ def _check(message: _Message, at: Callable[[int], bytes], source: str) -> None:
             unfolded += max(0, struct.unpack("<q", at(offset))[0])
     if unfolded > READ_BYTES and unfolded > RATIO * message.body:
         raise InputError(
-            f"{source} unfolds a record batch of {message.body} bytes to {unfolded}, as a bomb does.",
+            f"{source} unfolds a record batch of {message.body} bytes to {unfolded}, as a decompression bomb does.",
             f"Write real vectors; a batch that packs {RATIO}-fold holds none.",
         )
 

@@ -158,7 +158,7 @@ def rows_that_fit(stream: BinaryIO, group: Group, used: Sequence[Leaf], source: 
         unfolded = max(size, leaf.size * values)
         if leaf.repeated and unfolded > READ_BYTES and unfolded > RATIO * stored:
             raise InputError(
-                f"{source} unfolds {stored} bytes of column {leaf.name!r} to {unfolded}, as a bomb does.",
+                f"{source} unfolds {stored} bytes of column {leaf.name!r} to {unfolded}, as a decompression bomb does.",
                 f"Write real vectors; a column that packs {RATIO}-fold holds none.",
             )
         each = unfolded / max(1, group.num_rows)

@@ -184,7 +184,7 @@ def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, co
         }
         if lacking and column in (None, *lacking):
             lacks = lacking[column or next(iter(lacking))]
-            raise InputError(f"{source} has counted columns without {lacks!r}.", "Give every number its column.")
+            raise InputError(f"{source} has counted columns without {lacks!r}.", "Add the missing column.")
         found, shown = [part for tier in sure for part in tier], dict.fromkeys(names)
         with contextlib.suppress(InputError):  # whatever else is wrong, this file has no vectors
             for table in peek([name for name in names if names.count(name) == 1][:_QUOTED]):

@@ -152,7 +152,7 @@ class Columns:
             raise InputError(
                 f"It is not clear whether the first line of {source} names the columns; "
                 f"it begins with {_cut(','.join(self.names))!r}.",
-                "Say --header if it names them, or --no-header if it is a row.",
+                "Pass --header if it names them, or --no-header if it is a row.",
             )
         group = choose(self.groups, self.names, self.columns, asked, id_column, source)
         return Layout(self.names, self.begin, group, _id_place(self.names, self.columns, group, self.headless))

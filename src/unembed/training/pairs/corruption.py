@@ -77,7 +77,7 @@ class Corruption:
         """
         prior = denoiser.token_prior
         if prior is None:
-            raise InputError("The base has no token prior, which mistakes are made with.", "Set pairs.mistakes = 0.")
+            raise InputError("The base has no token prior, which making mistakes needs.", "Set pairs.mistakes = 0.")
         allowed = ~denoiser.banned.cpu()
         allowed[denoiser.config.eos_id] = False
         counts = prior.counts.cpu() * allowed

@@ -99,7 +99,7 @@ class PairFolder:
                 "Name another folder in pairs.folder.",
             )
         if origin.base != self.origin.base and not self._told:
-            _log.info("%s holds drafts of another base; they are learnt from all the same", self.folder)
+            _log.info("%s holds drafts of another base; they are still learnt from", self.folder)
             self._told = True
         return pairs
 

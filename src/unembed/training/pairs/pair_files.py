@@ -138,7 +138,7 @@ class Pairs(Texts):
                 found = cls(*(stored[column.name] for column in fields(cls)))
                 origin = Origin(**json.loads(str(stored["origin"])))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}).", "Remove it: it is then made again.") from error
+            raise DataError(f"{path} is damaged ({error}).", "Remove it; it will be made again.") from error
         if any(len(getattr(found, column.name)) != len(found) for column in fields(cls)):
-            raise DataError(f"{path} is damaged: its columns differ in length.", "Remove it: it is then made again.")
+            raise DataError(f"{path} is damaged: its columns differ in length.", "Remove it; it will be made again.")
         return found, origin

@@ -118,7 +118,7 @@ def make_pairs(
                 made += 1
                 if not shown:
                     took = time.monotonic() - before
-                    _log.info("%s: %d pairs, %.0f a second", planned.name, len(pairs), len(pairs) / took)
+                    _log.info("%s: %d pairs, %.0f per second", planned.name, len(pairs), len(pairs) / took)
             bar.update(planned.size)
             slowest = max(slowest, time.monotonic() - before)
     return made

@@ -282,7 +282,8 @@ class StudentPart:
         within("student", self, {**_SIZES, "paired": SHARE, "whitened": WEIGHT, "difference": WEIGHT})
         if self.width % self.heads:
             raise RecipeError(
-                f"student.width is {self.width}, no multiple of {self.heads} heads.", "Change student.width or .heads."
+                f"student.width is {self.width}, which is not a multiple of {self.heads} heads.",
+                "Change student.width or .heads.",
             )
 
 

@@ -211,7 +211,7 @@ def make_corrector_task(
             corrector.load_state_dict(first.state_dict())
     except RuntimeError as error:
         raise CheckpointError(
-            f"The corrector in {init_from} has another shape than the recipe's.", "Take its shape in [corrector]."
+            f"The corrector in {init_from} has another shape than the recipe's.", "Copy its shape to [corrector]."
         ) from error
     if first is None and recipe.pairs.corrected:
         first = beside.checkpoint.corrector

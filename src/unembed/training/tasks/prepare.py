@@ -128,7 +128,7 @@ def _take_weights(denoiser: Network, checkpoint: Checkpoint, tokenizer: Tokenize
     theirs = Tokenizer.from_json(checkpoint.tokenizer_json)
     if theirs.size == tokenizer.size and theirs.sha256 != tokenizer.sha256:
         raise CheckpointError(
-            f"{checkpoint.path} has as many tokens, but other ones than the recipe's tokenizer.",
+            f"{checkpoint.path} has as many tokens as the recipe's tokenizer, but different ones.",
             "Start from a checkpoint with the recipe's tokenizer.",
         )
     source = checkpoint.denoiser.state_dict()
@@ -186,7 +186,7 @@ def prepare(
             )
         if data.tokenizer != ENCODERS_OWN or data.prompt_name:
             raise RecipeError(
-                "A pack has tokens and prompt already, so data.tokenizer and data.prompt_name say nothing.",
+                "A pack already has its tokens and prompt, so data.tokenizer and data.prompt_name have no effect.",
                 "Leave both out, or train from shards.",
             )
         tokenizer, identity = pack.tokenizer, pack.identity
@@ -253,7 +253,7 @@ def _closed_form(
         checkpoint = load_checkpoint(init_from)
         _take_weights(denoiser, checkpoint, tokenizer)
         if not EncoderIdentity.from_dict(checkpoint.identity).same_vectors(identity):
-            _log.warning("%s is of another encoder: its closed-form parts are fitted anew", init_from)
+            _log.warning("%s is of another encoder: its closed-form parts are fitted again", init_from)
         elif _has_all_parts(denoiser, checkpoint.denoiser):
             return Fitted.of(checkpoint.notes.get("fitted"))
     _log.info("fitting the closed-form parts on %d texts", len(source.rows))

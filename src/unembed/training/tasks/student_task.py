@@ -221,7 +221,7 @@ def make_student_task(
         surrogate = found.surrogate
         if found.student.config != shape:
             raise CheckpointError(
-                f"The student in {init_from} has another shape than the recipe's.", "Take its shape in [student]."
+                f"The student in {init_from} has another shape than the recipe's.", "Copy its shape to [student]."
             )
         student.load_state_dict(found.student.state_dict())
     pairs = None
