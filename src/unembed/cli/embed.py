@@ -37,9 +37,11 @@ OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 @click.option("--out", "-o", metavar="FILE", help="Write vectors to a .parquet, .npy or .jsonl file (mode 600).")
 @click.option("--shards", metavar="FOLDER", help="Write training shards into a folder; continues where it stopped.")
 @click.option("--resume", is_flag=True, help="With --out: continue with the finished rows of an interrupted run.")
-@click.option("--encoder", default="minilm", show_default=True, metavar="NAME", help="Encoder: a name, a folder or an endpoint.")
 @click.option(
-    "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="Folder or hub name; encoder: its own."
+    "--encoder", default="minilm", show_default=True, metavar="NAME", help="Encoder: a name, a folder or an endpoint."
+)
+@click.option(
+    "--tokenizer", default="encoder", show_default=True, metavar="NAME", help="Folder, hub name, or the encoder's own."
 )
 @click.option(
     "--max-length",
@@ -55,7 +57,7 @@ OWN = frozenset(("id", "text", "embedded_text", "source", "embedding"))
 @click.option("--keep", multiple=True, metavar="NAME", help="With --out: copy this column; may be repeated.")
 @row_options("texts")
 @click.option("--shard-size", type=click.IntRange(1), default=65536, show_default=True, help="Texts per shard.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Vectors' type in shards.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Number type in shards.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Precision of the encoder's arithmetic.")
 @click.option("--prompt-name", metavar="NAME", help="One of the encoder's own prompts, put before every text.")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per batch of the encoder.")

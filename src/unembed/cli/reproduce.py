@@ -41,14 +41,18 @@ if TYPE_CHECKING:
 @click.option("--multilingual", "multilingual", multiple=True, metavar="NAME=PATH", help="Models for tables 7 to 9.")
 @click.option("--languages", metavar="FILE", help="Texts for them: language, then source, then text (.tsv).")
 @click.option("--note", "notes", multiple=True, metavar="TEXT", help="A sentence for the page; may be repeated.")
-@click.option("-n", "count", type=click.IntRange(1), default=300, show_default=True, help="Number of texts, drawn with the seed.")
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=300, show_default=True, help="Number of texts, drawn with the seed."
+)
 @click.option("--per-language", type=click.IntRange(1), default=50, show_default=True, help="Texts of each language.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all that is drawn.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Vectors decoded together.")
 @click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1 or mps; default: the fastest.")
 @precision_option
 @click.option("--again", is_flag=True, help="Run cells again that the file already holds.")
-@click.option("--out", "-o", default="reproduction/paper.json", show_default=True, metavar="FILE", help="The JSON file of cells.")
+@click.option(
+    "--out", "-o", default="reproduction/paper.json", show_default=True, metavar="FILE", help="The JSON file of cells."
+)
 @click.option("--page", metavar="FILE", help="The page made of them; default: beside the cells, as .md.")
 @output_options
 def command(

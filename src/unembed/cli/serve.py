@@ -13,7 +13,7 @@ from unembed.errors import InputError
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: a free one.")
-@click.option("--token", metavar="TEXT", envvar="UNEMBED_TOKEN", help="Secret of clients; or set UNEMBED_TOKEN.")
+@click.option("--token", metavar="TEXT", envvar="UNEMBED_TOKEN", help="Token of clients; or set UNEMBED_TOKEN.")
 @click.option("--open/--no-open", "open_page", default=True, show_default=True, help="Open the page in a browser.")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Most requests under way.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Vectors decoded together.")

@@ -1,4 +1,4 @@
-"""Scores a checkpoint on texts of one's own. Contents: `evaluate`; what is measured stands in `harness`, `measure`."""
+"""Scores a checkpoint on texts of one's own. Contents: `evaluate`; what is measured is in `harness`, `measure`."""
 
 from __future__ import annotations
 

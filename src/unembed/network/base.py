@@ -28,7 +28,7 @@ MASK, GIVEN, PREFIX = 0, 1, 3
 class Network(nn.Module):
     """Hidden rows of texts and vectors, and their logits.
 
-    Modules are made in one order, before and behind those of a subclass: the order fixes what a seed draws.
+    Modules are made in one order, before and after those of a subclass: the order fixes what a seed draws.
 
     Args:
         config: the shape.
