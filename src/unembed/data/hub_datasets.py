@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from unembed.errors import DataError
+from unembed.stores.reading import first_line
 
 PREFIX = "hf:"
 _SECONDS = 10.0
@@ -112,12 +113,12 @@ class DatasetSpec:
                 found = datasets.load_dataset(self.name, split=self.split, streaming=True, **options)
         except ValueError as error:  # a configuration or split; the library lists those that there are
             raise DataError(
-                f"The dataset {self.name} cannot be read this way ({_first_line(error)}).",
+                f"The dataset {self.name} cannot be read this way ({first_line(error)}).",
                 "Fix the config, the split or files.",
             ) from error
         except Exception as error:
             raise DataError(
-                f"The dataset {self.name} cannot be opened ({_first_line(error)}).",
+                f"The dataset {self.name} cannot be opened ({first_line(error)}).",
                 "Check its name, its files and the connection.",
             ) from error
         if found.column_names is not None and self.column not in found.column_names:
@@ -238,17 +239,12 @@ class DatasetStream:
             raise DataError(f"A record of {spec.name} has no {spec.column!r}.", "Set column.") from error
         except Exception as error:
             raise DataError(
-                f"Reading the dataset {spec.name} failed ({_first_line(error)}).",
+                f"Reading the dataset {spec.name} failed ({first_line(error)}).",
                 "Run the same command again: shards continue after the last whole one.",
             ) from error
         if any(text is not None and not isinstance(text, str) for text in block):
             raise DataError(f"The column {spec.column!r} of {spec.name} holds no strings.", "Set another column.")
         return [text or "" for text in block]
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @contextlib.contextmanager

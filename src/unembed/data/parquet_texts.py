@@ -13,6 +13,8 @@ from typing import Any
 from unembed.data.records import Record, Wanted, no_column
 from unembed.data.unzstd import open_file
 from unembed.errors import DataError
+from unembed.stores.arrow.values import is_text
+from unembed.stores.reading import first_line
 
 
 def read_parquet(path: Path, stem: str, asked: Wanted) -> Iterator[Record]:
@@ -56,17 +58,16 @@ def read_parquet(path: Path, stem: str, asked: Wanted) -> Iterator[Record]:
                         yield Record(text, stem if source is None else str(source), name, next(kept, ()))
                         row += 1
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{path} is not a readable parquet file ({reason}).", "Write it again.") from error
+            raise DataError(
+                f"{path} is not a readable parquet file ({first_line(error)}).", "Write it again."
+            ) from error
 
 
 def _is_string(kind: Any) -> bool:
     """Whether an Arrow type holds strings."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _parquet_name(schema: Any, column: str | int, path: Path) -> str:
