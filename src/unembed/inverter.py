@@ -48,7 +48,7 @@ class Inverter:
         precision: "fp32", "bf16", or "auto" (bf16 where it is fast); of the products of the network.
 
     Attributes:
-        model: the checkpoint with what lies beside it.
+        model: the checkpoint with what is next to it.
         denoiser: the network.
         tokenizer: between ids and texts.
         identity: the encoder that the checkpoint belongs to.
@@ -124,7 +124,7 @@ class Inverter:
 
     @property
     def student(self) -> StudentFile | None:
-        """The student encoder that lies beside the checkpoint, read at first use; None where there is none."""
+        """The student encoder that is next to the checkpoint, read at first use; None where there is none."""
         return self.model.student
 
     @property
@@ -218,7 +218,7 @@ class Inverter:
             return self.model.recoveries(request.drafts(batch_size, trace, progress), request)
         if trace:
             raise InputError(
-                "A trace shows how a draft is decoded, and refinement goes on behind it.",
+                "A trace shows how a draft is decoded, and refinement starts from finished drafts.",
                 "Leave out the trace or the queries.",
             )
         more: dict[str, Any] = {"encoder": encoder, "batch_size": batch_size, "progress": progress}

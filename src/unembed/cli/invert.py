@@ -49,18 +49,18 @@ CHUNK = 64  # vectors read and shown at a time
 @click.option("--column", metavar="NAME", help="Column or array with the vectors, or places such as 1-384.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids; default: one named id, else row numbers.")
 @click.option("--keep", multiple=True, metavar="NAME", help="Copy this column to the output; may be repeated.")
-@click.option("--compare", metavar="NAME", help="Column with the true texts: show them beside, then the scores.")
+@click.option("--compare", metavar="NAME", help="Column of true texts: show them too, then the scores.")
 @click.option("--format", "kind", type=click.Choice(STREAMS), help="Format of standard input (-); default: jsonl.")
-@click.option("--header/--no-header", default=None, help="Whether a table's first line names columns; default: judge.")
-@click.option("--scale", metavar="NUMBERS", help="Of int8 or uint8: a number, several, or a .npy file; see below.")
-@click.option("--offset", metavar="NUMBERS", help="Added after the scale: a number, several, or a .npy file.")
+@click.option("--header/--no-header", default=None, help="Whether a table's first line names columns; default: guess.")
+@click.option("--scale", metavar="NUMBERS", help="Scale of int8 or uint8: a number, several, or a .npy file.")
+@click.option("--offset", metavar="NUMBERS", help="Offset added after the scale: a number, several, or a .npy file.")
 @click.option("--packed", is_flag=True, help="Each byte holds 8 dimensions, the first in its highest bit.")
 @click.option("--skip-bad", is_flag=True, help="Report rows without a usable vector and leave them out.")
 @row_options("rows")
 @decoding_options
 @known_options
 @query_options
-@click.option("--tokens", is_flag=True, help="Also write each token, its probability, and p_exact: that all are right.")
+@click.option("--tokens", is_flag=True, help="Also write each token's probability, and p_exact, that of all.")
 @click.option("--alternatives", is_flag=True, help="Also write the other drafts, best first.")
 @click.option("--trace", metavar="FILE", help="Write the steps of every decode to this .jsonl file (mode 600).")
 @click.option("--animate", metavar="FILE", help="Draw the first row's decode as an animated .svg file (mode 600).")
@@ -98,7 +98,7 @@ def command(
 
     The confidence is the share of tokens (token_f1) that is expected to be right. Where nothing is calibrated (other
     strategies, and texts that the encoder was asked about) it is empty; the likelihood, what the model thinks of its
-    own text, is always there. The fit is the share of usual texts whose vectors look as unusual or more: below 0.01 a
+    own text, is always there. The fit is the share of usual texts whose vectors look at least as unusual: below 0.01 a
     row does not fit the model, and misfit says why: vector (another encoder, or damaged), long or language.
 
     Rows that are finished when a run with --out is interrupted are kept in FILE.partial; the same command with --resume
@@ -141,7 +141,7 @@ def command(
     if resume and (out is None or compare is not None or trace is not None or animate is not None):
         raise InputError(
             "--resume goes with --out, and without --compare, --trace and --animate.",
-            "Name a file, and score, trace or draw it apart.",
+            "Name a file, and score, trace or draw in a run of its own.",
         )
     for path, kinds in ((out, None), (trace, (".jsonl",)), (animate, (".svg",))):
         if path is not None:
@@ -283,7 +283,7 @@ def _show_best(
         bar.close()
         cut = None if originals is None else originals[:count]
         sink(batch.head(count), found, cut, {name: values[:count] for name, values in kept.items()})
-        note(f"\nThe last {count} rows are shown with the best draft that was found until the interruption.")
+        note(f"\nThe last {count} rows are shown with the best draft found before the interruption.")
 
 
 def _begin(call: Callable[..., T], batch: VectorBatch, options: dict[str, Any], known: Known, source: str) -> T:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Prepare the run, measure ten seconds of its steps, and say what it would cost; write nothing.",
 )
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best.")
+@click.option("--device", metavar="NAME", help="Device: cpu, cuda, cuda:1 or mps; default: the fastest.")
 @output_options
 @makes_folder("out")
 def command(

@@ -106,7 +106,7 @@ class Canvas:
         masked = self.masked[index] & ~which
         if self.end_id >= 0:
             ended = (ids == self.end_id) & ~masked
-            # A running count of end tokens, less the own one, is above 0 behind the first of them.
+            # A running count of end tokens, less the own one, is above 0 after the first of them.
             after = (ended.long().cumsum(1) - ended.long() > 0) & ~(self.given | self.forced)[index]
             changed = after & (masked | (ids != self.end_id))
             ids = ids.masked_fill(changed, self.end_id)
@@ -325,7 +325,7 @@ def one_form(denoiser: Network, texts: int, given: Tensor | None, rules: Rules |
         if given is not None or len(rules) != texts or rules.given.shape[1] != c.max_length:
             raise InputError(
                 f"Rules for {len(rules)} texts of {rules.given.shape[1]} tokens do not fit {texts} vectors.",
-                f"Pass rules of one text a vector and {c.max_length} tokens, without given tokens beside them.",
+                f"Pass rules for one text per vector and {c.max_length} tokens, without given tokens beside them.",
             )
         return rules
     if given is None:

@@ -1,4 +1,4 @@
-"""A checkpoint with what lies beside it, ready to decode; no encoder is needed here. Contents: `LoadedModel`."""
+"""A checkpoint with what is next to it, ready to decode; no encoder is needed here. Contents: `LoadedModel`."""
 
 from __future__ import annotations
 

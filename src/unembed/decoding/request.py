@@ -51,7 +51,7 @@ class Request:
     judge: Judge | None = None
 
     def drafts(self, batch_size: int | None = None, trace: bool = False, progress: bool = False) -> list[Draft]:
-        """Decode batch by batch: one draft a row, with its alternatives."""
+        """Decode batch by batch: one draft per row, with its alternatives."""
         size = self.config.batch_size if batch_size is None else batch_size
         parts = (self.part(rows) for rows in batch_starts(len(self.rows), size, progress))
         return [draft for part in parts for draft in loop.finish(part.passes(trace))]
@@ -84,7 +84,7 @@ def batch_starts(rows: int, batch_size: int, progress: bool = False) -> Iterator
 
     Args:
         rows: how many there are.
-        batch_size: rows a batch.
+        batch_size: rows per batch.
         progress: show a bar on stderr.
 
     Raises:
@@ -120,7 +120,7 @@ def resolve_options(
     Args:
         options: fields of `DecodeConfig`.
         defaults: of the checkpoint: its best strategy, with options.
-        has_student: whether there is a student encoder, which choose = "student" asks.
+        has_student: whether there is a student encoder, which choose = "student" needs.
 
     Raises:
         InputError: an unknown option, or one that makes no sense.
@@ -138,9 +138,9 @@ def resolve_options(
     if config.choose == "student" and not has_student():
         if "choose" in options:
             raise InputError(
-                'This checkpoint has no student encoder, which choose = "student" asks.',
+                'This checkpoint has no student encoder, which choose = "student" needs.',
                 'Set choose = "likelihood", or train a student (docs/training.md).',
             )
-        _log.warning("No student encoder lies beside the checkpoint: drafts are chosen by their likelihood alone")
+        _log.warning("No student encoder is next to the checkpoint: drafts are chosen by their likelihood alone")
         config = dataclasses.replace(config, choose="likelihood")
     return config

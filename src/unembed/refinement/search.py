@@ -208,7 +208,7 @@ class Search:
         return count
 
     def _sorted(self, drafts: Sequence[Sequence[tuple[int, ...]]], student: Forecaster) -> list[list[tuple[int, ...]]]:
-        """The best draft of each text in its place, the others behind it nearest first, as the student sees them."""
+        """The best draft of each text in its place, the others after it nearest first, as the student sees them."""
         guess = student.encode([ids for part in drafts for ids in part])
         out, at = [], 0
         for text, part in enumerate(drafts):

@@ -7,7 +7,7 @@ Contents: `available`, `Session`, `Round`, `Refinement`.
         ...
     session.recoveries()
 
-Whoever iterates decides when it goes on: the command line shows its rounds, a server lets other requests have their
+Whoever iterates decides when it continues: the command line shows its rounds, a server lets other requests have their
 turn between two steps. It may be left at any step, by Ctrl-C too; what it found until then is still there.
 """
 
@@ -66,7 +66,7 @@ def available(method: str, denoiser: Network, corrector: Corrector | None) -> In
 
 @dataclass(frozen=True)
 class Round:
-    """Where a batch stands after an answer of the encoder.
+    """Where a batch is after an answer of the encoder.
 
     Attributes:
         done: rows of the batches before.
@@ -207,7 +207,7 @@ class Session:
         self._steps = self._drive(self._run(batch_starts(len(request.rows), size, progress)))
 
     def __iter__(self) -> Iterator[Round | None]:
-        """Go on: None after a read of the network, a `Round` after an answer of the encoder.
+        """Advance: None after a read of the network, a `Round` after an answer of the encoder.
 
         Raises:
             EncoderError: the encoder fails.
@@ -215,7 +215,7 @@ class Session:
         return self._steps
 
     def close(self) -> None:
-        """End it where it stands."""
+        """End it now."""
         self._steps.close()
 
     def results(self) -> list[Refinement]:

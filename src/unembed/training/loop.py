@@ -191,7 +191,7 @@ def train(
 
 
 def check_folder(home: Path, recipe: Recipe, resume: bool, cooling: bool) -> dict[str, Any]:
-    """Check that a run may begin in a folder, or go on there; return the facts of its state, empty for a new run.
+    """Check that a run may begin in a folder, or continue there; return the facts of its state, empty for a new run.
 
     Raises:
         CheckpointError, RecipeError: a new run would overwrite a state, or there is none that fits.
