@@ -78,10 +78,10 @@ class DecodeConfig:
     """
 
     strategy: str = option("adaptive", about="A name from /v1/models.")
-    passes: int = option(8, 1, 10_000, 128, "Passes of the network, at most.")
+    passes: int = option(8, 1, 10_000, 128, "Most passes of the network.")
     temperature: float = option(0.0, 0, 100, about="0 takes the likeliest tokens.")
-    samples: int = option(1, 1, 10_000, 16, "Drafts a length; needs a temperature.")
-    lengths: int = option(3, 1, 10_000, 16, "Likely lengths that are decoded.")
+    samples: int = option(1, 1, 10_000, 16, "Drafts per length; needs a temperature.")
+    lengths: int = option(3, 1, 10_000, 16, "Number of likely lengths that are decoded.")
     guidance: float = option(1.0, 0, 100, about="Weight of the vector; for models that have it.")
     remask: float = option(0.05, 0, 1, about="Of euler-remask and remdm.")
     remask_rule: str = option("probability")

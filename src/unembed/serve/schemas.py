@@ -232,7 +232,7 @@ class Recovered(BaseModel):
     )
     likelihood: float = Field(description="Mean probability of the tokens, not calibrated.")
     fit: float | None = Field(
-        description="Share of held-out texts whose vectors look as unusual or more; null where the model cannot tell."
+        description="Share of held-out texts whose vectors look at least as unusual; null where the model cannot tell."
     )
     misfit: str | None = Field(
         description='What a vector with a fit below 0.01 looks like: "vector" (not this encoder\'s, or damaged), '
