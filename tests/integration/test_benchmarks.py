@@ -124,7 +124,7 @@ def test_a_stream_of_vectors_is_read_whole_and_in_order_in_bounded_memory(script
 
     Between the two stretches that are compared lie 12,000 rows: kept, their vectors alone would take 17.6 MiB.
     """
-    result, most = tmp_path / "out.json", ("--batch", 512, "--most", 8)
+    result, most = tmp_path / "out.json", ("--batch", 512, "--most", 8, "--give-back")
     code, out = script("speed.stream_prior", "--count", 20_000, "--folder", tmp_path / "big", "--out", result, *most)
     found = json.loads(result.read_text())
     assert code == 0 and len(out.splitlines()) == 2
