@@ -13,7 +13,7 @@ if [ "${1:-}" = "--smoke" ]; then smoke=1; shift; fi
 versions=("$@")
 [ ${#versions[@]} -gt 0 ] || versions=(3.11 3.12 3.13)
 light=(click hypothesis numpy pyarrow pytest rich sacrebleu safetensors tokenizers zstandard)
-quick=(stores stores_more stores_damage metrics_text metrics_cosine bootstrap recipe sources detokenizer
+quick=(stores stores_more stores_stdin stores_damage metrics_text metrics_cosine bootstrap recipe sources detokenizer
   hashing_encoder cli_parts chunks)
 quick=("${quick[@]/#/tests/unit/test_}")
 quick=("${quick[@]/%/.py}")

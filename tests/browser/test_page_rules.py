@@ -1,4 +1,4 @@
-"""What the page's code keeps to: no text becomes markup or code, all texts are there, sliders end where measuring did."""
+"""What the page's code keeps to: no text becomes markup or code, all texts are there, sliders end where measured."""
 
 from __future__ import annotations
 

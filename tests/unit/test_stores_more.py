@@ -5,12 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
-import os
-import sys
-import threading
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +25,7 @@ from unembed.cli import invert
 from unembed.errors import InputError
 from unembed.plugins import register
 from unembed.stores.opening import open_store, read_vectors
-from unembed.stores.quantised import Quantisation, parse_numbers
-from unembed.stores.reading import BadRow, Reading
+from unembed.stores.reading import BadRow
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint8")
 ARROW = ("file.arrow", "fixed.feather", "stream.ipc", "list.parquet", "fixed.parquet")
@@ -165,212 +159,7 @@ def test_fixed_shape_tensors_are_vectors(tmp_path: Path) -> None:
 # standard input
 
 
-class Once(io.RawIOBase):
-    """Bytes that pass once, made while they are read; it counts them."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts, self._rest, self.taken = parts, b"", 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._rest = self._rest or next(self._parts, b"")
-        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(part)] = part
-        self.taken += len(part)
-        return len(part)
-
-
-@pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[bytes]], Once]:
-    def put(parts: Iterator[bytes]) -> Once:
-        source = Once(parts)
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(source)))
-        return source
-
-    return put
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "cell.csv", "a.npy", "file.arrow", "stream.ipc"])
-def test_standard_input_gives_what_the_file_gives(tmp_path: Path, stdin: Any, name: str) -> None:
-    vectors = np.random.default_rng(0).normal(size=(17, 5)).astype(np.float32)
-    write(tmp_path / name, vectors, [f"r{i}" for i in range(17)], [f"text {i}" for i in range(17)])
-    kind = {".feather": "arrow", ".ipc": "arrow"}.get(Path(name).suffix, Path(name).suffix[1:])
-    whole = (tmp_path / name).read_bytes()
-    for length in (1, 7, 10**6):
-        stdin(iter([whole[i : i + length] for i in range(0, len(whole), length)]))
-        got, ids, texts, _ = rows_of("-", kind=None if kind == "jsonl" else kind, batch=4)
-        np.testing.assert_array_equal(got, rows_of(tmp_path / name)[0])
-        assert (ids, texts) == rows_of(tmp_path / name)[1:3]
-    stdin(iter([whole]))
-    store = open_store("-", kind=kind)
-    assert sum(map(len, store.batches(4))) == 17
-    with pytest.raises(InputError, match=r"standard input can be read only once.*Save it to a file"):
-        list(store.batches(4))
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "npy", "arrow"])
-def test_standard_input_is_never_held_whole(stdin: Any, kind: str) -> None:
-    rows, width = 20_000, 64
-    line = ",".join(["0.125"] * width)
-    if kind == "arrow":
-        table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * width, np.float32)), width)})
-        sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=500)
-        whole = sink.getvalue()
-        parts: Iterator[bytes] = (whole[i : i + 4096] for i in range(0, len(whole), 4096))
-    elif kind == "npy":
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
-        parts = (head.getvalue() if i < 0 else np.ones(width, "<f4").tobytes() for i in range(-1, rows))
-    else:
-        rows = 4000
-        parts = ((f"[{line}]\n" if kind == "jsonl" else f"{line}\n").encode() for _ in range(rows))
-    source = stdin(parts)
-    tracemalloc.start()
-    store = open_store("-", kind=kind)
-    begin = source.taken
-    total = sum(len(batch) for batch in store.batches(200))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert total == rows and source.taken > 1_500_000 and begin < source.taken / 5
-    assert peak < 1_500_000, peak
-
-
-def test_errors_of_standard_input(stdin: Any) -> None:
-    for kind in ("jsonl", "csv", "npy", "arrow"):
-        stdin(iter([]))
-        says("-", kind=kind)
-    stdin(iter([b"[1, 2]\n[1, 2\n"]))
-    says("-", "Line 2 of standard input is not JSON")
-    with pytest.raises(InputError, match="no format 'parquet'"):
-        open_store("-", kind="parquet")
-    array = io.BytesIO()
-    np.save(array, np.ones((6, 3)))
-    stdin(iter([array.getvalue()[:-30]]))
-    says("-", "truncated", kind="npy")
-    array = io.BytesIO()
-    np.save(array, np.asfortranarray(np.ones((6, 3))))
-    stdin(iter([array.getvalue()[:-30]]))
-    says("-", "truncated", kind="npy")
-
-
-def test_named_pipes_are_streams(tmp_path: Path) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    writer = threading.Thread(target=lambda: path.write_text("[1, 2]\n[3, 4]\n"))
-    writer.start()
-    assert rows_of(path, kind="jsonl")[0].tolist() == [[1, 2], [3, 4]]
-    writer.join()
-
-
 # quantised vectors
-
-
-def test_scale_and_offset(tmp_path: Path) -> None:
-    stored = np.array([[-128, 0, 127], [1, 2, 3]], np.int8)
-    np.save(tmp_path / "a.npy", stored)
-    write(tmp_path / "a.jsonl", stored, ["a", "b"], ["", ""])
-    for name in ("a.npy", "a.jsonl"):
-        read = lambda path=tmp_path / name, **options: rows_of(path, **options)[0]  # noqa: E731
-        np.testing.assert_allclose(read(scale=0.5), stored * 0.5)
-        np.testing.assert_allclose(read(scale=[1, 2, 3], offset=[1, 0, -1]), stored * [1.0, 2, 3] + [1, 0, -1])
-        np.testing.assert_allclose(read(offset=0.25), stored + 0.25)
-        says(tmp_path / name, "2 numbers", "dimension 3", scale=[1, 2])
-    with pytest.raises(InputError, match="neither scale nor offset"):
-        Quantisation(scale=1, packed=True)
-    for bad in ("x", [1, float("nan")], np.ones((3, 3)), []):
-        with pytest.raises(InputError, match=r"scale.*Give"):
-            Quantisation(scale=bad)
-
-
-@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.parquet", "a.arrow"])
-def test_scales_beside_the_vectors(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    stored, scales = np.array([[1, -2], [3, 4], [5, 6]], np.int8), np.array([0.5, 2, 3], np.float32)
-    path = tmp_path / name
-    for plain in (False, True):
-        arrays = {"v": stored} if plain else {"v": stored, "scales": scales}
-        if path.suffix == ".npz":
-            np.savez(path, **arrays)
-        elif path.suffix == ".safetensors":
-            save_file(arrays, path)
-        else:
-            table = pa.table({**arrays, "v": pa.array(stored.tolist(), pa.list_(pa.int8()))})
-            pq.write_table(table, path) if path.suffix == ".parquet" else write_feather(table, path)
-        with caplog.at_level(logging.INFO, "unembed"):
-            caplog.clear()
-            got = rows_of(path, batch=2)[0]
-        np.testing.assert_allclose(got, stored if plain else stored * scales[:, None])
-        assert ("used as they are" in caplog.text) == plain
-    np.testing.assert_allclose(rows_of(path, scale=2)[0], stored * 2)
-
-
-def test_scales_of_another_shape_are_not_overlooked(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", v=np.ones((3, 2), np.int8), scale=np.ones(2))
-    says(tmp_path / "a.npz", "'scale' of shape (2,)", "--scale")
-    assert rows_of(tmp_path / "a.npz", scale=[1, 2])[0].tolist() == [[1, 2]] * 3
-    np.savez(tmp_path / "b.npz", v=np.ones((3, 2), np.float32), scale=np.full(3, 5.0))
-    assert rows_of(tmp_path / "b.npz")[0].tolist() == [[1, 1]] * 3, "floats are not scaled by what lies beside"
-
-
-def pack(vectors: np.ndarray, kind: str) -> np.ndarray:
-    """What sentence-transformers 5 stores for "ubinary" and "binary"."""
-    bits = np.packbits(vectors > 0, axis=-1)
-    return bits if kind == "uint8" else (bits - 128).astype(np.int8)
-
-
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "list.parquet", "file.arrow"])
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-def test_packed_bits(tmp_path: Path, name: str, dtype: str) -> None:
-    vectors = np.random.default_rng(0).normal(size=(9, 32))
-    write(tmp_path / name, pack(vectors, dtype), [f"r{i}" for i in range(9)], [""] * 9)
-    assert open_store(tmp_path / name, reading=Reading(Quantisation(packed=True))).dimension == 32
-    np.testing.assert_array_equal(rows_of(tmp_path / name, packed=True, batch=4)[0], np.sign(vectors))
-
-
-def test_packed_bits_as_text(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("[128, 1]\n[255, 0]\n")
-    expected = [[1, *[-1] * 14, 1], [1] * 8 + [-1] * 8]
-    assert rows_of(tmp_path / "a.jsonl", packed=True)[0].tolist() == expected
-    (tmp_path / "a.jsonl").write_text("[128, 1]\n[-3, 0]\n")
-    says(tmp_path / "a.jsonl", "Row 1", "not a byte", packed=True)
-    np.save(tmp_path / "a.npy", np.ones((2, 2)))
-    says(tmp_path / "a.npy", "float64", "--packed", packed=True)
-
-
-def bins(vectors: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """The steps of 255 that sentence-transformers counts."""
-    return np.clip(np.floor((vectors - ranges[0]) / ((ranges[1] - ranges[0]) / 255)), 0, 255)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-def test_ranges_of_sentence_transformers(tmp_path: Path, dtype: str) -> None:
-    vectors = np.random.default_rng(0).normal(size=(50, 6))
-    ranges = np.vstack([vectors.min(0), vectors.max(0)])
-    stored = bins(vectors, ranges) - (128 if dtype == "int8" else 0)
-    np.save(tmp_path / "a.npy", stored.astype(dtype))
-    np.save(tmp_path / "ranges.npy", ranges)
-    got = rows_of(tmp_path / "a.npy", scale=parse_numbers(str(tmp_path / "ranges.npy"), "scale"))[0]
-    step = (ranges[1] - ranges[0]) / 255
-    assert (np.abs(got - vectors) <= step * 0.51).all()
-
-
-@pytest.mark.slow
-def test_against_sentence_transformers_itself(tmp_path: Path) -> None:
-    from sentence_transformers.util.quantization import quantize_embeddings
-
-    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
-    ranges = np.vstack([vectors.min(0), vectors.max(0)])
-    for precision in ("uint8", "int8", "ubinary", "binary"):
-        np.save(tmp_path / "a.npy", quantize_embeddings(vectors, precision, ranges=ranges))
-        options = {"packed": True} if "binary" in precision else {"scale": ranges}
-        got = rows_of(tmp_path / "a.npy", **options)[0]
-        if "binary" in precision:
-            np.testing.assert_array_equal(got, np.sign(vectors))
-        else:
-            assert (np.abs(got - vectors) <= (ranges[1] - ranges[0]) / 255 * 0.51).all()
 
 
 # bad rows
