@@ -129,7 +129,7 @@ def test_the_public_function_takes_texts_and_vectors(inverter, chains, encoder):
     with_vectors = evaluate(inverter, texts, pd.Series(list(part.vectors)), rates=(0.5,), **way)
     assert with_vectors["metrics"] == expected["metrics"] and with_vectors["options"] == expected["options"]
     assert "cosine" not in with_vectors["metrics"], "no encoder was named"
-    folder = inverter._checkpoint.path
+    folder = inverter.model.checkpoint.path
     embedded = evaluate(folder, [f"{text} and more of it" for text in texts], encoder=encoder, name="mine", **way)
     assert embedded["data"]["name"] == "mine" and "cosine" in embedded["metrics"]
     assert "cosine" in evaluate(inverter, texts[0])["metrics"] and evaluate(inverter, texts[0])["default"]
