@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import Place, fails, run
 
+from tests.helpers.cli import Place, fails, run
 from unembed.cli.chunks import Chunks
 
 
