@@ -25,7 +25,7 @@ from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_chec
 from unembed.checkpoint.shipped import find_checkpoint
 from unembed.data.shards import ShardDataset
 from unembed.errors import CheckpointError, DataError, UnembedError
-from unembed.training.recipes.recipe import ValidationPart
+from unembed.training.recipes.recipe_parts import ValidationPart
 from unembed.training.validation import Validation
 
 

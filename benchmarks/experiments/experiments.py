@@ -40,7 +40,8 @@ from unembed.metrics.text import text_statistics
 from unembed.network.denoiser import Denoiser
 from unembed.training.loop import train
 from unembed.training.losses.rows import full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.recipes.recipe import Recipe, ValidationPart
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_parts import ValidationPart
 from unembed.training.validation import Validation
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -27,7 +27,7 @@ from benchmarks.experiments.race_contestants import CONTESTANTS, Contestant
 from reports import race_page
 from unembed.files import write_json
 from unembed.machine import describe
-from unembed.training.recipes.recipe_values import parse_duration
+from unembed.training.recipes.recipe_parts import parse_duration
 
 METRICS = ("token_f1", "token_accuracy", "exact_match", "bleu", "rouge_l", "length_error")
 

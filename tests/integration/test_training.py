@@ -26,7 +26,8 @@ from unembed.encoders.registry import load_encoder
 from unembed.errors import CheckpointError, DataError, RecipeError
 from unembed.training import validation as validation_module
 from unembed.training.loop import TrainingResult, train
-from unembed.training.recipes.recipe import Recipe, ValidationPart
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_parts import ValidationPart
 from unembed.training.report import read_log
 from unembed.training.validation import Validation
 

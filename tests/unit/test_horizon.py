@@ -9,7 +9,7 @@ import time
 import pytest
 
 from unembed.training.horizon import Horizon, learning_rate
-from unembed.training.recipes.recipe import OptimizerPart, RunPart
+from unembed.training.recipes.recipe_parts import OptimizerPart, RunPart
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

@@ -13,7 +13,7 @@ from unembed.network.block import Attention
 from unembed.network.config import ModelConfig
 from unembed.network.denoiser import Denoiser
 from unembed.training.optimizer import CombinedOptimizer, Muon, make_optimizer, orthogonalised
-from unembed.training.recipes.recipe import OptimizerPart
+from unembed.training.recipes.recipe_parts import OptimizerPart
 
 CONFIG = ModelConfig(
     vector_dim=6, vocab_size=40, width=16, layers=2, heads=2, max_length=5, causal=True, mask_id=3, eos_id=2, bos_id=1

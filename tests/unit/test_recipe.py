@@ -12,7 +12,7 @@ import pytest
 
 from unembed.errors import RecipeError
 from unembed.training.recipes.recipe import Recipe, apply_overrides
-from unembed.training.recipes.recipe_values import parse_duration
+from unembed.training.recipes.recipe_parts import parse_duration
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

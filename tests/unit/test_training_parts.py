@@ -20,7 +20,7 @@ from unembed.training.losses.rows import extend_with_end, full_columns, prepare_
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.losses.step import StepLoss
 from unembed.training.optimizer import Ema, make_optimizer
-from unembed.training.recipes.recipe import ObjectivePart, OptimizerPart
+from unembed.training.recipes.recipe_parts import ObjectivePart, OptimizerPart
 
 CONFIG = ModelConfig(
     vector_dim=6, vocab_size=40, width=16, layers=1, heads=2, max_length=5, causal=True, mask_id=3, eos_id=2, bos_id=1

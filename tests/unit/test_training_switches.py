@@ -15,7 +15,7 @@ from unembed.network.base import MASK
 from unembed.network.config import ModelConfig
 from unembed.network.denoiser import Denoiser
 from unembed.training.losses.step import StepLoss
-from unembed.training.recipes.recipe import ObjectivePart
+from unembed.training.recipes.recipe_parts import ObjectivePart
 
 V, D = 40, 12
 CONFIG = ModelConfig(

@@ -23,7 +23,7 @@ from unembed.training.horizon import learning_rate
 from unembed.training.memory import keep_memory, limited_memory
 from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.recipes.recipe_values import parse_duration
+from unembed.training.recipes.recipe_parts import parse_duration
 from unembed.training.stepper import Stepper
 from unembed.training.tasks.table import make_task
 from unembed.training.tasks.task import Task

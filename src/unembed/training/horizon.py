@@ -12,8 +12,7 @@ import logging
 import math
 import time
 
-from unembed.training.recipes.recipe_parts import OptimizerPart, RunPart
-from unembed.training.recipes.recipe_values import parse_duration
+from unembed.training.recipes.recipe_parts import OptimizerPart, RunPart, parse_duration
 
 _log = logging.getLogger(__name__)
 _TIMED_STEPS = 12

@@ -29,7 +29,7 @@ from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.memory import keep_memory, limited_memory
 from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.recipes.recipe_values import parse_duration
+from unembed.training.recipes.recipe_parts import parse_duration
 from unembed.training.report import Reporter
 from unembed.training.state import (
     FILE,

@@ -19,7 +19,7 @@ from unembed.decoding.loop import decode
 from unembed.network.base import Network
 from unembed.priors.fit_score import FitScore
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.recipes.recipe import ValidationPart
+from unembed.training.recipes.recipe_parts import ValidationPart
 
 _TOGETHER = 50
 """Texts that are decoded together."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unembed.training.recipes.recipe import ObjectivePart
+from unembed.training.recipes.recipe_parts import ObjectivePart
 
 
 class Shortlist:

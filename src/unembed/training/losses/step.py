@@ -21,7 +21,7 @@ from unembed.training.losses.rows import (
     rows_loss,
 )
 from unembed.training.losses.shortlist import Shortlist
-from unembed.training.recipes.recipe import ObjectivePart
+from unembed.training.recipes.recipe_parts import ObjectivePart
 
 
 class StepLoss:

@@ -34,7 +34,8 @@ from unembed.training.pairs.draft_pairs import PairMaker
 from unembed.training.pairs.pair_feed import PairFeed, PairFolder
 from unembed.training.pairs.pair_files import Origin, Texts
 from unembed.training.pairs.pair_plan import Planned, make_pairs, plan
-from unembed.training.recipes.recipe import DataPart, Recipe
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_parts import DataPart
 from unembed.training.source import Fitted, Source, check_pack, open_packs, open_shards
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from unembed.checks import allow, nearest, shown
 from unembed.encoders.endpoint import without_address
 from unembed.errors import InputError, RecipeError
 from unembed.training.recipes.recipe_parts import (
-    TASKS,
     CorrectorPart,
     DataPart,
     ModelPart,
@@ -36,19 +35,8 @@ from unembed.training.recipes.recipe_parts import (
     ValidationPart,
 )
 
-__all__ = [
-    "CorrectorPart",
-    "DataPart",
-    "ModelPart",
-    "ObjectivePart",
-    "OptimizerPart",
-    "PairsPart",
-    "Recipe",
-    "RunPart",
-    "StudentPart",
-    "ValidationPart",
-    "apply_overrides",
-]
+TASKS = ("denoiser", "student", "corrector")
+"""What can be learnt (`training/stepper.py`)."""
 
 _MOST_BYTES = 1 << 20
 _MOST_LETTERS = 4096

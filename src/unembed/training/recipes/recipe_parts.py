@@ -1,35 +1,76 @@
-"""The tables of a recipe: what each key means, its default and its range.
+"""The tables of a recipe: what each key means, its default, and what it may be.
 
 Contents: `ModelPart`, `DataPart`, `ObjectivePart`, `OptimizerPart`, `RunPart`, `ValidationPart`, `StudentPart`,
-`CorrectorPart`, `PairsPart`.
+`CorrectorPart`, `PairsPart`; `parse_duration`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any
 
-from unembed.checks import allow, shown
+from unembed.checks import allow, bound, shown
 from unembed.errors import RecipeError
 from unembed.network.config import Shape
 from unembed.plugins import plugin_names
-from unembed.training.recipes.recipe_values import (
-    BELOW_ONE,
-    COUNT,
-    SEED,
-    SHARE,
-    WEIGHT,
-    parse_duration,
-    within,
-)
-
-TASKS = ("denoiser", "student", "corrector")
-"""What can be learnt (`training/tasks/table.py`)."""
 
 SCHEDULE_NAMES = ("linear", "cosine", "exponential")
 """Names that `diffusion.schedule` knows; written out so that reading a recipe needs no torch."""
 
-_SIZES = {"width": (1, 16_384), "layers": (1, 256), "heads": (1, 256), "mlp": (1, 65_536)}
-"""Bounds of a small transformer's shape."""
+_BELOW_ONE = math.nextafter(1, 0)
+_MANY, _SEEDS = 10**12, 2**63 - 1
+_LONGEST = 10 * 366 * 86400.0
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in "90", "90s", "9m", "1.5h"; 0 for "".
+
+    Raises:
+        RecipeError: not a duration.
+    """
+    if not text:
+        return 0.0
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1].lower())
+    number = text[:-1] if factor else text
+    try:
+        seconds = float(number) * (factor or 1.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= _LONGEST:
+        raise RecipeError(
+            f"{shown(text)} is not a duration, or one of more than ten years.", 'Write it like "90s", "9m" or "1.5h".'
+        )
+    return seconds
+
+
+def _number(default: Any, low: float = 0, high: float = 1) -> Any:
+    """A key whose value, or each member of it, lies from `low` to `high`; a share where neither is said."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+def _word(default: str, *others: str) -> Any:
+    """A key that holds one of several words."""
+    return dataclasses.field(default=default, metadata={"words": (default, *others)})
+
+
+class _Table:
+    """What all tables but the model's have: each key is held to the range or the words that stand beside it."""
+
+    def __post_init__(self) -> None:
+        """Check every key, and then what keys say together; a `RecipeError` names the key and what it may be."""
+        for key in dataclasses.fields(self):  # type: ignore[arg-type]
+            name, value = f"{type(self).__name__.removesuffix('Part').lower()}.{key.name}", getattr(self, key.name)
+            if "range" in key.metadata:
+                for one in value if isinstance(value, tuple) else (value,):
+                    bound(name, one, *key.metadata["range"], RecipeError, whole=isinstance(one, int))
+            elif "words" in key.metadata:
+                allow(name, value, key.metadata["words"], RecipeError)
+        self._check()
+
+    def _check(self) -> None:
+        """What keys say together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +85,7 @@ class ModelPart(Shape):
 
 
 @dataclass(frozen=True)
-class DataPart:
+class DataPart(_Table):
     """Where texts and vectors come from.
 
     Attributes:
@@ -77,23 +118,20 @@ class DataPart:
     encoder: str = "minilm"
     prompt_name: str = ""
     tokenizer: str = "encoder"
-    max_length: int = 32
+    max_length: int = _number(32, 1, 4096)
     exclude_sources: tuple[str, ...] = ()
-    batch_size: int = 256
+    batch_size: int = _number(256, 1, 2**20)
     buckets: tuple[int, ...] = ()
-    max_texts: int = 0
-    noise: float = 0.0
-    fitted: int = 0
-    join: float = 0.1
-    crop: float = 0.3
-    truncate: float = 0.1
+    max_texts: int = _number(0, 0, _MANY)
+    noise: float = _number(0.0, 0, 10)
+    fitted: int = _number(0, 0, _MANY)
+    join: float = _number(0.1)
+    crop: float = _number(0.3)
+    truncate: float = _number(0.1)
 
-    def __post_init__(self) -> None:
-        """Check ranges; one folder may be given as a string."""
-        if isinstance(self.shards, str):
+    def _check(self) -> None:
+        if isinstance(self.shards, str):  # one folder
             object.__setattr__(self, "shards", (self.shards,) if self.shards else ())
-        sizes = {"max_length": (1, 4096), "batch_size": (1, 2**20), "max_texts": COUNT, "fitted": COUNT}
-        within("data", self, {**sizes, "noise": (0, 10), "join": SHARE, "crop": SHARE, "truncate": SHARE})
         if self.buckets and (min(self.buckets) < 1 or max(self.buckets) != self.max_length):
             raise RecipeError(
                 f"data.buckets is {shown(list(self.buckets))}.", f"Use lengths from 1 that end with {self.max_length}."
@@ -101,7 +139,7 @@ class DataPart:
 
 
 @dataclass(frozen=True)
-class ObjectivePart:
+class ObjectivePart(_Table):
     """What is learnt from a batch.
 
     Attributes:
@@ -119,32 +157,27 @@ class ObjectivePart:
         length_weight: weight of the length network's cross-entropy.
     """
 
-    masking: str = "count"
+    masking: str = _word("count", "time")
     schedule: str = "linear"
-    loss_weight: str = "flat"
-    causal_share: float = 0.5
-    vector_drop: float = 0.0
-    shortlist_frequent: int = 4000
-    shortlist_sampled: int = 2000
-    length_weight: float = 0.1
+    loss_weight: str = _word("flat", "bound", "printed")
+    causal_share: float = _number(0.5)
+    vector_drop: float = _number(0.0)
+    shortlist_frequent: int = _number(4000, 0, 10**7)
+    shortlist_sampled: int = _number(2000, 0, 10**7)
+    length_weight: float = _number(0.1, 0, 1000)
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        allow("objective.masking", self.masking, ("count", "time"), RecipeError)
+    def _check(self) -> None:
         if self.schedule not in SCHEDULE_NAMES:
             allow("objective.schedule", self.schedule, (*SCHEDULE_NAMES, *plugin_names("schedule")), RecipeError)
-        allow("objective.loss_weight", self.loss_weight, ("bound", "flat", "printed"), RecipeError)
         if self.loss_weight == "printed" and self.masking != "time":
             raise RecipeError(
                 'objective.loss_weight is "printed" (1/t), but masking "count" draws no t.',
                 'Set objective.masking = "time", or loss_weight = "bound".',
             )
-        columns = {"shortlist_frequent": (0, 10**7), "shortlist_sampled": (0, 10**7)}
-        within("objective", self, {**columns, "causal_share": SHARE, "vector_drop": SHARE, "length_weight": (0, 1000)})
 
 
 @dataclass(frozen=True)
-class OptimizerPart:
+class OptimizerPart(_Table):
     """AdamW, the learning rate over the run, clipping, EMA.
 
     Attributes:
@@ -161,31 +194,25 @@ class OptimizerPart:
         muon_lr: peak learning rate of Muon, on AdamW's scale (its updates are matched in size); 0 takes `lr`.
     """
 
-    lr: float = 1e-3
-    betas: tuple[float, ...] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    warmup: int = 200
-    decay: str = "linear"
-    hold: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.999
-    accumulate: int = 1
-    matrices: str = "adamw"
-    muon_lr: float = 0.0
+    lr: float = _number(1e-3, 1e-12, 10)
+    betas: tuple[float, ...] = _number((0.9, 0.98), 0, _BELOW_ONE)
+    weight_decay: float = _number(0.01, 0, 100)
+    warmup: int = _number(200, 0, _MANY)
+    decay: str = _word("linear", "cosine", "none")
+    hold: float = _number(0.0, 0, _BELOW_ONE)
+    clip: float = _number(1.0, 1e-9, 1e9)
+    ema: float = _number(0.999, 0, _BELOW_ONE)
+    accumulate: int = _number(1, 1, 10**6)
+    matrices: str = _word("adamw", "muon")
+    muon_lr: float = _number(0.0, 0, 10)
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        rates = {"lr": (1e-12, 10), "muon_lr": (0, 10), "weight_decay": (0, 100), "clip": (1e-9, 1e9)}
-        steps = {"warmup": COUNT, "accumulate": (1, 10**6)}
-        within("optimizer", self, {**rates, **steps, "betas": BELOW_ONE, "ema": BELOW_ONE, "hold": BELOW_ONE})
+    def _check(self) -> None:
         if len(self.betas) != 2:
             raise RecipeError(f"optimizer.betas is {shown(list(self.betas))}.", "Use two numbers.")
-        allow("optimizer.matrices", self.matrices, ("adamw", "muon"), RecipeError)
-        allow("optimizer.decay", self.decay, ("linear", "cosine", "none"), RecipeError)
 
 
 @dataclass(frozen=True)
-class RunPart:
+class RunPart(_Table):
     """How long, how precise, how often.
 
     Attributes:
@@ -207,27 +234,20 @@ class RunPart:
         store_dtype: weights of the final checkpoint: "fp32", "fp16", "int8" or "int6".
     """
 
-    seed: int = 0
-    steps: int = 0
+    seed: int = _number(0, 0, _SEEDS)
+    steps: int = _number(0, 0, _MANY)
     max_time: str = ""
-    horizon: str = "steps"
-    precision: str = "auto"
-    compile: str = "auto"
-    validate_every: float = 120.0
-    save_every: float = 600.0
+    horizon: str = _word("steps", "time", "none")
+    precision: str = _word("auto", "fp32", "bf16")
+    compile: str = _word("auto", "yes", "no")
+    validate_every: float = _number(120.0, 1e-9, 1e9)
+    save_every: float = _number(600.0, 1e-9, 1e9)
     milestones: tuple[str, ...] = ()
     reserve: str = ""
-    threads: int = 0
-    store_dtype: str = "fp32"
+    threads: int = _number(0, 0, 4096)
+    store_dtype: str = _word("fp32", "fp16", "int8", "int6")
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        seconds = {"validate_every": (1e-9, 1e9), "save_every": (1e-9, 1e9)}
-        within("run", self, {**seconds, "seed": SEED, "steps": COUNT, "threads": (0, 4096)})
-        allow("run.precision", self.precision, ("auto", "fp32", "bf16"), RecipeError)
-        allow("run.compile", self.compile, ("auto", "yes", "no"), RecipeError)
-        allow("run.horizon", self.horizon, ("steps", "time", "none"), RecipeError)
-        allow("run.store_dtype", self.store_dtype, ("fp32", "fp16", "int8", "int6"), RecipeError)
+    def _check(self) -> None:
         for text in (self.max_time, self.reserve, *self.milestones):
             parse_duration(text)
 
@@ -237,7 +257,7 @@ class RunPart:
 
 
 @dataclass(frozen=True)
-class ValidationPart:
+class ValidationPart(_Table):
     """Seeded validation.
 
     Attributes:
@@ -248,17 +268,13 @@ class ValidationPart:
     """
 
     shards: str = ""
-    texts: int = 512
-    decoded: int = 200
-    seed: int = 17
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        within("validation", self, {"texts": (1, 10**7), "decoded": (0, 10**7), "seed": SEED})
+    texts: int = _number(512, 1, 10**7)
+    decoded: int = _number(200, 0, 10**7)
+    seed: int = _number(17, 0, _SEEDS)
 
 
 @dataclass(frozen=True)
-class StudentPart:
+class StudentPart(_Table):
     """A student encoder.
 
     Attributes:
@@ -269,17 +285,15 @@ class StudentPart:
         difference: weight of the squared error of the draft's vector less the text's.
     """
 
-    width: int = 256
-    layers: int = 3
-    heads: int = 4
-    mlp: int = 768
-    paired: float = 0.55
-    whitened: float = 0.2
-    difference: float = 1.0
+    width: int = _number(256, 1, 16_384)
+    layers: int = _number(3, 1, 256)
+    heads: int = _number(4, 1, 256)
+    mlp: int = _number(768, 1, 65_536)
+    paired: float = _number(0.55)
+    whitened: float = _number(0.2, 0, 1e6)
+    difference: float = _number(1.0, 0, 1e6)
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        within("student", self, {**_SIZES, "paired": SHARE, "whitened": WEIGHT, "difference": WEIGHT})
+    def _check(self) -> None:
         if self.width % self.heads:
             raise RecipeError(
                 f"student.width is {self.width}, which is not a multiple of {self.heads} heads.",
@@ -288,25 +302,20 @@ class StudentPart:
 
 
 @dataclass(frozen=True)
-class CorrectorPart:
+class CorrectorPart(_Table):
     """A corrector; `network.corrector.CorrectorConfig` says what the keys mean."""
 
-    layers: int = 2
-    heads: int = 6
-    mlp: int = 768
-    read_heads: int = 4
-    read_width: int = 64
-    rank: int = 16
-    vector_rows: int = 2
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        readers = {"read_heads": (1, 256), "read_width": (1, 4096), "rank": (1, 4096), "vector_rows": (1, 256)}
-        within("corrector", self, {**{key: _SIZES[key] for key in ("layers", "heads", "mlp")}, **readers})
+    layers: int = _number(2, 1, 256)
+    heads: int = _number(6, 1, 256)
+    mlp: int = _number(768, 1, 65_536)
+    read_heads: int = _number(4, 1, 256)
+    read_width: int = _number(64, 1, 4096)
+    rank: int = _number(16, 1, 4096)
+    vector_rows: int = _number(2, 1, 256)
 
 
 @dataclass(frozen=True)
-class PairsPart:
+class PairsPart(_Table):
     """Texts with drafts of them, for a student or a corrector; what the folder lacks is made before the first step.
 
     Attributes:
@@ -319,15 +328,13 @@ class PairsPart:
     """
 
     folder: str = ""
-    own: int = 20_000
-    filled: int = 20_000
-    mistakes: int = 20_000
-    corrected: int = 0
-    held: float = 0.01
+    own: int = _number(20_000, 0, _MANY)
+    filled: int = _number(20_000, 0, _MANY)
+    mistakes: int = _number(20_000, 0, _MANY)
+    corrected: int = _number(0, 0, _MANY)
+    held: float = _number(0.01, 0, _BELOW_ONE)
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        within("pairs", self, {"own": COUNT, "filled": COUNT, "mistakes": COUNT, "corrected": COUNT, "held": BELOW_ONE})
+    def _check(self) -> None:
         if self.corrected > self.own:
             raise RecipeError(
                 f"pairs.corrected is {self.corrected}, but only {self.own} own drafts are there to be corrected.",

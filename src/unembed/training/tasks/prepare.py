@@ -32,7 +32,8 @@ from unembed.priors.fit import ClosedForm, fit_closed_form
 from unembed.training.device.resident import Resident
 from unembed.training.memory import resolve_precision
 from unembed.training.online_feed import OnlineFeed
-from unembed.training.recipes.recipe import DataPart, Recipe
+from unembed.training.recipes.recipe import Recipe
+from unembed.training.recipes.recipe_parts import DataPart
 from unembed.training.source import Fitted, Source, check_pack, open_packs, open_shards, open_texts
 from unembed.training.validation import Validation
 
