@@ -28,12 +28,9 @@ from benchmarks.common import emit, machine
 from unembed.files import write_json
 from unembed.training.device import head
 from unembed.training.device.loader import BatchLoader
-from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.stepper import Stepper
+from unembed.training.stepper import Stepper, make_task
 from unembed.training.tasks.device_task import DeviceTask
-from unembed.training.tasks.table import make_task
-from unembed.training.tasks.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKETS = "data.buckets=[8, 16, 24, 32]"
@@ -72,15 +69,10 @@ def matmul_rate(precision: str, device: str, seconds: float) -> float:
     return 2.0 * 2048**3 * count / (_clock(device) - begun) / 1e9
 
 
-def _stepper(recipe: Recipe, task: Task) -> Stepper:
-    optimizer, ema = make_optimizer(task.model, recipe.optimizer, task.precision), Ema(task.model, recipe.optimizer.ema)
-    return Stepper(task, recipe.optimizer, optimizer, ema, torch.Generator().manual_seed(recipe.run.seed))
-
-
 def pace(recipe: Recipe, device: str, steps: int, warmup: int, matmul_seconds: float) -> dict[str, Any]:
     """Texts a second of one path, and its share of the rate of a plain matrix product."""
     task = make_task(recipe, torch.device(device))
-    stepper = _stepper(recipe, task)
+    stepper = Stepper(task, recipe)
     stepper.warm_up()
     for number in range(warmup):
         stepper.step(number, 1e-4)
@@ -128,7 +120,7 @@ def counted(recipe: Recipe) -> dict[str, Any]:
 def _count(recipe: Recipe, texts: int) -> dict[str, int]:
     task = make_task(recipe, torch.device("cpu"))
     assert isinstance(task, DeviceTask)
-    stepper = _stepper(recipe, task)
+    stepper = Stepper(task, recipe)
     kernels, inside = task.resident.kernels, {"head": 0, "chunks": 0, "encoder": 0, "encoder_layers": 0}
     plain_chunk, plain_layer = kernels.chunk, kernels.layer
 
@@ -165,7 +157,7 @@ def _count(recipe: Recipe, texts: int) -> dict[str, int]:
 def launched(recipe: Recipe) -> dict[str, Any]:
     """Launches of a warm step on a GPU, by the profiler."""
     task = make_task(recipe, torch.device("cuda"))
-    stepper = _stepper(recipe, task)
+    stepper = Stepper(task, recipe)
     stepper.warm_up()
     for number in range(8):
         stepper.step(number, 1e-4)

@@ -16,7 +16,7 @@ import torch
 from benchmarks.common import emit, machine, matmul_rates
 from unembed.training.estimate import measure_pace
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.tasks.table import make_task
+from unembed.training.stepper import make_task
 
 
 def main() -> None:

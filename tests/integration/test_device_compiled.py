@@ -16,8 +16,8 @@ from test_device_path import CPU, keeping, losses_of, packs, recipe, task_of  # 
 from tests.helpers.scripts import run_script
 from unembed.errors import DataError, RecipeError
 from unembed.training.device import head
+from unembed.training.stepper import make_task
 from unembed.training.tasks.device_task import refuse
-from unembed.training.tasks.table import make_task
 
 
 def test_a_compiler_that_fails_is_done_without(
@@ -54,7 +54,7 @@ def test_each_function_is_compiled_once_a_bucket_whatever_the_depth(
         task = task_of(recipe(packs, model={"layers": 3}, run={"compile": "yes"}, data={"buckets": [4, 8, 12]}))
         task.warm_up()
         made = len(graphs)
-        for _ in range(2 * task.batches.per_epoch):
+        for _ in range(2 * task.feed.batches_per_epoch):
             (part,) = task.draw()
             task.score(part, torch.Generator()).backward()
     assert task.resident.kernels.compiled and made == len(graphs) <= 3 * 3

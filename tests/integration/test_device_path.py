@@ -21,11 +21,10 @@ from unembed.training.device import resident as resident_file
 from unembed.training.device.corpus import Corpus, sizes_of
 from unembed.training.device.loader import BatchLoader
 from unembed.training.loop import train
-from unembed.training.optimizer import make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log
+from unembed.training.stepper import Stepper, make_task
 from unembed.training.tasks.device_task import DeviceTask
-from unembed.training.tasks.table import make_task
 
 WORDS = "red green blue small large house tree river stone bird walks sings under unbelievably a".split()
 CPU = torch.device("cpu")
@@ -99,7 +98,7 @@ def test_batches_of_a_bucket_have_one_size_and_every_text_comes_once(packs: Path
         batches = BatchLoader(corpus, [4, 8, 12], 16, 0.3, 5, apart)
         assert batches.sizes == sizes_of(16, [4, 8, 12]) == [32, 16, 8]
         seen: list[int] = []
-        for _ in range(batches.per_epoch):
+        for _ in range(batches.batches_per_epoch):
             batch = batches.next()
             assert len(batch.rows) == dict(zip([4, 8, 12], batches.sizes, strict=True))[batch.width]
             assert 1 <= int(batch.length.min()) and int(batch.length.max()) <= batch.width
@@ -153,10 +152,10 @@ def test_kept_vectors_are_those_of_the_whole_texts_and_crops_have_their_own(
     keeping(monkeypatch)
     task = task_of(recipe(packs, data={"crop": 0.5}))
     vectors = task.resident.vectors
-    assert vectors is not None and vectors.dtype == torch.float16 and task.batches.apart
+    assert vectors is not None and vectors.dtype == torch.float16 and task.feed.apart
     cuts = []
-    for _ in range(task.batches.per_epoch):
-        batch = task.batches.next()
+    for _ in range(task.feed.batches_per_epoch):
+        batch = task.feed.next()
         ids, own, full, known = task.resident.of(batch)
         assert bool(known.all()) and torch.equal(full, vectors[batch.rows].float())
         assert torch.allclose(own, plain.resident.embed(ids, batch.length), atol=2e-3)
@@ -239,13 +238,9 @@ def test_a_step_that_is_not_finite_is_left_out(
 
 def test_the_device_leaves_out_a_step_by_itself(packs: Path) -> None:
     """As on a GPU, where the host does not look: AdamW stands still, Muon gets no gradient."""
-    from unembed.training.optimizer import Ema
-    from unembed.training.stepper import Stepper
-
     made = recipe(packs)
     task = task_of(made)
-    optimizer = make_optimizer(task.model, made.optimizer)
-    stepper = Stepper(task, made.optimizer, optimizer, Ema(task.model, 0.9), torch.Generator())
+    stepper = Stepper(task, made)
     stepper.step(0, 1e-3)
     inside = {id(p) for p in task.model.blocks.parameters() if p.dim() == 2}
     before = [p.detach().clone() for p in task.model.parameters()]
@@ -258,7 +253,7 @@ def test_the_device_leaves_out_a_step_by_itself(packs: Path) -> None:
         if parameter.grad is not None:
             parameter.grad.fill_(torch.nan)
     stepper._guard(torch.tensor(True))
-    optimizer.step()
+    stepper.optimizer.step()
     for parameter, old in zip(task.model.parameters(), before, strict=True):
         assert bool(torch.isfinite(parameter).all())
         if id(parameter) not in inside:

@@ -21,11 +21,9 @@ import torch
 
 from unembed.training.horizon import learning_rate
 from unembed.training.memory import keep_memory, limited_memory
-from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import parse_duration
-from unembed.training.stepper import Stepper
-from unembed.training.tasks.table import make_task
+from unembed.training.stepper import Stepper, make_task
 from unembed.training.tasks.task import Task
 
 _FITTED_TEXTS = 20_000
@@ -108,9 +106,7 @@ def measure_pace(
         on_step: called after each timed step with the share of the measurement that is done, 0 to 1.
     """
     keep_memory()
-    optimizer = make_optimizer(task.model, recipe.optimizer, task.precision)
-    generator = torch.Generator().manual_seed(recipe.run.seed)
-    stepper = Stepper(task, recipe.optimizer, optimizer, Ema(task.model, recipe.optimizer.ema), generator)
+    stepper = Stepper(task, recipe)
     begun = time.perf_counter()
     stepper.warm_up()
     for number in range(warmup):

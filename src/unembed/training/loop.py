@@ -27,7 +27,6 @@ from unembed.errors import CheckpointError, RecipeError
 from unembed.files import make_folder, remove_foreign_parts, remove_parts, write_json
 from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.memory import keep_memory, limited_memory
-from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import parse_duration
 from unembed.training.report import Reporter
@@ -41,8 +40,7 @@ from unembed.training.state import (
     read_facts,
     save_state,
 )
-from unembed.training.stepper import Stepper
-from unembed.training.tasks.table import make_task
+from unembed.training.stepper import Stepper, make_task
 from unembed.training.tasks.task import Task
 
 _log = logging.getLogger(__name__)
@@ -163,19 +161,16 @@ def train(
     again = resume or cooling
     known = check_folder(home, recipe, resume, cooling)
     task = make_task(recipe, target, known=known, init_from=None if again else init_from, box=box)
-    optimizer = make_optimizer(task.model, recipe.optimizer, task.precision)
-    ema = Ema(task.model, recipe.optimizer.ema)
-    generator = torch.Generator().manual_seed(recipe.run.seed)
+    stepper = Stepper(task, recipe)
     facts: dict[str, Any] = {"step": 0, "texts": 0, "seconds": 0.0, "horizon": recipe.run.steps}
     if again:
-        facts |= load_state(home, task.model, ema, optimizer, generator)
+        facts |= load_state(home, stepper)
         check_data(facts, task, home)
         if list(facts.get("data", task.data)) == list(task.data) and "place" in facts:
             task.restore(facts["place"])
         _log.info("continuing after step %d, %s texts", facts["step"], f"{facts['texts']:,}")
     facts["data"], facts["recipe"], facts["notes"] = list(task.data), recipe.to_dict(), task.notes()
     facts["encoder"] = task.identity.to_dict()
-    stepper = Stepper(task, recipe.optimizer, optimizer, ema, generator)
     horizon = Horizon(recipe.run, box, started, 0 if cooling else facts["horizon"], "time" if cooling else None)
     run_folder = home / COOLDOWN if cooling else home
     run = _Run(recipe, run_folder, task, stepper, horizon, facts, cooling)
@@ -329,8 +324,7 @@ class _Run:
     def _save(self) -> None:
         self._check_finite()
         began = time.monotonic()
-        part = self.stepper
-        save_state(self.out, self.task.model, part.ema, part.optimizer, part.generator, self.facts)
+        save_state(self.out, self.stepper, self.facts)
         self.horizon.took("state", time.monotonic() - began)
 
     def _validate(self, reporter: Reporter, decode_until: float | None = None) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unembed.encoders.identity import EncoderIdentity
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import atomic_path
-from unembed.training.optimizer import Ema
 from unembed.training.recipes.recipe import Recipe
+from unembed.training.stepper import Stepper
 from unembed.training.tasks.task import Task
 
 FILE = "state.safetensors"
@@ -40,32 +40,23 @@ def not_finite(what: str, folder: Path) -> RecipeError:
     )
 
 
-def save_state(
-    folder: Path,
-    model: nn.Module,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    facts: dict[str, Any],
-) -> None:
+def save_state(folder: Path, stepper: Stepper, facts: dict[str, Any]) -> None:
     """Write everything that a run needs to continue, as one file that appears whole.
 
     Args:
         folder: of the run.
-        model: the model.
-        ema: its average.
-        optimizer: AdamW.
-        generator: of masks, shortlists and noise.
+        stepper: its model, average, optimizer and generator.
         facts: JSON values: step, texts, seconds, horizon, recipe.
     """
     from safetensors.torch import save_file
 
+    model, ema = stepper.task.model, stepper.ema
     tensors: dict[str, Tensor] = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
     tensors |= {f"ema/{k}": v for k, v in zip(ema.names, ema.values, strict=True)}
-    for index, values in optimizer.state_dict()["state"].items():
+    for index, values in stepper.optimizer.state_dict()["state"].items():
         for key, value in values.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).detach().clone().contiguous()
-    tensors["generator"] = generator.get_state()
+    tensors["generator"] = stepper.generator.get_state()
     tensors["torch_generator"] = torch.get_rng_state()
     with atomic_path(folder / FILE) as part:
         save_file({k: v.cpu() for k, v in tensors.items()}, str(part), metadata={"facts": json.dumps(facts)})
@@ -79,11 +70,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / FILE
-    if not path.is_file():
+    if not has_state(folder):
         raise CheckpointError(f"There is no training state in {folder}.", _BEGIN)
     try:
-        with safe_open(str(path), framework="pt") as stored:
+        with safe_open(str(folder / FILE), framework="pt") as stored:
             facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(
@@ -93,25 +83,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def load_state(
-    folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> dict[str, Any]:
-    """Read a state into the given objects and return its facts.
+def load_state(folder: Path, stepper: Stepper) -> dict[str, Any]:
+    """Read a state into a stepper and its task's model, and return its facts.
 
     Raises:
         CheckpointError: no state there, or one of another shape.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    path = folder / FILE
-    if not path.is_file():
-        raise CheckpointError(f"There is no training state in {folder}.", _BEGIN)
+    facts, ema, optimizer = read_facts(folder), stepper.ema, stepper.optimizer
     try:
-        with safe_open(str(path), framework="pt") as stored:
-            facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}
+        tensors = load_file(str(folder / FILE))
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        model.load_state_dict(weights)
+        stepper.task.model.load_state_dict(weights)
         for name, value in zip(ema.names, ema.values, strict=True):
             value.copy_(tensors[f"ema/{name}"])
         state = optimizer.state_dict()
@@ -122,7 +107,7 @@ def load_state(
                 entries.setdefault(int(index), {})[name] = value
         state["state"] = entries
         optimizer.load_state_dict(state)
-        generator.set_state(tensors["generator"])
+        stepper.generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["torch_generator"])
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,6 +1,6 @@
 """One step of learning, whatever is learnt: draw, score, backward, clip, optimizer, average.
 
-Contents: `Stepper`.
+Contents: `make_task` (what a recipe learns), `Stepper`.
 
 Nothing on the device is read by the host here: losses stay tensors until a report asks for them, a step whose gradient
 is not finite is left out on the device itself, and the learning rate is the host's own number.
@@ -9,18 +9,65 @@ is not finite is left out on the device itself, and the learning rate is the hos
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unembed.errors import InputError, UnembedError
+from unembed.errors import InputError, RecipeError, UnembedError
 from unembed.training.memory import out_of_memory
-from unembed.training.optimizer import CombinedOptimizer, Ema
-from unembed.training.recipes.recipe_parts import OptimizerPart
+from unembed.training.optimizer import CombinedOptimizer, Ema, make_optimizer
+from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.task import Task
 
 _log = logging.getLogger(__name__)
+
+
+def make_task(
+    recipe: Recipe,
+    device: torch.device,
+    known: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    box: float = 0.0,
+) -> Task:
+    """Open the data and build the network of a recipe.
+
+    Args:
+        recipe: its `task` decides.
+        device: where the network goes.
+        known: facts of the state that a run continues from, empty for a new run; None for an estimate, for which
+            nothing is written.
+        init_from: what weights start from: a checkpoint, or the file of a student or corrector.
+        box: time box of the session in seconds, 0 for none; where data is made first, for half of it at most.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: see the tasks.
+    """
+    if recipe.task == "student":
+        from unembed.training.tasks.student_task import make_student_task
+
+        return make_student_task(recipe, device, known, init_from, box)
+    if recipe.task == "corrector":
+        from unembed.training.tasks.corrector_task import make_corrector_task
+
+        return make_corrector_task(recipe, device, known, init_from, box)
+    from unembed.training.tasks.denoiser_task import DenoiserTask
+    from unembed.training.tasks.device_task import DeviceTask, refuse
+    from unembed.training.tasks.prepare import prepare
+
+    if recipe.data.buckets:
+        refuse(recipe, device)
+    prepared = prepare(recipe, device, known, init_from)
+    if not recipe.data.buckets:
+        return DenoiserTask(recipe, prepared, device)
+    if prepared.pack is None:
+        raise RecipeError(
+            "data.buckets keeps everything on the device, which needs texts as packs.",
+            "Make them with `unembed pack`, or set data.buckets = [].",
+        )
+    return DeviceTask(recipe, prepared, device)
 
 
 class Stepper:
@@ -28,19 +75,20 @@ class Stepper:
 
     Args:
         task: what is learnt.
-        part: clipping and batches per step.
+        recipe: its optimizer, and the seed.
+
+    Attributes:
         optimizer: of the task's model.
         ema: average of its weights.
         generator: of masks, shortlists and noise, on the CPU.
-
-    Attributes:
         left_out: () how many steps were left out because their gradient was not finite.
     """
 
-    def __init__(
-        self, task: Task, part: OptimizerPart, optimizer: torch.optim.Optimizer, ema: Ema, generator: torch.Generator
-    ) -> None:
-        self.task, self.part, self.optimizer, self.ema, self.generator = task, part, optimizer, ema, generator
+    def __init__(self, task: Task, recipe: Recipe) -> None:
+        self.task, self.part = task, recipe.optimizer
+        self.optimizer = make_optimizer(task.model, self.part, task.precision)
+        self.ema = Ema(task.model, self.part.ema)
+        self.generator = torch.Generator().manual_seed(recipe.run.seed)
         self._parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.device = self._parameters[0].device
         self.left_out = torch.zeros((), device=self.device)

@@ -76,7 +76,7 @@ class BatchLoader:
         self._epoch, self._plan = self._load()
 
     @property
-    def per_epoch(self) -> int:
+    def batches_per_epoch(self) -> int:
         """BatchLoader of the epoch that is drawn."""
         return len(self._plan)
 

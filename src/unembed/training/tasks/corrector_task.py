@@ -6,7 +6,7 @@ Contents: `CorrectorTask`, `make_corrector_task`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from unembed.checkpoint.corrector_file import (
     write_corrector,
 )
 from unembed.errors import CheckpointError, RecipeError
-from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
 from unembed.network.corrector import Corrector, CorrectorConfig
 from unembed.training.losses.corrector_loss import CorrectorLoss
 from unembed.training.losses.shortlist import Shortlist
@@ -30,13 +29,13 @@ from unembed.training.pairs.beside import Beside
 from unembed.training.pairs.pair_feed import PairFeed, batch_of
 from unembed.training.pairs.pair_files import KINDS, Pairs
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.tasks.task import Part, lighter
+from unembed.training.tasks.task import Part, Task
 
 _VALIDATED = 64
 """Pairs that are validated together."""
 
 
-class CorrectorTask:
+class CorrectorTask(Task):
     """See `Task`.
 
     Args:
@@ -47,33 +46,19 @@ class CorrectorTask:
     """
 
     def __init__(self, beside: Beside, model: Corrector, feed: PairFeed, begun: dict[str, Any]) -> None:
-        self.beside, self.feed, self.begun = beside, feed, begun
-        self.identity = beside.identity
-        self.recipe, self.precision = beside.recipe, beside.precision
-        self.model = model.to(beside.device).train()
-        self.data: tuple[str, ...] = (beside.checkpoint.weights,)
+        data, both = (beside.checkpoint.weights,), (model, beside.base)
+        super().__init__(beside.recipe, beside.device, beside.precision, model, feed, data, beside.identity, both)
+        self.beside, self.begun = beside, begun
         prior = beside.base.token_prior
         assert prior is not None  # or there would be no corrector
         self.shortlist = Shortlist.of(self.recipe.objective, prior.counts.cpu(), beside.base.banned)
         self.loss = CorrectorLoss(model, self.precision)
         self._without: float | None = None
-        if self.recipe.run.compiles(beside.device.type):
-            compile_blocks(self.model)
-            compile_blocks(beside.base)
 
-    @property
-    def batches_per_epoch(self) -> int:
+    def trials(self) -> Iterator[Tensor]:
         """See `Task`."""
-        return self.feed.batches_per_epoch
-
-    def warm_up(self) -> None:
-        """See `Task`; only compiled code needs it."""
-        if not compiled_blocks(self.model):
-            return
         for causal in (True, False):
-            loss, _ = self.loss(self.feed.peek(), causal, self.shortlist, torch.Generator().manual_seed(0))
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.arithmetic()
+            yield self.loss(self.feed.peek(), causal, self.shortlist, torch.Generator().manual_seed(0))[0]
 
     def draw(self) -> list[Part]:
         """See `Task`."""
@@ -85,8 +70,7 @@ class CorrectorTask:
         causal = bool(torch.rand(1, generator=generator) < self.recipe.objective.causal_share)
         return self.loss(part.values, causal, self.shortlist, generator)[0]
 
-    @torch.no_grad()
-    def validate(self, decode_until: float | None) -> dict[str, Any]:
+    def figures(self, decode_until: float | None) -> dict[str, Any]:
         """See `Task`: nats a token of held-out pairs over the whole vocabulary.
 
         `causal_nll` left to right, also by kind of draft; `masked_nll` with masks; `causal_nll/base` is what the base
@@ -95,13 +79,9 @@ class CorrectorTask:
         held = self.feed.held.take(np.arange(min(len(self.feed.held), self.recipe.validation.texts)))
         if not len(held):
             return {}
-        self.model.eval()
-        try:
-            if self._without is None:
-                self._without = float(np.mean(self._nats(held, with_draft=False)["causal_nll"]))
-            sums = self._nats(held)
-        finally:
-            self.model.train()
+        if self._without is None:
+            self._without = float(np.mean(self._nats(held, with_draft=False)["causal_nll"]))
+        sums = self._nats(held)
         figures = {name: float(np.mean(values)) for name, values in sorted(sums.items())}
         return {**figures, "causal_nll/base": self._without}
 
@@ -137,18 +117,6 @@ class CorrectorTask:
         total = sum(p.numel() for p in self.model.parameters())
         known = {"base": self.beside.checkpoint.weights, "parameters": {"total": total}, "pairs": len(self.feed.learnt)}
         return {**known, **({"begun": self.begun} if self.begun else {})}
-
-    def place(self) -> dict[str, Any]:
-        """See `Task`."""
-        return self.feed.state()
-
-    def restore(self, place: dict[str, Any]) -> None:
-        """See `Task`."""
-        self.feed.restore(place)
-
-    def lighten(self, error: Exception) -> str:
-        """See `Task`."""
-        return lighter(error, self.feed.halve, lambda: uncompile_blocks(self.model, self.beside.base))
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`: the base goes forward and passes gradients back, 4 operations a parameter, and learns nothing."""

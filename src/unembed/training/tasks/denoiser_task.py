@@ -6,46 +6,53 @@ Contents: `DenoiserTask`, and `DenoiserBase`, what it shares with the fast way o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unembed.checkpoint.checkpoint import save_checkpoint
-from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
+from unembed.network.base import Network
 from unembed.training.losses.shortlist import Shortlist
 from unembed.training.losses.step import StepLoss
 from unembed.training.memory import resolve_precision
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.prepare import Prepared
-from unembed.training.tasks.task import Part, in_parts, lighter
+from unembed.training.tasks.task import Part, Task, in_parts
 
 
-class DenoiserBase:
+class DenoiserBase(Task):
     """What every way of training a denoiser has: network, validation, checkpoint.
 
     Args:
         recipe: of the run.
         prepared: network, data, validation.
         device: where the network goes.
+        feed, compiled: see `Task`.
     """
 
-    def __init__(self, recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
-        self.recipe, self.prepared, self.device = recipe, prepared, device
-        self.precision = resolve_precision(recipe.run.precision, device)
-        self.model = prepared.denoiser.to(device).train()
-        self.data, self.identity = prepared.data, prepared.identity
+    model: Network
 
-    def validate(self, decode_until: float | None) -> dict[str, Any]:
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        device: torch.device,
+        feed: Any,
+        compiled: Sequence[nn.Module] | None = None,
+    ) -> None:
+        precision = resolve_precision(recipe.run.precision, device)
+        super().__init__(recipe, device, precision, prepared.denoiser, feed, prepared.data, prepared.identity, compiled)
+        self.prepared = prepared
+        self.shortlist = Shortlist.of(recipe.objective, prepared.counts, self.model.banned)
+
+    def figures(self, decode_until: float | None) -> dict[str, Any]:
         """See `Task`; `training.validation` names the figures."""
-        self.model.eval()
-        try:
-            figures: dict[str, Any] = dict(self.prepared.validation.loss(self.model))
-            if decode_until is not None:
-                figures |= self.prepared.validation.decoded(self.model, decode_until)
-        finally:
-            self.model.train()
+        figures: dict[str, Any] = dict(self.prepared.validation.loss(self.model))
+        if decode_until is not None:
+            figures |= self.prepared.validation.decoded(self.model, decode_until)
         return figures
 
     def save(self, folder: Path, notes: dict[str, Any], state: dict[str, Tensor]) -> Path:
@@ -83,13 +90,8 @@ class DenoiserTask(DenoiserBase):
     """
 
     def __init__(self, recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
-        super().__init__(recipe, prepared, device)
-        assert prepared.feed is not None
-        self.feed = prepared.feed
-        if recipe.run.compiles(device.type):
-            compile_blocks(self.model)
-        shortlist = Shortlist.of(recipe.objective, prepared.counts, self.model.banned)
-        self.loss = StepLoss(self.model, recipe.objective, shortlist, self.precision, recipe.data.noise)
+        super().__init__(recipe, prepared, device, prepared.feed)
+        self.loss = StepLoss(self.model, recipe.objective, self.shortlist, self.precision, recipe.data.noise)
 
     @property
     def texts_per_epoch(self) -> int:
@@ -97,22 +99,13 @@ class DenoiserTask(DenoiserBase):
         rows = getattr(self.feed, "rows", None)
         return 0 if rows is None else len(rows)
 
-    @property
-    def batches_per_epoch(self) -> int:
+    def trials(self) -> Iterator[Tensor]:
         """See `Task`."""
-        return self.feed.batches_per_epoch
-
-    def warm_up(self) -> None:
-        """See `Task`; only compiled code needs it."""
-        if not compiled_blocks(self.model):
-            return
         ids = torch.randint(self.model.config.vocab_size, (8, self.model.config.max_length))
         ids = ids.masked_fill(self.model.banned.cpu()[ids], 0)
         vectors = self.model.whitening.mean.cpu().repeat(8, 1)
         for n in (self.model.config.max_length, max(1, self.model.config.max_length // 2)):
-            loss = self.loss(ids[:, :n], vectors, torch.Generator().manual_seed(0))
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.loss.positions = self.loss.cells = 0
+            yield self.loss(ids[:, :n], vectors, torch.Generator().manual_seed(0))
 
     def draw(self) -> list[Part]:
         """See `Task`."""
@@ -123,18 +116,6 @@ class DenoiserTask(DenoiserBase):
         group = part.values
         fitted = None if group.fitted is None else torch.from_numpy(group.fitted)
         return self.loss(torch.from_numpy(group.ids), torch.from_numpy(group.vectors), generator, fitted)
-
-    def place(self) -> dict[str, Any]:
-        """See `Task`."""
-        return self.feed.state()
-
-    def restore(self, place: dict[str, Any]) -> None:
-        """See `Task`."""
-        self.feed.restore(place)
-
-    def lighten(self, error: Exception) -> str:
-        """See `Task`."""
-        return lighter(error, self.feed.halve, lambda: uncompile_blocks(self.model))
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`."""

@@ -14,11 +14,10 @@ from unembed.errors import RecipeError
 from unembed.network.denoiser import Denoiser
 from unembed.training.device.device_step import DeviceLoss
 from unembed.training.device.loader import Batch, BatchLoader
-from unembed.training.losses.shortlist import Shortlist
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.denoiser_task import DenoiserBase
 from unembed.training.tasks.prepare import Prepared
-from unembed.training.tasks.task import Part, lighter
+from unembed.training.tasks.task import Part
 
 
 class DeviceTask(DenoiserBase):
@@ -35,11 +34,9 @@ class DeviceTask(DenoiserBase):
     """
 
     def __init__(self, recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
-        super().__init__(recipe, prepared, device)
         assert prepared.resident is not None
-        self.resident = prepared.resident
-        data = recipe.data
-        self.batches = BatchLoader(
+        self.resident, data = prepared.resident, recipe.data
+        feed = BatchLoader(
             self.resident.corpus,
             self.resident.buckets,
             data.batch_size,
@@ -47,16 +44,11 @@ class DeviceTask(DenoiserBase):
             recipe.run.seed,
             apart=self.resident.vectors is not None,
         )
-        shortlist = Shortlist.of(recipe.objective, prepared.counts, self.model.banned)
-        always = torch.zeros_like(self.model.banned) if shortlist is None else shortlist.always
+        super().__init__(recipe, prepared, device, feed, compiled=())
+        always = torch.zeros_like(self.model.banned) if self.shortlist is None else self.shortlist.always
         assert isinstance(self.model, Denoiser)  # `refuse` lets no other backbone in
         self.loss = DeviceLoss(self.model, recipe.objective, always, self.precision, self.resident.kernels)
         self._encoded = 0  # places that went through the encoder
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """See `Task`."""
-        return self.batches.per_epoch
 
     def warm_up(self) -> None:
         """See `Task`: every shape there is.
@@ -65,7 +57,7 @@ class DeviceTask(DenoiserBase):
             RecipeError: the columns of the softmax do not hold the tokens of a batch.
         """
         most = 0
-        for batch in self.batches.examples():
+        for batch in self.feed.examples():
             ids, *rest = self.resident.of(batch)
             drawn = self.loss.draw(ids, batch.length)
             most = max(most, int(self.loss.columns.needed(self.loss.wanted(drawn)).sum()))
@@ -80,7 +72,7 @@ class DeviceTask(DenoiserBase):
 
     def draw(self) -> list[Part]:
         """See `Task`: one part."""
-        batch = self.batches.next()
+        batch: Batch = self.feed.next()
         return [Part(1.0, len(batch.rows), batch)]
 
     def score(self, part: Part, generator: torch.Generator) -> Tensor:
@@ -91,19 +83,15 @@ class DeviceTask(DenoiserBase):
         ids, vectors, full, known = self.resident.of(batch)
         return self.loss(ids, batch.length, vectors, full, known)
 
-    def place(self) -> dict[str, Any]:
-        """See `Task`."""
-        return self.batches.state()
-
     def restore(self, place: dict[str, Any]) -> None:
         """See `Task`. On a CPU the masks continue where they were; on a GPU they begin anew, not as they did before."""
-        self.batches.restore(place)
+        self.feed.restore(place)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(hash((self.recipe.run.seed, place["epoch"], place["position"])) % (1 << 63))
 
-    def lighten(self, error: Exception) -> str:
+    def uncompile(self) -> bool:
         """See `Task`."""
-        return lighter(error, self.batches.halve, self.resident.kernels.uncompile)
+        return self.resident.kernels.uncompile()
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`; padding and rows that only fill up are counted, for they are computed."""

@@ -9,7 +9,7 @@ base's token table and whitening.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
-from unembed.data.feed import Feed, Group
-from unembed.data.pack_feed import PackFeed
+from unembed.data.feed import Group
 from unembed.errors import CheckpointError
 from unembed.files import read_json
-from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
 from unembed.network.student import StudentConfig, StudentEncoder
-from unembed.training.online_feed import OnlineFeed
 from unembed.training.pairs.beside import Beside
 from unembed.training.pairs.pair_feed import PairBatch, PairFeed
 from unembed.training.recipes.recipe import Recipe
-from unembed.training.tasks.task import Part, in_parts, lighter
+from unembed.training.tasks.task import Part, Task, in_parts
 
 
-class StudentTask:
+class StudentTask(Task):
     """See `Task`.
 
     Args:
@@ -50,23 +47,18 @@ class StudentTask:
         surrogate: dict[str, list[float]],
         begun: dict[str, Any],
     ) -> None:
-        self.beside, self.pairs, self.surrogate, self.begun = beside, pairs, surrogate, begun
-        self.recipe, self.precision, self.device = beside.recipe, beside.precision, beside.device
-        self.model = model.to(self.device).train()
         source = beside.texts.source
-        self.identity = beside.identity
-        self.data = (beside.checkpoint.weights, *source.data)
-        self.texts: Feed | PackFeed | OnlineFeed = source.begin(None)
+        data, feed = (beside.checkpoint.weights, *source.data), source.begin(None)
+        super().__init__(beside.recipe, beside.device, beside.precision, model, feed, data, beside.identity)
+        self.beside, self.pairs, self.surrogate, self.begun = beside, pairs, surrogate, begun
         self.whitening = beside.base.whitening
         self._drawn = self._positions = 0
-        if self.recipe.run.compiles(self.device.type):
-            compile_blocks(self.model)
 
     @property
     def batches_per_epoch(self) -> int:
         """See `Task`: as many as hold every pair once, or every text where there are no pairs."""
         if self.pairs is None:
-            return self.texts.batches_per_epoch
+            return super().batches_per_epoch
         return max(1, round(self.pairs.batches_per_epoch / self.recipe.student.paired))
 
     def _paired(self) -> bool:
@@ -74,16 +66,13 @@ class StudentTask:
         share = self.recipe.student.paired
         return self.pairs is not None and int((self._drawn + 1) * share) > int(self._drawn * share)
 
-    def warm_up(self) -> None:
-        """See `Task`; only compiled code needs it."""
-        if not compiled_blocks(self.model):
-            return
+    def trials(self) -> Iterator[Tensor]:
+        """See `Task`."""
         place = self.place()
-        self._of_texts(self.texts.next()[0]).backward()  # type: ignore[no-untyped-call]
+        yield self._of_texts(self.feed.next()[0])
         if self.pairs is not None:
-            self._of_pairs(self.pairs.next()).backward()  # type: ignore[no-untyped-call]
+            yield self._of_pairs(self.pairs.next())
         self.restore(place)
-        self._positions = 0
 
     def draw(self) -> list[Part]:
         """See `Task`."""
@@ -91,7 +80,7 @@ class StudentTask:
         if paired and self.pairs is not None:
             batch = self.pairs.next()
             return [Part(1.0, 2 * len(batch.ids), batch)]
-        return in_parts(self.texts.next())
+        return in_parts(self.feed.next())
 
     def score(self, part: Part, generator: torch.Generator) -> Tensor:
         """See `Task`: one less the cosine, and what the recipe adds to it."""
@@ -124,18 +113,13 @@ class StudentTask:
             loss = loss + weight * (1 - F.cosine_similarity(self.whitening(found), self.whitening(target))).mean()
         return loss
 
-    @torch.no_grad()
-    def validate(self, decode_until: float | None) -> dict[str, Any]:
+    def figures(self, decode_until: float | None) -> dict[str, Any]:
         """See `Task`: mean `cosine` to the encoder's vectors of held-out texts."""
-        self.model.eval()
-        try:
-            sums, count = 0.0, 0
-            for ids, vectors in self.beside.texts.source.validation.batches:
-                found = self._guess(torch.from_numpy(ids).to(self.device)).cpu()
-                sums += float(F.cosine_similarity(found, torch.from_numpy(vectors)).sum())
-                count += len(ids)
-        finally:
-            self.model.train()
+        sums, count = 0.0, 0
+        for ids, vectors in self.beside.texts.source.validation.batches:
+            found = self._guess(torch.from_numpy(ids).to(self.device)).cpu()
+            sums += float(F.cosine_similarity(found, torch.from_numpy(vectors)).sum())
+            count += len(ids)
         return {"cosine": sums / max(count, 1)}
 
     def save(self, folder: Path, notes: dict[str, Any], state: dict[str, Tensor]) -> Path:
@@ -162,22 +146,18 @@ class StudentTask:
     def place(self) -> dict[str, Any]:
         """See `Task`."""
         pairs = None if self.pairs is None else self.pairs.state()
-        return {"drawn": self._drawn, "texts": self.texts.state(), "pairs": pairs}
+        return {"drawn": self._drawn, "texts": self.feed.state(), "pairs": pairs}
 
     def restore(self, place: dict[str, Any]) -> None:
         """See `Task`."""
         self._drawn = place["drawn"]
-        self.texts.restore(place["texts"])
+        self.feed.restore(place["texts"])
         if self.pairs is not None:
             self.pairs.restore(place["pairs"])
 
-    def lighten(self, error: Exception) -> str:
-        """See `Task`."""
-
-        def halve() -> bool:
-            return any([self.texts.halve(), self.pairs is not None and self.pairs.halve()])
-
-        return lighter(error, halve, lambda: uncompile_blocks(self.model))
+    def halve(self) -> bool:
+        """See `Task`; texts and pairs both."""
+        return any([self.feed.halve(), self.pairs is not None and self.pairs.halve()])
 
     def arithmetic(self) -> dict[str, float]:
         """See `Task`."""
