@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import DataError
-from unembed.evaluation.figures import canvas, save
+from unembed.evaluation.tables import canvas, save
 
 
 def _bars(metrics: Sequence[dict[str, float]]) -> tuple[list[float], list[list[float]]]:

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from reports.marks import fill
-from unembed.evaluation.budget_tables import METRICS, bins_of, budget_figure, cost_cells, matched_share, metrics_of
-from unembed.evaluation.tables import cell, table, write_csv
+from unembed.evaluation.tables import (
+    METRICS,
+    bins_of,
+    budget_figure,
+    cell,
+    cost_cells,
+    matched_share,
+    metrics_of,
+    table,
+    write_csv,
+)
 from unembed.files import read_json
 from unembed.refinement.refine import DEFAULT
 from unembed.refinement.surrogate import MOVES

@@ -152,32 +152,18 @@ class Runner:
         """One baseline on one set."""
 
         def make() -> dict[str, Any]:
-            start = time.perf_counter()
-            preds, passes = self.predict(name, data)
-            return harness.evaluate_baseline(
-                name,
-                preds,
-                self.inverter,
-                data,
-                seconds=time.perf_counter() - start,
-                passes=passes,
-                left_out=left_out,
-                **self.common(data),
+            config, seed = self.inverter.resolve({"seed": self.args.seed}), self.args.seed
+            preds, passes, seconds = baselines.run_baseline(
+                name, self.inverter, data, self.sample, config, seed, self.parts
             )
+            known = {"seconds": seconds, "passes": passes, "left_out": left_out, **self.common(data)}
+            return harness.evaluate_baseline(name, preds, self.inverter, data, **known)
 
         self.save(f"{data.name}-baseline-{name}.json", make)
 
-    def predict(self, name: str, data: EvaluationSet) -> tuple[list[list[int]], int]:
-        """Texts of a baseline, and the passes that each took."""
-        if name == "random-tokens":
-            return baselines.random_tokens(self.sample, len(data), self.inverter.tokenizer.size, self.args.seed), 0
-        if name == "nearest-neighbour":
-            return baselines.nearest_neighbour(self.sample, data.vectors), 0
-        if name == "unconditional":
-            config = self.inverter.resolve({"seed": self.args.seed})
-            return baselines.unconditional(self.inverter.denoiser, self.sample.mean, len(data), config)
-        parts = fit_priors(self.train, self.inverter, self.args.prior_texts)
-        return baselines.closed_form(parts, data.vectors), 0
+    def parts(self) -> Any:
+        """The closed-form parts, fitted on the training shards."""
+        return fit_priors(self.train, self.inverter, self.args.prior_texts)
 
 
 def draw(out: Path) -> None:

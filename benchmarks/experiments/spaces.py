@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +72,10 @@ def measure(root: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
         runs.append(harness.evaluate_set(inverter, data, setting, **common))
     for baseline in BASELINES:
         _log.info("%s: baseline %s", name, baseline)
-        start = time.perf_counter()
-        passes = 0
-        if baseline == "random-tokens":
-            preds = baselines.random_tokens(sample, len(data), inverter.tokenizer.size, args.seed)
-        elif baseline == "nearest-neighbour":
-            preds = baselines.nearest_neighbour(sample, data.vectors)
-        elif baseline == "unconditional":
-            config = inverter.resolve({"seed": args.seed})
-            preds, passes = baselines.unconditional(inverter.denoiser, sample.mean, len(data), config)
-        else:
-            preds = baselines.closed_form(fit_priors(train, inverter, args.prior_texts), data.vectors)
-        seconds = time.perf_counter() - start
+        config = inverter.resolve({"seed": args.seed})
+        preds, passes, seconds = baselines.run_baseline(
+            baseline, inverter, data, sample, config, args.seed, lambda: fit_priors(train, inverter, args.prior_texts)
+        )
         runs.append(
             harness.evaluate_baseline(baseline, preds, inverter, data, seconds=seconds, passes=passes, **common)
         )

@@ -10,7 +10,7 @@ import pytest
 from reports.queries_page import NOT_RUN, ablation_table, cost_table, overall_table, write_page
 from unembed.cli.query_curve import read_budgets
 from unembed.errors import DataError, InputError
-from unembed.evaluation.budget_tables import METRICS, budget_figure, curve_table
+from unembed.evaluation.tables import METRICS, budget_figure, curve_table
 from unembed.files import write_json
 
 BUDGETS = (0, 4, 64)

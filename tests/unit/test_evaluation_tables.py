@@ -8,7 +8,7 @@ import pytest
 
 from reports import plots, results_page
 from unembed.errors import DataError, InputError
-from unembed.evaluation import figures
+from unembed.evaluation import tables as figures
 
 
 def metric(value, width=0.01):

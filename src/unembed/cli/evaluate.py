@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,32 +224,13 @@ def _baselines(
     seed: int,
 ) -> list[dict[str, Any]]:
     """Run the baselines that need training data: random tokens, the unconditional denoiser, the nearest neighbour."""
-    from unembed.evaluation import baselines
+    from unembed.evaluation.baselines import BASELINES, run_baseline
     from unembed.evaluation.harness import evaluate_baseline
 
     config = inverter.resolve({"strategy": setting.strategy, "seed": seed, **setting.options})
-    runs: dict[str, Any] = {
-        "random-tokens": lambda: (baselines.random_tokens(sample, len(data), inverter.tokenizer.size, seed), 0),
-        "unconditional": lambda: baselines.unconditional(inverter.denoiser, sample.mean, len(data), config),
-        "nearest-neighbour": lambda: (baselines.nearest_neighbour(sample, data.vectors), 0),
-    }
     results = []
-    for name, run in runs.items():
-        began = time.perf_counter()
-        preds, passes = run()
-        seconds = time.perf_counter() - began
-        results.append(
-            evaluate_baseline(
-                name,
-                preds,
-                inverter,
-                data,
-                seconds=seconds,
-                sample=sample,
-                nearest=nearest,
-                encoder=encoder,
-                passes=passes,
-                seed=seed,
-            )
-        )
+    for name in BASELINES[:3]:
+        preds, passes, seconds = run_baseline(name, inverter, data, sample, config, seed)
+        known = {"sample": sample, "nearest": nearest, "encoder": encoder, "seed": seed}
+        results.append(evaluate_baseline(name, preds, inverter, data, seconds=seconds, passes=passes, **known))
     return results

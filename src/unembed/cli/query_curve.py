@@ -57,9 +57,9 @@ def show_curve(
         quiet: no notes and no progress.
     """
     from unembed.cli.console import note, progress, show_json
-    from unembed.evaluation.budget_tables import budget_figure, curve_table
     from unembed.evaluation.budgets import budget_steps
     from unembed.evaluation.harness import write_result
+    from unembed.evaluation.tables import budget_figure, curve_table
     from unembed.refinement.refine import DEFAULT
 
     steps = budget_steps(inverter, data, budgets, method or DEFAULT, seed=seed, batch_size=batch_size, options=options)

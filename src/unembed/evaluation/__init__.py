@@ -4,5 +4,5 @@
 - `measure`: recovered ids -> every metric with its 95% interval, in bins, with calibration.
 - `harness`: runs strategies of an inverter and writes one JSON file for each; fits the calibration.
 - `baselines`: what a denoiser has to beat.
-- `tables`, `figures`: Markdown and pictures from those files, never from typed numbers.
+- `tables`: Markdown and pictures from those files, never from typed numbers.
 """

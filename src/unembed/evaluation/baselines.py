@@ -5,24 +5,28 @@
 - `unconditional`: the same denoiser and strategy with the mean training vector in place of each vector.
 - `closed_form`: token, position and length priors alone, no network.
 
-None of them sees a reference or its length.
+None of them sees a reference or its length. `run_baseline` runs one by its name.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unembed.evaluation.sets import TrainingSample
+from unembed.evaluation.sets import EvaluationSet, TrainingSample
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig
+    from unembed.inverter import Inverter
     from unembed.network.base import Network
     from unembed.priors.fit import ClosedForm
 
 BASELINES = ("random-tokens", "unconditional", "nearest-neighbour", "closed-form")
+"""The first three need nothing but a sample; the last, closed-form parts fitted for it."""
 
 
 def random_tokens(sample: TrainingSample, n: int, vocab_size: int, seed: int = 0) -> list[list[int]]:
@@ -80,3 +84,39 @@ def closed_form(parts: ClosedForm, vectors: np.ndarray, batch_size: int = 4096) 
         batch = torch.from_numpy(np.ascontiguousarray(vectors[start : start + batch_size], dtype=np.float32))
         out += reader.read(batch).texts()
     return out
+
+
+def run_baseline(
+    name: str,
+    inverter: Inverter,
+    data: EvaluationSet,
+    sample: TrainingSample,
+    config: DecodeConfig,
+    seed: int = 0,
+    parts: Callable[[], ClosedForm] | None = None,
+) -> tuple[list[list[int]], float, float]:
+    """Run one of `BASELINES` on a set.
+
+    Args:
+        name: which.
+        inverter: whose tokenizer, and whose denoiser where one is used.
+        data: n texts with their vectors.
+        sample: of the training set.
+        config: of the unconditional decode.
+        seed: of random tokens.
+        parts: makes the closed-form parts, which takes time too; for closed-form alone.
+
+    Returns:
+        n texts as token ids, the passes spent per text, and the seconds that it took: what `evaluate_baseline` takes.
+    """
+    began, passes = time.perf_counter(), 0
+    if name == "random-tokens":
+        preds = random_tokens(sample, len(data), inverter.tokenizer.size, seed)
+    elif name == "unconditional":
+        preds, passes = unconditional(inverter.denoiser, sample.mean, len(data), config)
+    elif name == "nearest-neighbour":
+        preds = nearest_neighbour(sample, data.vectors)
+    else:
+        assert parts is not None
+        preds = closed_form(parts(), data.vectors)
+    return preds, passes, time.perf_counter() - began

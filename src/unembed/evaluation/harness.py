@@ -66,20 +66,16 @@ def embedder(inverter: Inverter, encoder: Encoder) -> Callable[[Sequence[Sequenc
     return lambda rows: np.asarray(encoder.encode([inverter.tokenizer.decode(list(row)) for row in rows]))
 
 
-def _machine(inverter: Inverter) -> dict[str, Any]:
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {**describe(), "device": str(inverter.device), "precision": inverter.precision, "load": load}
-
-
 def frame(inverter: Inverter, data: EvaluationSet, seed: int, left_out: bool) -> dict[str, Any]:
     """What every result states beside its figures: data, encoder, checkpoint, machine, seed."""
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     return {
         "seed": seed,
         "left_out": left_out,
         "data": {"name": data.name, "n": len(data), "of": data.of, "seed": data.seed},
         "encoder": inverter.identity.name,
         "checkpoint": {"name": inverter.name, "sha256": inverter.sha256},
-        "machine": _machine(inverter),
+        "machine": {**describe(), "device": str(inverter.device), "precision": inverter.precision, "load": load},
     }
 
 

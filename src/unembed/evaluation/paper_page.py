@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unembed.evaluation import paper_facts as paper
-from unembed.evaluation.figures import dynamics, read_log
 from unembed.evaluation.reproduction import PAPER_STRATEGIES, RATE
-from unembed.evaluation.tables import cell, table, write_csv
+from unembed.evaluation.tables import cell, dynamics, read_log, table, write_csv
 from unembed.files import PRIVATE, atomic_write_bytes, read_json
 from unembed.training.recipes.recipe import RENAMED
 

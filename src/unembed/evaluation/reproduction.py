@@ -9,14 +9,13 @@ The page is made from the file alone: `paper_page.render`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unembed.errors import DataError
-from unembed.evaluation import baselines
+from unembed.evaluation.baselines import BASELINES, run_baseline
 from unembed.evaluation.harness import Setting, evaluate_baseline, evaluate_set
 from unembed.evaluation.paper_facts import REMASKING, SENTENCE
 from unembed.evaluation.sets import EvaluationSet, TrainingSample
@@ -190,28 +189,13 @@ def run_baselines(run: Reproduction, subject: Subject, sample: TrainingSample) -
     """The paper's baselines, random tokens and the unconditional model, and the nearest training text."""
     inverter, data = subject.inverter, subject.data
     config = replace(inverter.resolve({}), seed=run.seed)
-    runs: dict[str, Callable[[], tuple[list[list[int]], int]]] = {
-        "random-tokens": lambda: (baselines.random_tokens(sample, len(data), inverter.tokenizer.size, run.seed), 0),
-        "unconditional": lambda: baselines.unconditional(inverter.denoiser, sample.mean, len(data), config),
-        "nearest-neighbour": lambda: (baselines.nearest_neighbour(sample, data.vectors), 0),
-    }
     stamp = {**_stamp(subject), "neighbours": len(sample), "of": sample.of, "drawn": sample.seed}
-    for name, predict in runs.items():
+    for name in BASELINES[:3]:
 
-        def make(name: str = name, predict: Callable[[], tuple[list[list[int]], int]] = predict) -> dict[str, Any]:
-            began = time.perf_counter()
-            preds, passes = predict()
-            seconds = time.perf_counter() - began
-            result = evaluate_baseline(
-                name,
-                preds,
-                inverter,
-                data,
-                seconds=seconds,
-                encoder=inverter.encoder,
-                passes=passes,
-                seed=run.seed,
-            )
+        def make(name: str = name) -> dict[str, Any]:
+            preds, passes, seconds = run_baseline(name, inverter, data, sample, config, run.seed)
+            known = {"encoder": inverter.encoder, "seed": run.seed}
+            result = evaluate_baseline(name, preds, inverter, data, seconds=seconds, passes=passes, **known)
             return {key: result[key] for key in _KEPT if key in result}
 
         run.cell(f"baseline/{name}", stamp, make)
