@@ -172,7 +172,7 @@ def child_cost(task: dict[str, Any]) -> dict[str, Any]:
     import torch
     from common import MatrixProducts
 
-    from unembed.training.losses.shortlist import Shortlist
+    from unembed.training.losses.cross_entropy import Shortlist
     from unembed.training.losses.step import StepLoss
     from unembed.training.recipes.recipe import Recipe
     from unembed.training.tasks.prepare import prepare

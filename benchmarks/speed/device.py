@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import emit, machine
 from unembed.files import write_json
-from unembed.training.device import head
-from unembed.training.device.loader import BatchLoader
+from unembed.training.device import kernels as head
+from unembed.training.device.corpus import BatchLoader
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.stepper import Stepper, make_task
 from unembed.training.tasks.device_task import DeviceTask

@@ -15,7 +15,7 @@ from test_device_path import CPU, keeping, losses_of, packs, recipe, task_of  # 
 
 from tests.helpers.scripts import run_script
 from unembed.errors import DataError, RecipeError
-from unembed.training.device import head
+from unembed.training.device import kernels as head
 from unembed.training.stepper import make_task
 from unembed.training.tasks.device_task import refuse
 

@@ -18,8 +18,7 @@ from unembed.data.tokenization import Tokenizer
 from unembed.encoders.registry import load_encoder
 from unembed.priors.fit import fit_closed_form
 from unembed.training.device import resident as resident_file
-from unembed.training.device.corpus import Corpus, sizes_of
-from unembed.training.device.loader import BatchLoader
+from unembed.training.device.corpus import BatchLoader, Corpus, sizes_of
 from unembed.training.loop import train
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.report import read_log

@@ -18,8 +18,7 @@ from unembed.priors.token_prior import TokenPrior
 from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
 from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored
 from unembed.training.device.device_step import DeviceLoss
-from unembed.training.device.head import chunk_of, head_loss
-from unembed.training.device.kernels import Kernels
+from unembed.training.device.kernels import Kernels, chunk_of, head_loss
 from unembed.training.losses.rows import Columns, Rows, rows_loss
 from unembed.training.recipes.recipe_parts import ObjectivePart
 

@@ -15,9 +15,8 @@ from unembed.data.feed import Feed
 from unembed.network.base import GIVEN, MASK, PREFIX
 from unembed.network.config import ModelConfig
 from unembed.network.denoiser import Denoiser
-from unembed.training.losses.cross_entropy import linear_cross_entropy
+from unembed.training.losses.cross_entropy import Shortlist, linear_cross_entropy
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.losses.shortlist import Shortlist
 from unembed.training.losses.step import StepLoss
 from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe_parts import ObjectivePart, OptimizerPart

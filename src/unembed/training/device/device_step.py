@@ -12,11 +12,9 @@ from torch import Tensor
 from unembed.network.base import MASK
 from unembed.network.block import modulate
 from unembed.network.denoiser import Denoiser
-from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
+from unembed.training.device.columns import NEVER, DeviceColumns, Drawn, Evidence, first_of_each
 from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored
-from unembed.training.device.evidence import Evidence, first_of_each
-from unembed.training.device.head import chunk_of, head_loss
-from unembed.training.device.kernels import Kernels
+from unembed.training.device.kernels import Kernels, chunk_of, head_loss
 from unembed.training.recipes.recipe_parts import ObjectivePart
 
 _UNSEEN = -30000.0  # finite in bf16

@@ -16,9 +16,8 @@ from torch import Tensor
 from unembed.data.pack import Pack
 from unembed.encoders.bert import BertOnIds
 from unembed.priors.fit import Batch as Embedded
-from unembed.training.device.corpus import Corpus, sizes_of
+from unembed.training.device.corpus import Batch, Corpus, check_size, sizes_of
 from unembed.training.device.kernels import Kernels
-from unembed.training.device.loader import Batch, check_size
 from unembed.training.memory import out_of_memory
 
 _log = logging.getLogger(__name__)

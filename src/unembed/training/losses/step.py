@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unembed.diffusion.schedule import get_schedule
 from unembed.network.base import MASK, Network
+from unembed.training.losses.cross_entropy import Shortlist
 from unembed.training.losses.rows import (
     Columns,
     Rows,
@@ -20,7 +21,6 @@ from unembed.training.losses.rows import (
     prepare_masked,
     rows_loss,
 )
-from unembed.training.losses.shortlist import Shortlist
 from unembed.training.recipes.recipe_parts import ObjectivePart
 
 

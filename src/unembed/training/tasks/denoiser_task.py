@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unembed.checkpoint.checkpoint import save_checkpoint
 from unembed.network.base import Network
-from unembed.training.losses.shortlist import Shortlist
+from unembed.training.losses.cross_entropy import Shortlist
 from unembed.training.losses.step import StepLoss
 from unembed.training.memory import resolve_precision
 from unembed.training.recipes.recipe import Recipe

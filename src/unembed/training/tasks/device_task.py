@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unembed.errors import RecipeError
 from unembed.network.denoiser import Denoiser
+from unembed.training.device.corpus import Batch, BatchLoader
 from unembed.training.device.device_step import DeviceLoss
-from unembed.training.device.loader import Batch, BatchLoader
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.denoiser_task import DenoiserBase
 from unembed.training.tasks.prepare import Prepared

@@ -23,7 +23,7 @@ from unembed.errors import CheckpointError
 from unembed.files import read_json
 from unembed.network.student import StudentConfig, StudentEncoder
 from unembed.training.pairs.beside import Beside
-from unembed.training.pairs.pair_feed import PairBatch, PairFeed
+from unembed.training.pairs.pair_files import PairBatch, PairFeed
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.task import Part, Task, in_parts
 
