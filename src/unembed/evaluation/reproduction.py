@@ -194,7 +194,7 @@ def run_baselines(run: Reproduction, subject: Subject, sample: TrainingSample) -
 
         def make(name: str = name) -> dict[str, Any]:
             preds, passes, seconds = run_baseline(name, inverter, data, sample, config, run.seed)
-            known = {"encoder": inverter.encoder, "seed": run.seed}
+            known: dict[str, Any] = {"encoder": inverter.encoder, "seed": run.seed}
             result = evaluate_baseline(name, preds, inverter, data, seconds=seconds, passes=passes, **known)
             return {key: result[key] for key in _KEPT if key in result}
 
