@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from unembed.training.horizon import Horizon, learning_rate
+from unembed.training.optimizer import learning_rate
 from unembed.training.recipes.recipe_parts import OptimizerPart, RunPart
+from unembed.training.report import Horizon
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

@@ -1,6 +1,6 @@
 """Embedding inside the training loop: every epoch sees other crops of the same texts.
 
-Contents: `Augmentation`, `OnlineBatches`.
+Contents: `Augmentation`, `OnlineBatches`; `OnlineFeed`: its batches as `Feed` gives them; `Sample`: some of its texts.
 
 On a GPU the encoder costs a tenth of a large denoiser, so texts can be embedded anew each time: lines are joined with
 the ones after them, cut to a run of words, truncated to a length drawn afresh, and only then embedded. What is yielded
@@ -12,15 +12,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from unembed.data.batch import Batch, BatchState
+from unembed.data.feed import Group
 from unembed.data.tokenization import Tokenizer, Truncated
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,6 @@ class OnlineBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch; `start` batches at the beginning are left out and not embedded."""
-        import numpy as np
-
         rng = np.random.default_rng([self.seed, epoch])
         stream = iter(self.texts())
         while rows := [text for text, _ in itertools.islice(stream, self.pool)]:
@@ -121,8 +118,6 @@ class OnlineBatches:
 
     def _draw(self, texts: list[str], rng: np.random.Generator) -> list[Truncated]:
         """Shuffle and change the texts of a pool; those that cannot be kept are left out."""
-        import numpy as np
-
         n, change = len(texts), self.augmentation
         order = rng.permutation(n)
         joined, cropped, shortened = (rng.random(n) < p for p in (change.join, change.crop, change.truncate))
@@ -145,8 +140,6 @@ class OnlineBatches:
 
     def _cut(self, lengths: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """Sort a pool by length and cut it into batches in random order."""
-        import numpy as np
-
         rows = np.argsort(lengths, kind="stable")
         short = len(rows) % self.batch_size
         at = self.batch_size * int(rng.integers(len(rows) // self.batch_size + 1))
@@ -158,8 +151,6 @@ class OnlineBatches:
 
     def _embed(self, rows: list[Truncated]) -> Batch:
         """Embed a batch and pad its ids."""
-        import numpy as np
-
         lengths = np.array([len(c.ids) for c in rows], dtype=np.int64)
         ids = np.full((len(rows), int(lengths.max())), self.tokenizer.pad_id, dtype=np.int64)
         for row, c in enumerate(rows):
@@ -181,3 +172,84 @@ def crop(text: str, length: float, start: float) -> str:
     n = 1 + int(length * len(words))
     first = int(start * (len(words) - n + 1))
     return " ".join(words[first : first + n])
+
+
+class OnlineFeed:
+    """The same methods as `Feed`, over texts instead of shards.
+
+    A batch of `OnlineBatches` holds texts of similar length; it is split by exact length, so that nothing is padded.
+
+    Args:
+        batches: the source.
+    """
+
+    batches_per_epoch = 0
+    """Unknown before the texts are read: an online run needs steps or a time box."""
+
+    def __init__(self, batches: OnlineBatches) -> None:
+        self._source = batches
+        self._state = BatchState()
+        self._stream: Iterator[tuple[Batch, BatchState]] | None = None
+
+    def next(self) -> list[Group]:
+        """Return the next batch as groups of one length."""
+        if self._stream is None:
+            self._stream = self._source.forever(self._state)
+        batch, self._state = next(self._stream)
+        return [
+            Group(batch.ids[rows, : int(n)], batch.vectors[rows])
+            for n in np.unique(batch.lengths)
+            for rows in [batch.lengths == n]
+        ]
+
+    def halve(self) -> bool:
+        """A stream's batches keep their size."""
+        return False
+
+    def state(self) -> dict[str, int]:
+        """Where the next batch is, as JSON values."""
+        return {"epoch": self._state.epoch, "position": self._state.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue from a state."""
+        self._state = BatchState(state["epoch"], state["position"])
+        self._stream = None
+
+
+@dataclass
+class Sample:
+    """Some texts of an online source, embedded once: what the closed-form parts are fitted on. A `Dataset`.
+
+    Attributes:
+        ids: (N, max_length) int64, padded.
+        lengths: (N,) int64.
+        vectors: (N, d) float32.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def draw(cls, source: OnlineBatches, texts: int, max_length: int) -> Sample:
+        """Take the first `texts` texts of an epoch of their own (fewer where there are fewer).
+
+        Raises:
+            DataError: no text.
+        """
+        ids: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
+        vectors: list[np.ndarray] = []
+        for batch in itertools.islice(source.epoch(-1 % (1 << 31)), -(-texts // source.batch_size)):
+            padded = np.zeros((len(batch.ids), max_length), dtype=np.int64)
+            padded[:, : batch.ids.shape[1]] = batch.ids
+            ids.append(padded)
+            lengths.append(batch.lengths)
+            vectors.append(batch.vectors)
+        if not ids:
+            raise DataError("The texts give no batch.", "Check the files: none of their texts can be kept.")
+        return cls(np.concatenate(ids), np.concatenate(lengths), np.concatenate(vectors))
+
+    def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `ShardDataset.gather`."""
+        return self.ids[index], self.lengths[index], self.vectors[index]

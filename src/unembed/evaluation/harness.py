@@ -123,9 +123,10 @@ def evaluate_set(
     )
     seconds = time.perf_counter() - start
     preds = [list(recovery.token_ids) for recovery in found]
-    if nearest is None and sample is not None:
-        nearest = sample.nearest(data.vectors)[1]
-    calibrated = all(recovery.p_exact is not None for recovery in found)
+    sure: dict[str, Any] = {}
+    if all(recovery.p_exact is not None for recovery in found):  # calibrated
+        sure["confidence"] = [recovery.confidence or 0.0 for recovery in found]
+        sure["p_exact"] = [recovery.p_exact or 0.0 for recovery in found]
     result = {
         "kind": "strategy",
         "name": setting.label,
@@ -136,29 +137,16 @@ def evaluate_set(
         "lengths": config.lengths if inverter.denoiser.config.canvas == "length" and not config.causal else None,
         "passes": float(np.mean([recovery.passes for recovery in found])),
         "queries": float(np.mean([recovery.queries for recovery in found])),
-        "seconds": seconds,
-        "texts_per_second": len(data) / seconds,
-        **measure(
-            preds,
-            data,
-            display=inverter.tokenizer.detokenize,
-            embed=None if encoder is None else embedder(inverter, encoder),
-            nearest=nearest,
-            confidence=[recovery.confidence or 0.0 for recovery in found] if calibrated else None,
-            p_exact=[recovery.p_exact or 0.0 for recovery in found] if calibrated else None,
-            seed=seed,
-        ),
+        **_scores(preds, inverter, data, seconds, sample, nearest, encoder, seed, **sure),
     }
     for rate in rates:
         statistic = teacher_forced(inverter.denoiser, data, rate, seed)
         result["metrics"][f"masked_token_accuracy@{rate:g}"] = summary(statistic, RESAMPLES, seed)
-    if sample is not None:
-        result["neighbours"] = {"n": len(sample), "of": sample.of, "seed": sample.seed}
     result["examples"] = [
         {
             "text": inverter.tokenizer.detokenize(list(data.ids[i])),
             "recovered": found[i].text,
-            "confidence": None if (sure := found[i].confidence) is None else round(sure, 4),
+            "confidence": None if (stated := found[i].confidence) is None else round(stated, 4),
             "token_f1": round(token_f1([preds[i]], [data.ids[i]]), 4),
         }
         for i in range(min(EXAMPLES, len(data)))
@@ -176,35 +164,44 @@ def evaluate_baseline(
     sample: TrainingSample | None = None,
     nearest: np.ndarray | None = None,
     encoder: Encoder | None = None,
-    lengths: int | None = None,
     passes: float = 0.0,
     seed: int = 0,
     left_out: bool = False,
 ) -> dict[str, Any]:
     """Score texts that a baseline returned; the same form as `evaluate_set`, with kind "baseline"."""
-    if nearest is None and sample is not None:
-        nearest = sample.nearest(data.vectors)[1]
-    result = {
+    return {
         "kind": "baseline",
         "name": name,
         **frame(inverter, data, seed, left_out),
-        "lengths": lengths,
+        "lengths": None,
         "passes": passes,
         "queries": 0.0,
+        **_scores(preds, inverter, data, seconds, sample, nearest, encoder, seed),
+    }
+
+
+def _scores(
+    preds: Sequence[Sequence[int]],
+    inverter: Inverter,
+    data: EvaluationSet,
+    seconds: float,
+    sample: TrainingSample | None,
+    nearest: np.ndarray | None,
+    encoder: Encoder | None,
+    seed: int,
+    **sure: Any,
+) -> dict[str, Any]:
+    """The speed, everything that `measure` returns, and what the bins by distance were made from."""
+    if nearest is None and sample is not None:
+        nearest = sample.nearest(data.vectors)[1]
+    embed = None if encoder is None else embedder(inverter, encoder)
+    display = inverter.tokenizer.detokenize
+    return {
         "seconds": seconds,
         "texts_per_second": len(data) / seconds if seconds > 0 else None,
-        **measure(
-            preds,
-            data,
-            display=inverter.tokenizer.detokenize,
-            embed=None if encoder is None else embedder(inverter, encoder),
-            nearest=nearest,
-            seed=seed,
-        ),
+        **measure(preds, data, display=display, embed=embed, nearest=nearest, seed=seed, **sure),
+        **({} if sample is None else {"neighbours": {"n": len(sample), "of": sample.of, "seed": sample.seed}}),
     }
-    if sample is not None:
-        result["neighbours"] = {"n": len(sample), "of": sample.of, "seed": sample.seed}
-    return result
 
 
 def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 0, batch_size: int = 32) -> Statistic:

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from unembed.training.horizon import learning_rate
 from unembed.training.memory import keep_memory, limited_memory
+from unembed.training.optimizer import learning_rate
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import parse_duration
 from unembed.training.stepper import Stepper, make_task

@@ -25,11 +25,11 @@ import torch
 
 from unembed.errors import CheckpointError, RecipeError
 from unembed.files import make_folder, remove_foreign_parts, remove_parts, write_json
-from unembed.training.horizon import Horizon, learning_rate
 from unembed.training.memory import keep_memory, limited_memory
+from unembed.training.optimizer import learning_rate
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import parse_duration
-from unembed.training.report import Reporter
+from unembed.training.report import Horizon, Reporter
 from unembed.training.state import (
     FILE,
     check_data,

@@ -1,6 +1,6 @@
-"""AdamW, Muon for the blocks' matrices where asked, and the average of the weights.
+"""AdamW, Muon for the blocks' matrices where asked, the learning rate, and the average of the weights.
 
-Contents: `make_optimizer`, `CombinedOptimizer`, `Muon`, `orthogonalised`, `Ema`.
+Contents: `make_optimizer`, `CombinedOptimizer`, `Muon`, `orthogonalised`, `Ema`, `learning_rate`.
 
 Muon is momentum whose singular values are set to about one. `torch.optim.Muon` computes in bfloat16 alone, which is
 eighty times slower than float32 on a processor without bf16 products (docs/log.md), and one matrix after the other,
@@ -10,6 +10,7 @@ The average is always in fp32: in bf16 it would never move.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -221,3 +222,23 @@ class Ema:
             held = parameter.detach().clone()
             parameter.copy_(value)
             value.copy_(held)
+
+
+def learning_rate(part: OptimizerPart, step: int, progress: float, decays: bool = True) -> float:
+    """Learning rate of a step.
+
+    Args:
+        part: peak, warm-up, hold and decay.
+        step: 0 for the first.
+        progress: share of the horizon that has passed, 0 to 1 (in steps, or by the clock).
+        decays: false keeps the peak after the warm-up (a run without a horizon).
+
+    Returns:
+        peak x warm-up x decay, zero at the horizon. A group's own rate is this times its `scale`.
+    """
+    warm = min(1.0, (step + 1) / max(part.warmup, 1))
+    if not decays or part.decay == "none":
+        return part.lr * warm
+    share = min(max((progress - part.hold) / (1.0 - part.hold), 0.0), 1.0)
+    fall = 1.0 - share if part.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
+    return part.lr * warm * fall

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unembed.data.feed import Dataset, Feed
 from unembed.data.hub_datasets import is_dataset
-from unembed.data.online import Augmentation, OnlineBatches
+from unembed.data.online import Augmentation, OnlineBatches, OnlineFeed, Sample
 from unembed.data.pack import Pack, is_pack, read_pack
 from unembed.data.pack_feed import Embed, PackFeed, PackSample
 from unembed.data.shards import ShardDataset
@@ -26,7 +26,6 @@ from unembed.data.sources import list_files, read_texts
 from unembed.data.tokenization import Tokenizer
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError, EncoderMismatchError, RecipeError
-from unembed.training.online_feed import OnlineFeed, Sample
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.validation import Validation
 

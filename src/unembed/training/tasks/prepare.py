@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unembed.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from unembed.data.feed import Dataset, Feed
+from unembed.data.online import OnlineFeed
 from unembed.data.pack import Pack, check_encoder, is_pack, read_pack
 from unembed.data.pack_feed import PackFeed
 from unembed.data.tokenization import Tokenizer
@@ -31,7 +32,6 @@ from unembed.network.denoiser import build_network
 from unembed.priors.fit import ClosedForm, fit_closed_form
 from unembed.training.device.resident import Resident
 from unembed.training.memory import resolve_precision
-from unembed.training.online_feed import OnlineFeed
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import DataPart
 from unembed.training.source import Fitted, Source, check_pack, open_packs, open_shards, open_texts
