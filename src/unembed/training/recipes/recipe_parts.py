@@ -63,8 +63,9 @@ class _Table:
         for key in dataclasses.fields(self):  # type: ignore[arg-type]
             name, value = f"{type(self).__name__.removesuffix('Part').lower()}.{key.name}", getattr(self, key.name)
             if "range" in key.metadata:
+                low, high = key.metadata["range"]
                 for one in value if isinstance(value, tuple) else (value,):
-                    bound(name, one, *key.metadata["range"], RecipeError, whole=isinstance(one, int))
+                    bound(name, one, low, high, RecipeError, whole=isinstance(one, int))
             elif "words" in key.metadata:
                 allow(name, value, key.metadata["words"], RecipeError)
         self._check()
