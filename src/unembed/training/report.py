@@ -309,4 +309,4 @@ class Horizon:
             pace = sorted(self._timed[_SKIPPED_STEPS:])[(_TIMED_STEPS - _SKIPPED_STEPS) // 2]
             left = max(0.0, self.box - self.reserve - (time.monotonic() - self.started))
             self.steps = step + max(1, int(0.97 * left / pace))
-            _log.info("the horizon is %d steps, at %.2f s a step", self.steps, pace)
+            _log.info("the horizon is %d steps, at %.2f s per step", self.steps, pace)
