@@ -172,7 +172,7 @@ def test_formats_that_are_read_from_their_end_are_not_unpacked(tmp_path: Path) -
 @pytest.mark.parametrize("packer", ["gz", "zst"])
 def test_compressed_bombs(tmp_path: Path, packer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank lines, one long line, zeros: read up to a hundredfold."""
-    monkeypatch.setattr("unembed.stores.compressed.READ_BYTES", 1 << 16)
+    monkeypatch.setattr("unembed.stores.inputs.READ_BYTES", 1 << 16)
     monkeypatch.setattr("unembed.stores.inputs.MAX_LINE", 1 << 18)
     for data in (b"\n" * (1 << 20), b" " * (1 << 20), b"[" + b"0," * (1 << 19) + b"0]", b"[0, 0, 0]\n" * (1 << 15)):
         for kind in ("jsonl", "csv"):

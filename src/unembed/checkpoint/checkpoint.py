@@ -26,11 +26,18 @@ import torch
 from torch import Tensor
 
 from unembed.checkpoint.codec import Unfilled, decode, encode, load_into, plan_for
-from unembed.checkpoint.config_file import FORMAT, MOST_TOKENIZER, VERSION, read_config, read_object, read_text
 from unembed.checkpoint.corrector_file import CORRECTOR_FILE, read_corrector
 from unembed.checkpoint.fit_file import read_fit_score, write_fit_score
 from unembed.checkpoint.sums import FIT_FILE, LISTED, REPAIR, check_all, check_file, check_listed, list_files
-from unembed.checkpoint.tensor_file import read_tensors
+from unembed.checkpoint.untrusted import (
+    FORMAT,
+    MOST_TOKENIZER,
+    VERSION,
+    read_config,
+    read_object,
+    read_tensors,
+    read_text,
+)
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, atomic_write_bytes, sha256_file, write_json
 from unembed.network.base import Network

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unembed.checkpoint.codec import Unfilled, decode, encode, load_into, plan_for
-from unembed.checkpoint.tensor_file import read_header, read_tensors
+from unembed.checkpoint.untrusted import read_header, read_tensors
 from unembed.checks import anything, mapping
 from unembed.errors import CheckpointError, DataError, InputError
 from unembed.files import atomic_path

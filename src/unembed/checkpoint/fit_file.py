@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unembed.checkpoint.tensor_file import read_header, read_tensors
+from unembed.checkpoint.untrusted import read_header, read_tensors
 from unembed.errors import CheckpointError
 from unembed.files import atomic_path
 from unembed.priors.fit_score import KNOTS, REASONS, FitScore

@@ -16,7 +16,7 @@ import torch
 
 from unembed.checkpoint.codec import Unfilled, decode, encode, load_into, plan_for
 from unembed.checkpoint.sums import check_listed, list_files
-from unembed.checkpoint.tensor_file import read_tensors
+from unembed.checkpoint.untrusted import read_tensors
 from unembed.checks import SchemaError, anything, listing, mapping, number, one_of, table, text, whole
 from unembed.errors import CheckpointError, DataError
 from unembed.files import atomic_path, read_json, sha256_file, write_json

@@ -62,8 +62,8 @@ def list_models(as_json: bool, quiet: bool) -> None:
 @output_options
 def show_model(model: str, as_json: bool, quiet: bool) -> None:
     """Show the card of MODEL, a shipped name or a checkpoint folder, or the facts of a student or corrector."""
-    from unembed.checkpoint.config_file import read_config, read_object, read_text
     from unembed.checkpoint.shipped import find_checkpoint
+    from unembed.checkpoint.untrusted import read_config, read_object, read_text
     from unembed.cli.console import note, show_json
 
     folder = find_checkpoint(model)
@@ -123,9 +123,9 @@ def _beside(folder: Path) -> dict[str, Any] | None:
     """What is known of a student or corrector that a run has left in a folder, None where there is none."""
     from dataclasses import asdict
 
-    from unembed.checkpoint.config_file import read_object
     from unembed.checkpoint.corrector_file import CORRECTOR_FILE, corrector_notes
     from unembed.checkpoint.student_file import read_student
+    from unembed.checkpoint.untrusted import read_object
 
     if (folder / "student.json").exists():
         told = read_object(folder / "student.json")

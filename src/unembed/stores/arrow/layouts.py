@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unembed.stores.arrow.lists import Lists, plain_type, stored, stored_type
-from unembed.stores.arrow.values import cells, is_bytes, is_list, is_text
+from unembed.stores.arrow.values import Lists, cells, is_bytes, is_list, is_text, plain_type, stored, stored_type
 from unembed.stores.counted import counted_columns
 from unembed.stores.doubts import ENOUGH
 from unembed.stores.inputs import MAX_LINE
