@@ -173,8 +173,8 @@ def child_cost(task: dict[str, Any]) -> dict[str, Any]:
     from common import MatrixProducts
 
     from unembed.training.losses.cross_entropy import Shortlist
-    from unembed.training.losses.step import StepLoss
     from unembed.training.recipes.recipe import Recipe
+    from unembed.training.tasks.denoiser_task import StepLoss
     from unembed.training.tasks.prepare import prepare
 
     torch.set_num_threads(1)

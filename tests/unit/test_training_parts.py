@@ -17,9 +17,9 @@ from unembed.network.config import ModelConfig
 from unembed.network.denoiser import Denoiser
 from unembed.training.losses.cross_entropy import Shortlist, linear_cross_entropy
 from unembed.training.losses.rows import extend_with_end, full_columns, prepare_causal, prepare_masked, rows_loss
-from unembed.training.losses.step import StepLoss
 from unembed.training.optimizer import Ema, make_optimizer
 from unembed.training.recipes.recipe_parts import ObjectivePart, OptimizerPart
+from unembed.training.tasks.denoiser_task import StepLoss
 
 CONFIG = ModelConfig(
     vector_dim=6, vocab_size=40, width=16, layers=1, heads=2, max_length=5, causal=True, mask_id=3, eos_id=2, bos_id=1

@@ -14,8 +14,8 @@ from unembed.errors import InputError, RecipeError
 from unembed.network.base import MASK
 from unembed.network.config import ModelConfig
 from unembed.network.denoiser import Denoiser
-from unembed.training.losses.step import StepLoss
 from unembed.training.recipes.recipe_parts import ObjectivePart
+from unembed.training.tasks.denoiser_task import StepLoss
 
 V, D = 40, 12
 CONFIG = ModelConfig(
