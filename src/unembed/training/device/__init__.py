@@ -15,6 +15,6 @@ first, each shape that a compiler has not seen, and each launch of a small kerne
     device_step.py  the loss, put together from these.
 
 Every shape depends on the bucket alone: each of the three functions is compiled once a bucket, however deep the network
-is. It learns what `training/tasks/denoiser_task.py` learns, to rounding (tests/unit/test_device_step.py): that path pads
+is. It learns what `StepLoss` (`denoiser_task.py`) learns, to rounding (tests/unit/test_device_step.py): that path pads
 nothing, draws on the host, and is the faster one on a CPU. `training/tasks/device_task.py` puts this one into the loop.
 """
