@@ -50,7 +50,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "beam-8-mbr": ("left-to-right", {"beam": 8, "choose": "mbr"}),
     "beam-4-correct-4": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.3}),
-    "beam-8-keep-1-correct-4": ("draft-correct", {"beam": 8, "keep": 1, "passes": 4, "remask_rate": 0.3}),
     "adaptive-8": ("adaptive", {"passes": 8}),
     "confidence-16": ("confidence", {"passes": 16}),
 }

@@ -41,12 +41,7 @@ def settings(inverter: Inverter) -> list[Setting]:
     found.append(Setting("prior", {}, "prior"))
     if inverter.denoiser.config.causal:
         found += [Setting("left-to-right", {"beam": beam}, f"left-to-right, beam {beam}") for beam in (1, 2, 4, 8)]
-        found += [
-            Setting(
-                "draft-correct", {"beam": beam, "keep": 1, "passes": passes}, f"draft-correct, beam {beam}, {passes}"
-            )
-            for beam, passes in ((1, 2), (1, 4), (4, 4), (8, 4))
-        ]
+        found += [Setting("draft-correct", {"passes": passes}, f"draft-correct, beam 1, {passes}") for passes in (2, 4)]
     return [*found, Setting(inverter.resolve({}).strategy, {}, "default", default=True)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -105,26 +104,6 @@ def test_draft_correct_begins_with_the_causal_draft_and_changes_its_weak_places(
         assert draft.trace.steps[first.passes - 1].ids == first.ids
         halves = min(2, first.length)
         assert draft.passes == first.passes + halves + 4
-
-
-@pytest.mark.parametrize("how", ["likelihood", "mbr"])
-def test_only_the_best_drafts_are_corrected(how: str) -> None:
-    """keep = 1 corrects what left-to-right would give back; keeping all is the same as not choosing."""
-    denoiser, vectors = tiny_denoiser(max_length=9), some_vectors(8)
-    options = {"beam": 4} if how == "likelihood" else {"samples": 6, "temperature": 1.0}
-    drafts = decode(denoiser, vectors, DecodeConfig(strategy="left-to-right", choose=how, **options))
-    config = DecodeConfig(strategy="draft-correct", passes=3, remask_rate=0.0, choose=how, **options)
-    one = decode(denoiser, vectors, replace(config, keep=1))
-    assert [d.ids for d in one] == [d.ids for d in drafts]
-    assert all(not d.alternatives for d in one)
-    for draft, first in zip(one, drafts, strict=True):
-        assert draft.spent == first.spent + min(2, draft.length)  # nothing is re-masked, so no pass is made
-    some = decode(denoiser, vectors, replace(config, keep=2))
-    assert {len(d.alternatives) for d in some} <= {0, 1}
-    whole = decode(denoiser, vectors, config)
-    many = decode(denoiser, vectors, replace(config, keep=100))
-    if how == "likelihood":  # a beam's hypotheses all differ; samples may repeat
-        assert [d.ids for d in many] == [d.ids for d in whole]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

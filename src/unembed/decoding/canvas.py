@@ -6,8 +6,7 @@ Contents: `Canvas`, `empty_canvas`, `open_canvases`, `check_given`, `check_lengt
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -78,14 +77,6 @@ class Canvas:
     def free(self) -> Tensor:
         """(D, n) bool: positions that decoding fills and may reopen."""
         return self.inside & ~self.given & ~self.forced
-
-    def select(self, rows: Tensor) -> Canvas:
-        """Return a canvas of the drafts `rows` (R,) alone; what the texts have spent stays spent."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors: dict[str, Any] = {n: v[rows] for n, v in parts.items() if isinstance(v, Tensor) and n != "spent"}
-        kept = rows.tolist()
-        history, missing = [self.history[i] for i in kept], [self.missing[i] for i in kept]
-        return replace(self, **tensors, history=history, missing=missing)
 
     def reopen(self, index: Tensor, which: Tensor) -> None:
         """Mask the positions `which` (A, n) of the drafts `index` (A,) again."""

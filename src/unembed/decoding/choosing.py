@@ -1,6 +1,6 @@
 """From a finished canvas to drafts: their scores, and which one is given back.
 
-Contents: `Judge`, `choose`, `keep_best`, `agreement`; `token_probabilities` of texts that no decode wrote.
+Contents: `Judge`, `choose`, `agreement`; `token_probabilities` of texts that no decode wrote.
 """
 
 from __future__ import annotations
@@ -109,38 +109,6 @@ def choose(
             )
         )
     return [_best(group, config.choose) for group in groups]
-
-
-def keep_best(canvas: Canvas, config: DecodeConfig) -> Tensor:
-    """Rows of the `config.keep` best left-to-right drafts of each text, as left-to-right would choose them.
-
-    Args:
-        canvas: drafts that have just been made from left to right.
-        config: keep, choose, length_power; length_weight where it is given.
-
-    Returns:
-        (R,) rows, ascending.
-    """
-    likelihood = (canvas.log_prob * canvas.unknown).double().sum(1) + canvas.end_log_prob.double()
-    prior = (config.length_weight or 0.0) * canvas.prior.double()
-    inside = (canvas.written() & (canvas.ids != canvas.end_id)).cpu()
-    ids = canvas.ids.cpu()
-    drafts = [tuple(ids[i, inside[i]].tolist()) for i in range(len(canvas))]
-    score = [
-        float(p) + float(x) / max(len(d), 1) ** config.length_power
-        for x, p, d in zip(likelihood, prior, drafts, strict=True)
-    ]
-    groups: list[list[int]] = [[] for _ in range(len(canvas.spent))]
-    for row, text in enumerate(canvas.text.tolist()):
-        groups[text].append(row)
-    kept: list[int] = []
-    for rows in groups:
-        order, _ = _ranked([drafts[i] for i in rows], [score[i] for i in rows], config.choose)
-        first: dict[tuple[int, ...], int] = {}
-        for i in order:
-            first.setdefault(drafts[rows[i]], rows[i])
-        kept += list(first.values())[: config.keep]
-    return canvas.text.new_tensor(sorted(kept))
 
 
 def token_probabilities(

@@ -64,7 +64,6 @@ class DecodeConfig:
         remask_rate: two-stage: share of the draft that is re-masked; draft-correct: the share at the first pass.
         entropy_bound: adaptive: nats that a group of tokens committed together may hold besides its largest.
         beam: hypotheses kept by left-to-right and draft-correct.
-        keep: draft-correct: the best so many different drafts of a text are corrected, 0 for all.
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
         choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
@@ -88,7 +87,6 @@ class DecodeConfig:
     remask_rate: float = option(0.5, 0, 1, about="Of two-stage and draft-correct.")
     entropy_bound: float = option(0.5, 0, 1e9, about="Of adaptive, nats.")
     beam: int = option(1, 1, 1_000, 16, "Hypotheses of left-to-right and draft-correct.")
-    keep: int = option(0, 0, 10_000, 64, "Of draft-correct: drafts that are corrected, 0 for all.")
     seed: int = option(0, 0, 2**63 - 1, 2**53 - 1, "Of everything random.")
     choose: str = option("likelihood")
     student_weight: float = option(100.0, 0, 1e6, served=0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, check_backbone, check_lengths, one_form, open_canvases
 from unembed.decoding.causal.drafting import draft_left_to_right
-from unembed.decoding.choosing import Judge, choose, keep_best
+from unembed.decoding.choosing import Judge, choose
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.enforcing import Enforcer
 from unembed.decoding.constraints.rules import Rules
@@ -128,8 +128,6 @@ def _decode(
     seeds = vector_seeds(vectors, config.seed)
     if strategy.causal_draft:
         canvas = yield from draft_left_to_right(denoiser, vectors, condition, config, seeds, rules, traced, top, live)
-        if config.strategy == "draft-correct" and config.keep:
-            canvas = canvas.select(keep_best(canvas, config))
         keys = [(0, number) for number in canvas.number.tolist()]
     else:
         canvas, keys = open_canvases(denoiser, vectors, config, rules, known_lengths)

@@ -135,7 +135,7 @@ class LoadedModel:
         return recoveries(drafts, self.tokenizer, calibration, self.judged(request.rows))
 
 
-_GONE = ("score",)
+_GONE = ("score", "keep")
 """Options that older checkpoints may name; what is left decides alone (docs/log.md)."""
 _NOW: dict[object, object] = {"mbr-order": "mbr"}
 _MOST_DRAFTS = 1024
