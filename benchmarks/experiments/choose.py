@@ -48,7 +48,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "left-to-right",
         {"samples": 16, "temperature": 0.5, "choose": "student", "student_weight": 100.0},
     ),
-    "beam-8-mbr": ("left-to-right", {"beam": 8, "choose": "mbr"}),
     "beam-4-correct-4": ("draft-correct", {"beam": 4, "passes": 4, "remask_rate": 0.3}),
     "adaptive-8": ("adaptive", {"passes": 8}),
     "confidence-16": ("confidence", {"passes": 16}),

@@ -11,7 +11,6 @@ from unembed.decoding.choosing import Judge, agreement
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.decoding.trace import Draft
-from unembed.metrics.text import token_f1
 from unembed.network.student import StudentConfig, StudentEncoder
 
 
@@ -40,22 +39,6 @@ def test_the_score_is_the_prior_plus_the_normalised_likelihood(weight: float | N
             expected = factor * each.log_prior_length + each.log_likelihood / each.length**power
             assert each.score == pytest.approx(expected, abs=1e-5)
         assert draft.score == max(d.score for d in all_of(draft))
-
-
-def test_mbr_takes_the_draft_that_agrees_most_with_the_others() -> None:
-    config = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2, choose="mbr")
-    by_likelihood = DecodeConfig(strategy="sequential", temperature=1.0, samples=4, lengths=2)
-    denoiser, vectors = tiny_denoiser(max_length=8), some_vectors(6)
-    found = decode(denoiser, vectors, config)
-    for draft in found:
-        drafts = all_of(draft)
-        means = []
-        for each in drafts:
-            others = [other for other in drafts if other is not each]
-            means.append(float(np.mean([token_f1([each.ids], [other.ids]) for other in others])))
-            assert each.score == pytest.approx(means[-1])
-        assert means[0] == pytest.approx(max(means))
-    assert [d.ids for d in found] != [d.ids for d in decode(denoiser, vectors, by_likelihood)]
 
 
 def test_a_draft_alone_agrees_with_itself() -> None:

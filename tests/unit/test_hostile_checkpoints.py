@@ -167,9 +167,10 @@ def test_a_template_that_doubles_a_text_has_no_effect(tmp_path: Path) -> None:
 
 
 def test_options_that_are_gone_do_not_keep_a_checkpoint_from_loading(tmp_path: Path) -> None:
-    place, data = decode(strategy="draft-correct", score="pseudo", keep=2)(fuzz.good())
+    place, data = decode(strategy="draft-correct", score="pseudo", keep=2, choose="mbr")(fuzz.good())
     write(tmp_path / "c", fuzz.mend({**fuzz.good(), place: data}, place))
-    assert Inverter.from_pretrained(tmp_path / "c", "cpu").resolve({}).strategy == "draft-correct"
+    config = Inverter.from_pretrained(tmp_path / "c", "cpu").resolve({})
+    assert (config.strategy, config.choose) == ("draft-correct", "likelihood")
 
 
 COMMANDS = ("doctor", "verify", "show", "invert", "evaluate", "serve")

@@ -108,7 +108,7 @@ def choose(
                 forced=tuple(forced[i, kept[i]].tolist()),
             )
         )
-    return [_best(group, config.choose) for group in groups]
+    return [_best(group) for group in groups]
 
 
 def token_probabilities(
@@ -147,15 +147,6 @@ def agreement(draft: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> floa
     return token_f1([draft] * len(others), others) if others else 1.0
 
 
-def _ranked(ids: list[tuple[int, ...]], score: list[float], how: str) -> tuple[list[int], list[float]]:
-    """Order drafts, best first, and the scores that the order goes by."""
-    if how == "mbr":
-        means = [agreement(ids[i], ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
-        return sorted(range(len(ids)), key=lambda i: (-means[i], -score[i])), means
-    return sorted(range(len(ids)), key=lambda i: -score[i]), score
-
-
-def _best(drafts: list[Draft], how: str) -> Draft:
-    order, score = _ranked([draft.ids for draft in drafts], [draft.score for draft in drafts], how)
-    ranked = [replace(drafts[i], score=score[i]) for i in order]
+def _best(drafts: list[Draft]) -> Draft:
+    ranked = sorted(drafts, key=lambda draft: -draft.score)
     return replace(ranked[0], alternatives=tuple(ranked[1:]))

@@ -66,9 +66,8 @@ class DecodeConfig:
         beam: hypotheses kept by left-to-right and draft-correct.
         seed: of all random choices. A row's random numbers depend on the seed, its vector, length and sample, never
             on the rows beside it.
-        choose: "likelihood" takes the draft of the highest score, "mbr" the one with the highest mean token F1 to the
-            others (minimum Bayes risk), "student" that of the highest score with the cosine added that a student
-            encoder sees between draft and vector; the checkpoint must have one.
+        choose: "likelihood" takes the draft of the highest score, "student" that of the highest score with the cosine
+            added that a student encoder sees between draft and vector; the checkpoint must have one.
         student_weight: nats that a cosine of 1 is worth with choose "student".
         length_weight: weight of log p(n) in the score; None is 1, or 0 for left-to-right drafts, whose own
             probability of the end says the same.
@@ -103,7 +102,7 @@ class DecodeConfig:
         for name, kind, allowed in (
             ("strategy", "strategy", STRATEGIES),
             ("remask_rule", "remasking", REMASK_RULES),
-            ("choose", "", ("likelihood", "mbr", "student")),
+            ("choose", "", ("likelihood", "student")),
         ):
             value = getattr(self, name)
             if value not in allowed:  # plug-ins are looked for only then

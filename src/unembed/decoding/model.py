@@ -137,7 +137,8 @@ class LoadedModel:
 
 _GONE = ("score", "keep")
 """Options that older checkpoints may name; what is left decides alone (docs/log.md)."""
-_NOW: dict[object, object] = {"mbr-order": "mbr"}
+_NOW: dict[object, object] = {"mbr": "likelihood", "mbr-order": "likelihood"}
+"""Values that older checkpoints may name, and what is taken in their place."""
 _MOST_DRAFTS = 1024
 _MOST_COST = 16_384  # drafts times passes; the shipped model asks for 384
 
