@@ -38,7 +38,6 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "all-causal": ("causal rows only", ["objective.causal_share=1.0"]),
     "bound-weight": ("loss weight n/k", ["objective.loss_weight='bound'"]),
     "vector-drop": ("vector dropped in a tenth of the texts", ["objective.vector_drop=0.1"]),
-    "vector-noise": ("noise of a tenth of their length on the vectors", ["data.noise=0.1"]),
     "time": ("time as an input, counts drawn", ["model.time_conditioning=true"]),
     "time-drawn": ("times drawn, linear schedule, weight 1", ["objective.masking='time'"]),
     "cosine": ("times drawn, cosine schedule, weight 1", ["objective.masking='time'", "objective.schedule='cosine'"]),

@@ -98,7 +98,6 @@ def test_a_whole_step_needs_no_value(packs: Path, monkeypatch: pytest.MonkeyPatc
         ("objective", "masking", "time"),
         ("objective", "loss_weight", "bound"),
         ("objective", "vector_drop", 0.1),
-        ("data", "noise", 0.1),
     ],
 )
 def test_what_has_no_fixed_shapes_is_refused_by_name(packs: Path, table: str, key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The law of each training switch: dropped vectors, noise on vectors, times, low-rank modulation."""
+"""The law of each training switch: dropped vectors, times, low-rank modulation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.loop import decode
@@ -48,12 +48,12 @@ def build(**changes: object) -> Denoiser:
     return denoiser
 
 
-def step(denoiser: Denoiser, vectors: Tensor, noise: float = 0.0, seed: int = 0, **part: object) -> float:
+def step(denoiser: Denoiser, vectors: Tensor, seed: int = 0, **part: object) -> float:
     """The loss of one batch; gradients are left behind."""
     denoiser.zero_grad()
     objective = ObjectivePart(shortlist_frequent=0, **part)  # type: ignore[arg-type]
     ids = torch.randint(4, V, (len(vectors), 6), generator=torch.Generator().manual_seed(7))
-    loss = StepLoss(denoiser, objective, None, "fp32", noise)(ids, vectors, torch.Generator().manual_seed(seed))
+    loss = StepLoss(denoiser, objective, None, "fp32")(ids, vectors, torch.Generator().manual_seed(seed))
     loss.backward()
     return float(loss.detach())
 
@@ -128,27 +128,6 @@ def test_without_the_switch_there_is_no_null_vector_and_nothing_is_drawn() -> No
         ObjectivePart(vector_drop=1.5)
     with pytest.raises(InputError, match="trained without a null vector"):
         decode(build(), vectors, DecodeConfig(guidance=1.5))
-
-
-def test_noise_on_vectors_has_the_length_that_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share of each vector's own length, whatever that is; fresh at each step; off by default."""
-    denoiser = build().train()
-    vectors = torch.randn(400, D) * torch.linspace(0.1, 10, 400).unsqueeze(1)
-    seen: list[Tensor] = []
-    plain = Denoiser.length_log_probs
-    monkeypatch.setattr(
-        Denoiser, "length_log_probs", lambda self, shown: (seen.append(shown.clone()), plain(self, shown))[1]
-    )
-    for noise, seed in ((0.0, 0), (0.3, 1), (0.3, 2)):
-        step(denoiser, vectors, noise=noise, seed=seed)
-    clean = vectors[torch.cdist(seen[0], vectors).argmin(1)]
-    assert torch.equal(clean, seen[0])
-    share = []
-    for shown in seen[1:]:
-        near = nn.functional.normalize(shown) @ nn.functional.normalize(vectors).T
-        true = vectors[near.argmax(1)]
-        share.append(((shown - true).norm(dim=1) / true.norm(dim=1)).square().mean().sqrt())
-    assert [float(s) for s in share] == pytest.approx([0.3, 0.3], rel=0.1)
 
 
 def test_low_rank_modulation_has_its_rank() -> None:

@@ -80,7 +80,7 @@ class Stepper:
     Attributes:
         optimizer: of the task's model.
         ema: average of its weights.
-        generator: of masks, shortlists and noise, on the CPU.
+        generator: of masks and shortlists, on the CPU.
         left_out: () how many steps were left out because their gradient was not finite.
     """
 

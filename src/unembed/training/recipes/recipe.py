@@ -46,6 +46,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 RENAMED = {("data", "limit"): "max_length"}
 """Keys of older recipes, and what they are called now."""
+REMOVED = {("data", "noise"): 0.0}
+"""Keys of older recipes that are gone, and the value at which they changed nothing (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,11 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         key = RENAMED.get((where, key), key)
         name = f"{where}.{key}" if where else key
+        if (where, key) in REMOVED:
+            off = REMOVED[where, key]
+            if value != off:
+                raise RecipeError(f"The recipe has {name} = {shown(value)}, but {name} was removed.", "Leave it out.")
+            continue
         if key not in known:
             hint = nearest(key, known, f"Known keys: {', '.join(known)}.")
             plain = name if isinstance(key, str) and name.isprintable() and len(name) < 60 else shown(key)

@@ -106,7 +106,6 @@ class DataPart(_Table):
         buckets: lengths that texts are padded to, such as [8, 16, 24, 32]: everything then stays on the device and all
             shapes are fixed, for a GPU; it needs packs. Empty: batches of one exact length, nothing is padded.
         max_texts: use only this many texts, the first of a seeded order, 0 for all.
-        noise: length of the Gaussian noise added to a vector, as a share of its norm.
         fitted: the closed-form parts are fitted on this many texts, drawn with the seed; 0: all of the shards; of
             packs, whose vectors have to be made for it, 200,000 on a CPU and all on a GPU.
         crop: how often a text is cut to a run of its words, where it is embedded while training.
@@ -124,7 +123,6 @@ class DataPart(_Table):
     batch_size: int = _number(256, 1, 2**20)
     buckets: tuple[int, ...] = ()
     max_texts: int = _number(0, 0, _MANY)
-    noise: float = _number(0.0, 0, 10)
     fitted: int = _number(0, 0, _MANY)
     join: float = _number(0.1)
     crop: float = _number(0.3)

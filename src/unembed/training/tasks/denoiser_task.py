@@ -103,7 +103,7 @@ class DenoiserTask(DenoiserBase):
 
     def __init__(self, recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
         super().__init__(recipe, prepared, device, prepared.feed)
-        self.loss = StepLoss(self.model, recipe.objective, self.shortlist, self.precision, recipe.data.noise)
+        self.loss = StepLoss(self.model, recipe.objective, self.shortlist, self.precision)
 
     @property
     def texts_per_epoch(self) -> int:
@@ -147,20 +147,16 @@ class StepLoss:
         part: what is learnt.
         shortlist: draws the columns of the softmax, or None for the full vocabulary.
         precision: "bf16" (autocast) or "fp32".
-        noise: length of the Gaussian noise on the vectors, as a share of their norm.
 
     Attributes:
         positions, cells: rows that went through the blocks, and logits, since they were last set to zero.
     """
 
-    def __init__(
-        self, denoiser: Network, part: ObjectivePart, shortlist: Shortlist | None, precision: str, noise: float = 0.0
-    ) -> None:
+    def __init__(self, denoiser: Network, part: ObjectivePart, shortlist: Shortlist | None, precision: str) -> None:
         self.denoiser = denoiser
         self.part = part
         self.shortlist = shortlist
         self.precision = precision
-        self.noise = noise
         self.positions = self.cells = 0
         self._schedule = get_schedule(part.schedule) if part.masking == "time" else None
 
@@ -197,14 +193,11 @@ class StepLoss:
         Args:
             ids: (B, n) token ids on the CPU.
             vectors: (B, d) raw encoder vectors.
-            generator: of masks, shortlist and noise.
+            generator: of masks and shortlist.
             fitted: (B,) bool, texts that the closed-form parts were fitted on; None for none of them.
         """
         part = self.part
         device = self.denoiser.embedding.weight.device
-        if self.noise:
-            spread = self.noise * vectors.norm(dim=1, keepdim=True) * vectors.shape[1] ** -0.5
-            vectors = vectors + spread * torch.randn(vectors.shape, generator=generator)
         order = torch.randperm(len(ids), generator=generator)
         ids, vectors = ids[order], vectors[order]
         fitted = None if fitted is None or not bool(fitted.any()) else fitted[order]

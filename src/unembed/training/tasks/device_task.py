@@ -112,7 +112,7 @@ def refuse(recipe: Recipe, device: torch.device) -> None:
     Raises:
         RecipeError: the key, and what it may be.
     """
-    model, objective, data = recipe.model, recipe.objective, recipe.data
+    model, objective = recipe.model, recipe.objective
     for key, value, wanted in (
         ("model.backbone", model.backbone, "adaln-zero"),
         ("model.canvas", model.canvas, "length"),
@@ -121,7 +121,6 @@ def refuse(recipe: Recipe, device: torch.device) -> None:
         ("objective.masking", objective.masking, "count"),
         ("objective.loss_weight", objective.loss_weight, "flat"),
         ("objective.vector_drop", objective.vector_drop, 0.0),
-        ("data.noise", data.noise, 0.0),
     ):
         if value != wanted:
             raise RecipeError(
