@@ -231,7 +231,7 @@ def test_cooldowns_that_make_no_sense(
     base = recipe(packs)
     with pytest.raises(CheckpointError, match=r"optimizer\.lr"):
         train(replace(base, optimizer=replace(base.optimizer, lr=1.0)), tmp_path / "run", cooldown=3)
-    own = replace(base, optimizer=replace(base.optimizer, ema=0.5, decay="cosine"))
+    own = replace(base, optimizer=replace(base.optimizer, ema=0.5, decay="none"))
     monkeypatch.setattr(loop, "_COOLING_STEPS", 100_000)
     assert boxed(lambda seconds: train(own, tmp_path / "run", cooldown=f"{seconds}s")).finished
     assert "steps: give it more time" in caplog.text

@@ -132,6 +132,7 @@ def test_no_folder_of_shards_may_be_written_as_text_or_list(empty: object) -> No
         ("optimizer.betas=[0.9]", "optimizer.betas", "two"),
         ("optimizer.betas=0.9", "optimizer.betas", "list"),
         ("optimizer.ema=1.5", "optimizer.ema", "below 1"),
+        ("optimizer.decay='cosine'", "optimizer.decay", "linear"),
         ("data.noise=0.1", "data.noise was removed", "Leave it out"),
         ("data.buckets=[8, 16]", "data.buckets is [8, 16]", "end with 32"),
         ("optimizer.hold=1", "optimizer.hold is 1.0", "below 1"),

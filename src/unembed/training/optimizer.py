@@ -10,7 +10,6 @@ The average is always in fp32: in bf16 it would never move.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -240,5 +239,4 @@ def learning_rate(part: OptimizerPart, step: int, progress: float, decays: bool 
     if not decays or part.decay == "none":
         return part.lr * warm
     share = min(max((progress - part.hold) / (1.0 - part.hold), 0.0), 1.0)
-    fall = 1.0 - share if part.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
-    return part.lr * warm * fall
+    return part.lr * warm * (1.0 - share)

@@ -184,7 +184,7 @@ class OptimizerPart(_Table):
         betas: of AdamW.
         weight_decay: on matrices only; norms, biases, gains and embeddings are left alone.
         warmup: steps of linear warm-up.
-        decay: "linear" or "cosine", to zero at the horizon; "none" keeps the peak.
+        decay: "linear", to zero at the horizon; "none" keeps the peak.
         hold: share of the run at the peak before the decay begins.
         clip: greatest norm of the gradient.
         ema: decay of the average of the weights, kept in fp32.
@@ -197,7 +197,7 @@ class OptimizerPart(_Table):
     betas: tuple[float, ...] = _number((0.9, 0.98), 0, _BELOW_ONE)
     weight_decay: float = _number(0.01, 0, 100)
     warmup: int = _number(200, 0, _MANY)
-    decay: str = _word("linear", "cosine", "none")
+    decay: str = _word("linear", "none")
     hold: float = _number(0.0, 0, _BELOW_ONE)
     clip: float = _number(1.0, 1e-9, 1e9)
     ema: float = _number(0.999, 0, _BELOW_ONE)
