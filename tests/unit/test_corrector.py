@@ -27,7 +27,7 @@ LIMIT = 8
 
 
 def with_prior(seed: int = 0) -> Denoiser:
-    base = tiny_denoiser(seed=seed, token_prior=True, prior_once=True)
+    base = tiny_denoiser(seed=seed, token_prior=True)
     generator = torch.Generator().manual_seed(seed)
     prior = base.token_prior
     prior.codes.copy_(torch.randint(-100, 100, prior.codes.shape, generator=generator))

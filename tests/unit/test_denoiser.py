@@ -164,15 +164,15 @@ def test_rows_scored_in_parts_are_the_rows_scored_at_once(
 
 
 def test_the_evidence_of_a_visible_token_is_spent(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    """prior_once: what the vector says for a token is not said again where the token stands in the text already."""
+    """What the vector says for a token is not said again where the token stands in the text already."""
     ids, states, vectors = inputs
-    once = build(token_prior=True)
-    again = build(token_prior=True, prior_once=False)
-    again.load_state_dict(once.state_dict())
-    condition = once.condition(vectors)
+    denoiser = build(token_prior=True)
+    condition = denoiser.condition(vectors)
     rows = states == MASK
     owner = rows.nonzero()[:, 0]
-    difference = again.logits(ids, states, condition, rows=rows) - once.logits(ids, states, condition, rows=rows)
+    hidden = denoiser.hidden(ids, states, condition)[rows]
+    again = denoiser.token_logits(hidden, owner, condition)  # no token counts as seen
+    difference = again - denoiser.logits(ids, states, condition, rows=rows)
     for i, text in enumerate(owner.tolist()):
         visible = ids[text][states[text] != MASK]
         changed = difference[i, 4:].abs() > 1e-6
@@ -219,8 +219,8 @@ def test_shapes_that_cannot_be_built_are_refused(changes: dict) -> None:
         replace(CONFIG, **changes)
 
 
-OLD = {**CONFIG.to_dict(), "position_prior": False, "candidates": 0}
-"""What a checkpoint from before those two parts were removed holds."""
+OLD = {**CONFIG.to_dict(), "position_prior": False, "candidates": 0, "prior_once": True}
+"""What a checkpoint from before those parts were removed holds."""
 
 
 def test_a_config_with_removed_parts_switched_off_is_read() -> None:
@@ -232,7 +232,14 @@ def test_a_config_with_removed_parts_switched_off_is_read() -> None:
 
 @pytest.mark.parametrize(
     "key, value",
-    [("position_prior", True), ("candidates", 32), ("backbone", "bert"), ("adaln", "shared"), ("rotary", True)],
+    [
+        ("position_prior", True),
+        ("candidates", 32),
+        ("prior_once", False),
+        ("backbone", "bert"),
+        ("adaln", "shared"),
+        ("rotary", True),
+    ],
 )
 def test_a_config_with_a_part_that_is_gone_is_refused(key: str, value: object) -> None:
     """The key stands in the first sentence, and the second says what to do."""

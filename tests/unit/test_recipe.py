@@ -133,6 +133,7 @@ def test_no_folder_of_shards_may_be_written_as_text_or_list(empty: object) -> No
         ("optimizer.betas=0.9", "optimizer.betas", "list"),
         ("optimizer.ema=1.5", "optimizer.ema", "below 1"),
         ("optimizer.decay='cosine'", "optimizer.decay", "linear"),
+        ("model.prior_once=false", "model.prior_once was removed", "Leave it out"),
         ("data.noise=0.1", "data.noise was removed", "Leave it out"),
         ("data.buckets=[8, 16]", "data.buckets is [8, 16]", "end with 32"),
         ("optimizer.hold=1", "optimizer.hold is 1.0", "below 1"),
@@ -244,4 +245,4 @@ def test_durations(text: str, seconds: float) -> None:
 
 def test_keys_that_are_gone_are_read_where_they_changed_nothing() -> None:
     """A recipe that an older version stored beside a checkpoint names every key."""
-    assert Recipe.from_dict({"data": {"noise": 0.0}}) == Recipe()
+    assert Recipe.from_dict({"data": {"noise": 0.0}, "model": {"prior_once": True}}) == Recipe()

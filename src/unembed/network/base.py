@@ -204,7 +204,7 @@ class Network(nn.Module):
             hidden: (R, width) rows of `hidden()`.
             owner: (R,) index of each row's vector in the condition.
             condition: of the vectors.
-            used: (R, U) tokens that are in the text already (`prior_once`), filled up with the end token, which has
+            used: (R, U) tokens that are in the text already, filled up with the end token, which has
                 no class and so no score.
             end: whether the end token may be output.
 
@@ -219,7 +219,7 @@ class Network(nn.Module):
             else:
                 rows = evidence[condition.text[owner]]
             rows = condition.heed(rows, owner)
-            if used is not None and self.config.prior_once:
+            if used is not None:
                 rows = rows.scatter_(1, used, 0.0)
             logits = logits.addcmul(self.token_gate(hidden).float(), rows)
         # Few columns are banned: writing them costs far less than another pass over all of them.

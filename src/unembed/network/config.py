@@ -28,8 +28,8 @@ _BOUNDS = {
 _NAMES_IN_FILES = {"limit": "max_length"}
 """Keys that checkpoints hold under another name."""
 _SIZES = {"vector_dim": MOST_DIMENSIONS, "vocab_size": 1 << 21, "max_length": 65_536}
-_REMOVED = {"position_prior": False, "candidates": 0}
-"""Keys of older checkpoints that are gone, and the value that a network without their parts has (docs/log.md)."""
+_REMOVED = {"position_prior": False, "candidates": 0, "prior_once": True}
+"""Keys of older checkpoints that are gone, and the value that a network of today has (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,8 @@ class Shape:
         adaln_rank: inner dimension of the factored modulation.
         prefix_tokens: memory rows made from the vector.
         whiten: whiten vectors first; otherwise they are only scaled to unit variance.
-        token_prior: gated closed-form log-odds on the logits.
-            prior_once: a token that is in the text already gets no bias from the token prior any more; its evidence is
-                explained (without it words repeat).
+        token_prior: gated closed-form log-odds on the logits. A token that is in the text already gets none of it: its
+            evidence is explained (otherwise words repeat).
         dropout: dropout while training.
         time_conditioning: the time t is an input of each block's modulation (`conditioning.TimeModulation`).
     """
@@ -69,7 +68,6 @@ class Shape:
     prefix_tokens: int = 8
     whiten: bool = True
     token_prior: bool = False
-    prior_once: bool = True
     dropout: float = 0.0
     time_conditioning: bool = False
 

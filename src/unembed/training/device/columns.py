@@ -10,7 +10,7 @@ The prior's score of token k for a whitened vector z is w (z . m_k - |m_k|^2 / 2
 gate g of the row. That is a product of (g z, g) with the frozen (w m_k, -w |m_k|^2 / 2): no matrix of scores of the
 batch is ever in memory, and its gradient to g comes with that of the hidden rows. Two things differ at the few
 columns of a text's own tokens, and are added there: the text is taken out of the means that it was fitted on
-(leave-one-out), and a token that the row already sees has no score (`prior_once`).
+(leave-one-out), and a token that the row already sees has no score.
 """
 
 from __future__ import annotations

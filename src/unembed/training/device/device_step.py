@@ -193,14 +193,11 @@ class DeviceLoss:
         text, inside, causal = rows.text, rows.inside, rows.causal
         plain, right = self.evidence.of_own(z, text, full, known)  # (B, w) each
         first = first_of_each(text, inside)
-        if self.denoiser.config.prior_once:
-            # With masks a token is seen where any of its places is; left to right where its first place is behind.
-            given = inside[causal:] & ~rows.masked
-            same = text[causal:].unsqueeze(2) == text[causal:].unsqueeze(1)  # (m, w, w)
-            seen = (same & given.unsqueeze(1)).any(2)  # (m, w)
-            before = torch.arange(text.shape[1], device=text.device) < column.unsqueeze(1)  # (R, w)
-            left = (owner < causal).unsqueeze(1)
-            used = torch.where(left, before, F.pad(seen, (0, 0, causal, 0))[owner])
-        else:
-            used = torch.zeros_like(first[owner])
+        # With masks a token is seen where any of its places is; left to right where its first place is behind.
+        given = inside[causal:] & ~rows.masked
+        same = text[causal:].unsqueeze(2) == text[causal:].unsqueeze(1)  # (m, w, w)
+        seen = (same & given.unsqueeze(1)).any(2)  # (m, w)
+        before = torch.arange(text.shape[1], device=text.device) < column.unsqueeze(1)  # (R, w)
+        left = (owner < causal).unsqueeze(1)
+        used = torch.where(left, before, F.pad(seen, (0, 0, causal, 0))[owner])
         return (torch.where(used, 0.0, right[owner]) - plain[owner]) * first[owner]

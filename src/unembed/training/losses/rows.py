@@ -197,7 +197,7 @@ def rows_loss(
         with torch.no_grad(), torch.autocast(rows.ids.device.type, enabled=False):
             scores = denoiser.token_prior.scores(condition.whitened, tokens, frequency=False, present=present)
         scores = condition.heed(scores)
-        used = columns.place[rows.visible(config.eos_id)] if config.prior_once else None
+        used = columns.place[rows.visible(config.eos_id)]
         gate = denoiser.token_gate(picked).squeeze(1)
         gates.append((gate, scores, rows.owner, used))
         gates += [(gate * factor[rows.owner], further, rows.owner, used) for factor, further in more]

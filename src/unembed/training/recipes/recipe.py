@@ -46,7 +46,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 RENAMED = {("data", "limit"): "max_length"}
 """Keys of older recipes, and what they are called now."""
-REMOVED = {("data", "noise"): 0.0}
+REMOVED = {("data", "noise"): 0.0, ("model", "prior_once"): True}
 """Keys of older recipes that are gone, and the value at which they changed nothing (docs/log.md)."""
 
 
