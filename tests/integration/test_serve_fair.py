@@ -13,8 +13,7 @@ from tests.helpers.serving import SLOW, Running, read_until, running, some_vecto
 from unembed import Inverter
 from unembed.serve.guard import client_at
 from unembed.serve.jobs import Shares
-from unembed.serve.limits import Limits
-from unembed.serve.places import Busy, Place, Places
+from unembed.serve.limits import Busy, Limits, Place, Places
 
 OTHER = "127.0.0.2"
 

@@ -14,8 +14,8 @@ import pytest
 
 from unembed.errors import InputError
 from unembed.stores.arrow.layouts import layouts
-from unembed.stores.counted import counted_columns
 from unembed.stores.opening import open_store, read_vectors
+from unembed.stores.protocol import counted_columns
 from unembed.stores.reading import BadRow, Reading
 
 ROWS, WIDTH = 5, 20

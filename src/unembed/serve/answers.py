@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from unembed.serve.places import Busy, Place
+from unembed.serve.limits import Busy, Place
 
 T = TypeVar("T")
 

@@ -27,8 +27,7 @@ from unembed.serve.batching import Engine
 from unembed.serve.body import Shaped, forget_body, read_body
 from unembed.serve.drawing import PostedTrace, picture
 from unembed.serve.guard import Guard, check_token, client_of, failure
-from unembed.serve.limits import Limits, Rates, Refused
-from unembed.serve.places import Busy, Place, Places, client
+from unembed.serve.limits import Busy, Limits, Place, Places, Rates, Refused, client
 from unembed.serve.service import Service
 
 if TYPE_CHECKING:

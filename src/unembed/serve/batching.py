@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.serve.jobs import REFINE, Job, Shares, Task, Work
-from unembed.serve.memory import Returner
-from unembed.serve.places import client
+from unembed.serve.jobs import REFINE, Job, Returner, Shares, Task, Work
+from unembed.serve.limits import client
 
 if TYPE_CHECKING:
     from unembed.decoding.config import DecodeConfig

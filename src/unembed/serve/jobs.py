@@ -1,9 +1,16 @@
-"""What waits for the engine, and what it has under way. Contents: `Work`, `REFINE`, `Job`, `Task`, `Shares`."""
+"""What waits for the engine, what it has under way, and the memory that it gives back between jobs.
+
+Contents: `Work`, `REFINE`, `Job`, `Task`, `Shares`; `Returner`: decodes and refinements of every size leave glibc's
+heaps in pieces, and what is free between them stays with the process until it is returned.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -122,3 +129,25 @@ class Shares:
     def least(self, clients: Iterable[str]) -> float:
         """Seconds of the one that has had the least; less than any where there is none, so that its work is ended."""
         return min(map(self.spent, clients), default=-1.0)
+
+
+class Returner:
+    """Gives free memory back now and then; does nothing where the C library is not glibc.
+
+    Args:
+        seconds: least time between two times.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds, self._last = seconds, time.monotonic()
+        self._trim = None
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError, AttributeError):
+                self._trim = ctypes.CDLL(None).malloc_trim
+
+    def __call__(self) -> None:
+        """Give back, if it is time."""
+        now = time.monotonic()
+        if self._trim is not None and now - self._last >= self.seconds:
+            self._trim(0)
+            self._last = time.monotonic()

@@ -1,13 +1,23 @@
-"""What a request may cost: size and time of its body, its rate, its running time, how long its answer may lie unread.
+"""What a request may cost, and the places of those that wait, run, or whose answer is being read.
 
-Contents: `Limits`, `Refused`, `Rates`.
+Contents: `Limits`, `Refused`, `Rates`; `Places`, `Place`, `Busy`, `client`. Places are shared fairly among clients.
+
+A client alone may hold all places. Where all are taken and another client comes that holds fewer, the one that holds
+the most loses its latest place: that request is answered with 503.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections import OrderedDict
+from collections.abc import Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from unembed.errors import UnembedError
 
 
 @dataclass(frozen=True)
@@ -78,3 +88,139 @@ class Rates:
         while len(self._buckets) > self.most:
             self._buckets.popitem(last=False)
         return 0.0 if taken else (1 - left) / self.rate
+
+
+T = TypeVar("T")
+
+client: ContextVar[str] = ContextVar("client", default="")
+"""Who sent the request that the running task answers."""
+
+
+class Busy(UnembedError):
+    """No place is free, or the server is closing.
+
+    Args:
+        retry_after: seconds after which another try makes sense.
+    """
+
+    def __init__(self, what: str, retry_after: int) -> None:
+        super().__init__(what, f"Try again in {retry_after} seconds.")
+        self.retry_after = retry_after
+
+
+class Place:
+    """A request's place; left at the end of the block.
+
+    Args:
+        places: where it is.
+        client: who has it.
+        seconds: that the request has for its answer.
+    """
+
+    def __init__(self, places: Places, client: str, seconds: float) -> None:
+        self.places, self.client, self.seconds = places, client, seconds
+        self._begin = time.monotonic()
+        self._ends = asyncio.get_running_loop().time() + seconds
+        self._timeout: asyncio.Timeout | None = None
+        self._reason: Busy | None = None
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.places.leave(self, time.monotonic() - self._begin)
+
+    async def within(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work until the place's time is over.
+
+        Raises:
+            TimeoutError: it is.
+            Busy: it was cut short, for another client or because the server is closing.
+        """
+        try:
+            async with asyncio.timeout_at(self._ends) as self._timeout:
+                return await work
+        except TimeoutError:
+            if self._reason is not None:
+                raise self._reason from None
+            raise
+        finally:
+            self._timeout = None
+
+    def answered(self) -> None:
+        """The answer is there; as long again is left for reading it."""
+        if self._reason is None:
+            self._ends = asyncio.get_running_loop().time() + self.seconds
+
+    def cut(self, seconds: float, reason: Busy) -> None:
+        """Let the request end in at most `seconds` seconds."""
+        ends = asyncio.get_running_loop().time() + seconds
+        if ends < self._ends:
+            self._ends, self._reason = ends, reason
+            if self._timeout is not None and not self._timeout.expired():
+                self._timeout.reschedule(ends)
+
+
+class Places:
+    """The places of a server; used in its event loop alone.
+
+    Args:
+        most: how many there are.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: dict[str, list[Place]] = {}
+        self._typical = 1.0
+        self._closing = False
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken."""
+        return sum(map(len, self._held.values()))
+
+    def take(self, client: str, seconds: float) -> Place:
+        """Take a place.
+
+        Args:
+            client: who asks.
+            seconds: that the request has for its answer.
+
+        Raises:
+            Busy: none is free, and no client holds two more than this one.
+        """
+        if self._closing:
+            raise self._busy("The server is closing.")
+        if self.taken >= self.most:
+            most = max(self._held.values(), key=len)
+            if len(most) < len(self._held.get(client, ())) + 2:
+                raise self._busy(f"All {self.most} places of the server are taken.")
+            most[-1].cut(0, self._busy("Another client needs this place, and yours held the most."))
+            self._remove(most[-1])
+        place = Place(self, client, seconds)
+        self._held.setdefault(client, []).append(place)
+        return place
+
+    def leave(self, place: Place, seconds: float) -> None:
+        """Give a place back that was held so long; one that was taken away is none any more."""
+        if self._remove(place):
+            self._typical += 0.1 * (seconds - self._typical)
+
+    def close(self, seconds: float) -> None:
+        """Give out no more places, and let those who have one end in `seconds` seconds."""
+        self._closing = True
+        for held in self._held.values():
+            for place in held:
+                place.cut(seconds, self._busy("The server is closing."))
+
+    def _remove(self, place: Place) -> bool:
+        held = self._held.get(place.client, [])
+        if place not in held:
+            return False
+        held.remove(place)
+        if not held:
+            del self._held[place.client]
+        return True
+
+    def _busy(self, what: str) -> Busy:
+        return Busy(what, min(30, max(1, math.ceil(self._typical / 2))))

@@ -22,8 +22,7 @@ from unembed.refinement.refine import METHODS, Refine
 from unembed.refinement.session import available
 from unembed.serve import schemas
 from unembed.serve.batching import Engine, drafts_of
-from unembed.serve.limits import Limits
-from unembed.serve.places import Places
+from unembed.serve.limits import Limits, Places
 from unembed.serve.results import aligned, canvas_of, change_vectors, recovered
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Service:
 
     def __init__(self, inverter: Inverter, engine: Engine, places: Places, limits: Limits, version: str) -> None:
         self.inverter, self.engine, self.places, self.limits, self.version = inverter, engine, places, limits, version
+        _ = inverter.model.checkpoint.fit_score  # read before the first request
         mean = inverter.denoiser.whitening.mean.double()
         self.floor = float(mean @ mean)
         try:

@@ -2,17 +2,21 @@
 
 Contents: `VectorBatch` (the unit of streaming), `Store` (the protocol), `make_batch` (the checks that every reader
 shares), and the rules that choose the vector column and the id column when the caller names none.
+
+`families`, `lacking` and, for tables with a schema, `counted_columns` find columns that hold one number each of a
+vector: common words and a count ("e0", "e1", ... or "0", "1", ...).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.errors import InputError
-from unembed.stores.doubts import look
-from unembed.stores.reading import Reading
+from unembed.stores.reading import Reading, look
 from unembed.stores.written import is_missing, oddity
 
 if TYPE_CHECKING:
@@ -273,3 +277,30 @@ def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list
             f"{source} has no column named {name!r} besides ids and vectors (it has: {listed}).", "Check the name."
         )
     return [name for name in columns if name in reading.wanted]
+
+
+_COUNTED = re.compile(r"(.*?)(\d+)(\D*)", re.S)
+
+
+def families(names: Sequence[str]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Group names by what is before and after their count; each has (count, place among the names), ascending."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for place, name in enumerate(names):
+        match = _COUNTED.fullmatch(name)
+        if match is not None and len(match[2]) < 10:
+            found.setdefault((match[1], match[3]), []).append((int(match[2]), place))
+    return {words: sorted(members) for words, members in found.items()}
+
+
+def lacking(counts: Sequence[int], least: int = 1) -> int | None:
+    """Return a count that is missing between ascending ones, or before the first where that exceeds `least`."""
+    gap = next((a + 1 for a, b in pairwise(counts) if b > a + 1), None)
+    return counts[0] - 1 if gap is None and counts[0] > least else gap
+
+
+def counted_columns(names: Sequence[str]) -> Iterator[tuple[str, list[str], int | None]]:
+    """Yield (prefix, names in the order of their counts, a missing count or None) of names that end in a count."""
+    for (prefix, after), members in families(names).items():
+        counts = [count for count, _ in members]
+        if not after and len(set(counts)) == len(counts) > 1:
+            yield prefix, [names[place] for _, place in members], lacking(counts)

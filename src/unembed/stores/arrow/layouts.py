@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unembed.stores.arrow.values import Lists, cells, is_bytes, is_list, is_text, plain_type, stored, stored_type
-from unembed.stores.counted import counted_columns
-from unembed.stores.doubts import ENOUGH
 from unembed.stores.inputs import MAX_LINE
+from unembed.stores.protocol import counted_columns
+from unembed.stores.reading import ENOUGH
 from unembed.stores.written import from_bytes, oddity, parse_vector, to_numbers
 
 if TYPE_CHECKING:

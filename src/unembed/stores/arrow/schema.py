@@ -14,8 +14,7 @@ from unembed.errors import InputError
 from unembed.stores.arrow.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
 from unembed.stores.arrow.slices import sliced
 from unembed.stores.arrow.values import cells
-from unembed.stores.counted import counted_columns
-from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, make_batch
+from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, counted_columns, make_batch
 from unembed.stores.quantised import choose_scales
 from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, check_width, translated
 from unembed.stores.text.groups import GENERIC, SEPARATORS, clear

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from unembed.errors import InputError
-from unembed.stores.counted import families, lacking
-from unembed.stores.protocol import VECTOR_NAMES, choose_vectors
+from unembed.stores.protocol import VECTOR_NAMES, choose_vectors, families, lacking
 
 SEPARATORS = " _-.[]()'\","
 GENERIC = ("", "v", "x", "c", "f", "col", "column", "field")  # names that programs give to columns without one
