@@ -318,8 +318,8 @@ def test_a_step_that_is_left_out_ends_no_run(tmp_path: Path) -> None:
     ("sets", "what"),
     [
         (["data.shards=nowhere"], "There is no folder nowhere"),
-        (["data.tokenizer=openai-community/gpt2"], "A pack has tokens and prompt already"),
-        (["data.prompt_name=query"], "A pack has tokens and prompt already"),
+        (["data.tokenizer=openai-community/gpt2"], "A pack already has its tokens and prompt"),
+        (["data.prompt_name=query"], "A pack already has its tokens and prompt"),
     ],
 )
 def test_what_a_pack_cannot_obey(
