@@ -258,7 +258,7 @@ def test_a_plugin_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytes
     encoder = load_encoder("mine", dimension=12)
     assert (encoder.name, encoder.dimension) == ("mine", 12)
     assert load_matching(load_encoder("mine").identity).dimension == 8
-    with pytest.raises(EncoderError, match="plugin"):
+    with pytest.raises(EncoderError, match="plug-in"):
         load_encoder("broken")
 
 

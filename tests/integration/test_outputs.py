@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_its_own_input_model_and_options_only(
     fails(capsys, args, "Line 130")
     for old, new in (('"id": 3,', '"id": 4,'), ('"note": "a"', '"note": "b"'), ('"v": [0', '"v": [1')):
         source.write_text(good.replace(old, new, 1))
-        fails(capsys, [*args, "--resume"], "first 64 rows of the input are not those", "Give the input of then")
+        fails(capsys, [*args, "--resume"], "first 64 rows of the input are not those", "Give the same input as before")
     source.write_text("".join(good.splitlines(keepends=True)[:100]))
     fails(capsys, [*args, "--resume"], "rows of the input are not those")
     source.write_text(good)

@@ -16,6 +16,7 @@ from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_stud
 from unembed.errors import CheckpointError
 from unembed.files import read_json
 from unembed.inverter import Inverter
+from unembed.refinement.refine import Refine
 from unembed.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def test_it_comes_near_to_its_encoder_on_other_texts_and_is_used(
     assert shown.code == 0 and "kind = student" in shown.out and "texts_seen = " in shown.out
     inverter = Inverter.from_pretrained(model, device="cpu")
     assert inverter.student is not None and inverter.student.notes["pairs"] > 50
-    (found,) = inverter.invert_strings(["red house under the tree"], queries=4)
+    (found,) = inverter.invert_strings(["red house under the tree"], refine=Refine(queries=4))
     assert found.queries <= 4 and found.text
     for name in (STUDENT_FILE, "student.json"):
         (model / name).unlink()
