@@ -27,8 +27,8 @@ from unembed.decoding.loop import finish
 from unembed.evaluation.sets import EvaluationSet
 from unembed.files import write_json
 from unembed.inverter import Inverter
+from unembed.network.denoiser import autocast
 from unembed.network.difference import DifferencePrior
-from unembed.network.precision import autocast
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.queries import CachedEncoder, rounds

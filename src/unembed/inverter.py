@@ -26,7 +26,7 @@ from unembed.errors import InputError
 from unembed.machine import choose_device
 from unembed.network.base import Network
 from unembed.network.corrector import Corrector
-from unembed.network.precision import lower_precision
+from unembed.network.denoiser import lower_precision
 from unembed.refinement.refine import Refine
 from unembed.refinement.session import Session
 from unembed.refinement.vector_precision import precision_of
@@ -213,6 +213,8 @@ class Inverter:
             InputError: vectors, options or constraints that cannot be used, with the row and what is expected.
             EncoderError: the encoder cannot be loaded, or fails at a query.
         """
+        if not isinstance(refine, Refine | None):
+            raise InputError(f"refine is a {type(refine).__name__}.", "Pass unembed.Refine(queries=16).")
         if refine is None or not refine.queries:
             request = self.model.request(vectors, options)
             return self.model.recoveries(request.drafts(batch_size, trace, progress), request)

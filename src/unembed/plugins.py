@@ -1,6 +1,6 @@
 """Code of other packages: how it is found, and what goes wrong in it is one error of ours that names it.
 
-Contents: `register`, `plugin`, `plugin_names`, `REPAIR`, `guarded`, `told`.
+Contents: `register`, `plugin`, `plugin_names`, `refuse_second`, `REPAIR`, `guarded`, `told`.
 
 A package adds a strategy, a re-masking rule, a noise schedule, a store or an encoder with an entry point, and a program
 with `register`. What is built in comes first: whoever asks here has looked there.
@@ -34,7 +34,7 @@ def register(kind: str, name: str, value: Any) -> None:
 
     A package does the same with an entry point of the group `unembed.strategies`, `unembed.remasking`,
     `unembed.schedules`, `unembed.stores` or `unembed.encoders`; then the command line finds it too. What is built in
-    keeps its name. The value is checked where it is first used.
+    keeps its name: another under it is refused where it is used. The value is checked where it is first used.
 
     Args:
         kind: "strategy", "remasking", "schedule", "store" or "encoder".
@@ -50,6 +50,18 @@ def register(kind: str, name: str, value: Any) -> None:
     if not isinstance(name, str) or not name:
         raise InputError(f"A {kind} cannot be registered as {name!r}.", "Give it a name.")
     _registered[kind, name] = value
+
+
+def refuse_second(kind: str, name: str) -> None:
+    """Refuse a value that was registered under a name that is built in, so that nobody measures one for the other.
+
+    Raises:
+        InputError: there is one.
+    """
+    if (kind, name) in _registered:
+        raise InputError(
+            f"The {kind} {name!r} is built in, and another was registered.", "Register yours under another name."
+        )
 
 
 def plugin_names(kind: str) -> list[str]:

@@ -231,5 +231,11 @@ def test_a_foreign_file_of_cells_is_not_taken(place: Path, tmp_path: Path) -> No
     again = Reproduction(tmp_path / "paper.json", seed=3)
     again.cell("a", {"n": 1}, lambda: {"value": 2})
     assert again.values["cells"]["a"]["value"] == 1
+    options = {"strategy": "euler", "score": "commit", "keep": 0}  # of a version that had two options more
+    again.values["cells"]["b"] = {"stamp": {"seed": 3, "options": options}, "value": 1}
+    write_json(tmp_path / "paper.json", again.values)
+    later = Reproduction(tmp_path / "paper.json", seed=3)
+    later.cell("b", {"options": {"strategy": "euler"}}, lambda: {"value": 2})
+    assert later.values["cells"]["b"]["value"] == 1
     again.cell("a", {"n": 2}, lambda: {"value": 3})
     assert again.values["cells"]["a"]["value"] == 3

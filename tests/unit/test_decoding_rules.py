@@ -11,8 +11,7 @@ from torch import Tensor
 from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.decoding.config import CAUSAL_STRATEGIES, STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
-from unembed.decoding.noise import Noise, vector_seeds
-from unembed.decoding.proposals import choose_tokens
+from unembed.decoding.proposals import Noise, choose_tokens, vector_seeds
 from unembed.decoding.strategies.remasking import by_rule, least_sure, remdm_cap, remdm_sigma, to_rate
 from unembed.decoding.strategies.selection import View, by_schedule, entropy_bounded, leftmost, surest
 from unembed.decoding.strategies.table import get_strategy

@@ -171,6 +171,9 @@ def test_options_that_are_gone_do_not_keep_a_checkpoint_from_loading(tmp_path: P
     write(tmp_path / "c", fuzz.mend({**fuzz.good(), place: data}, place))
     config = Inverter.from_pretrained(tmp_path / "c", "cpu").resolve({})
     assert (config.strategy, config.choose) == ("draft-correct", "likelihood")
+    place, data = decode(strategy="left-to-right", guidance=1.5)(fuzz.good())
+    write(tmp_path / "d", fuzz.mend({**fuzz.good(), place: data}, place))
+    assert Inverter.from_pretrained(tmp_path / "d", "cpu").resolve({}).guidance == 1
 
 
 COMMANDS = ("doctor", "verify", "show", "invert", "evaluate", "serve")

@@ -127,6 +127,23 @@ def test_rules_schedules_and_kinds_that_are_wrong_are_named() -> None:
 
 
 def test_what_is_built_in_keeps_its_name() -> None:
-    register("strategy", "confidence", Strategy(lambda view: view.masked & bool(1 / 0)))
-    register("schedule", "linear", Rising)
-    assert OnATinyNetwork().invert(some_vectors(2), strategy="confidence") and get_schedule("linear").valid
+    """Nobody measures a built-in strategy, rule or schedule and believes it to be their own."""
+    denoiser, vectors = tiny_denoiser(), some_vectors(2)
+    for kind, name, options in (
+        ("strategy", "adaptive", {}),
+        ("remasking", "probability", {"strategy": "euler-remask", "passes": 4}),
+        ("schedule", "linear", {"strategy": "euler"}),
+    ):
+        register(kind, name, Strategy(surest))
+        with pytest.raises(InputError, match=f"The {kind} '{name}' is built in, and another was registered"):
+            decode(denoiser, vectors, DecodeConfig(**{"strategy": "adaptive", **options}))
+        plugins._registered.clear()
+    assert len(decode(denoiser, vectors, DecodeConfig("adaptive"))) == 2
+
+
+def test_no_draft_leaves_with_a_mask_in_it() -> None:
+    """Whatever a stop rule says."""
+    register("strategy", "hasty", Strategy(surest, stop=lambda view: torch.ones_like(view.masked[:, 0])))
+    denoiser = tiny_denoiser()
+    for draft in decode(denoiser, some_vectors(3), DecodeConfig("hasty", passes=4)):
+        assert draft.ids and denoiser.config.mask_id not in draft.ids

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, empty_canvas
 from unembed.decoding.config import DecodeConfig
-from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import Proposer
+from unembed.decoding.proposals import Noise, Proposer
 from unembed.decoding.trace import Draft, Trace
 from unembed.metrics.text import token_f1
 from unembed.network.base import Network
-from unembed.network.precision import autocast
+from unembed.network.denoiser import autocast
 from unembed.network.student import StudentEncoder, student_vectors
 
 

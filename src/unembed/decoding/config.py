@@ -106,7 +106,7 @@ class DecodeConfig:
         ):
             value = getattr(self, name)
             if value not in allowed:  # plug-ins are looked for only then
-                allow(name, value, [*allowed, *(plugin_names(kind) if kind else ())])
+                allow(name, value, list(dict.fromkeys([*allowed, *(plugin_names(kind) if kind else ())])))
         for item in fields(self):
             value, least = getattr(self, item.name), item.metadata["least"]
             if least is not None and not (value is None and item.default is None):

@@ -24,16 +24,15 @@ from unembed.decoding.choosing import Judge, choose
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.enforcing import Enforcer
 from unembed.decoding.constraints.rules import Rules
-from unembed.decoding.noise import Noise, vector_seeds
 from unembed.decoding.prior import PriorReader, prior_drafts
-from unembed.decoding.proposals import Proposer
+from unembed.decoding.proposals import Noise, Proposer, vector_seeds
 from unembed.decoding.strategies.selection import View
 from unembed.decoding.strategies.table import Strategy, get_strategy
 from unembed.decoding.trace import Draft, Step
 from unembed.diffusion.schedule import get_schedule
 from unembed.errors import InputError
 from unembed.network.base import Network
-from unembed.network.precision import autocast
+from unembed.network.denoiser import autocast
 
 T = TypeVar("T")
 
@@ -108,7 +107,8 @@ def run(
                 chosen, tokens, log_prob = enforcer.settle(canvas, drafts, *parts, left)
             fresh[drafts] = canvas.commit(drafts, chosen, tokens, log_prob)
             yield canvas.record(drafts, fresh[drafts], reopened[here], proposals.best) if traced else []
-        active = active[~strategy.stop(replace(view, masked=canvas.masked[active]))]
+        masked = canvas.masked[active]  # (A, n); a draft with a mask left stays, whatever the rule says
+        active = active[~strategy.stop(replace(view, masked=masked)) | masked.any(1)]
 
 
 def _decode(

@@ -25,10 +25,9 @@ from unembed.decoding.choosing import Judge
 from unembed.decoding.confidence import calibration_for, read_calibrations
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.lexicon import Lexicon
-from unembed.decoding.inputs import vector_rows
 from unembed.decoding.prior import PriorReader
 from unembed.decoding.recovery import Recovery, recoveries
-from unembed.decoding.request import DECODE_OPTIONS, Request, resolve_options, split_options
+from unembed.decoding.request import DECODE_OPTIONS, Request, resolve_options, split_options, vector_rows
 from unembed.decoding.trace import Draft
 from unembed.diffusion.schedule import get_schedule
 from unembed.encoders.identity import EncoderIdentity
@@ -166,7 +165,8 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
         only = {} if config.fills_masks else {"strategy": "left-to-right"}
         defaults = checkpoint.notes.get("decode") or only
         mapping(_option, 50)(defaults, "its default decode")
-        gone = _GONE if config.null_vector else (*_GONE, "guidance")
+        guided = config.null_vector and defaults.get("strategy") != "left-to-right"
+        gone = _GONE if guided else (*_GONE, "guidance")
         defaults = {name: _NOW.get(value, value) for name, value in defaults.items() if name not in gone}
         unknown = sorted({*defaults} - {*DECODE_OPTIONS})
         if unknown:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unembed.decoding.trace import Draft, Step, Trace
 from unembed.errors import InputError
 from unembed.network.base import Network
-from unembed.network.precision import supports_fast_bf16
+from unembed.network.denoiser import supports_fast_bf16
 from unembed.priors.fit import ClosedForm
 from unembed.priors.token_prior import TokenPrior
 from unembed.priors.whitening import Whitening

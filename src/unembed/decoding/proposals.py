@@ -5,11 +5,16 @@ Contents: `Proposals`, `Proposer`, and the pure functions `choose_tokens`, `samp
 Logits are (rows, V), by far the largest tensors of a decode. Drafts are sorted by length and go through the blocks in
 chunks of `CHUNK_ROWS` rows to score; their logits are made and reduced to one token, log-probability and entropy per
 row in parts of `LOGIT_BYTES`, which on a CPU stay in its cache.
+
+`Noise` and `vector_seeds` give random numbers that do not depend on the drafts in the same batch: every draft has a
+generator of its own, seeded by the seed, its vector, its length and its sample number. A row therefore decodes to the
+same text alone and in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +24,6 @@ from unembed.decoding.canvas import Canvas
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.enforcing import Enforcer
 from unembed.decoding.constraints.rules import no_text
-from unembed.decoding.noise import Noise
 from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition, Reading
 from unembed.network.heads import row_parts
@@ -267,3 +271,54 @@ class Proposer:
         if self.enforcer is not None and forbid:
             self.enforcer.forbid(canvas, drafts[owner], column, logits)
         return logits
+
+
+def vector_seeds(vectors: Tensor, seed: int) -> list[bytes]:
+    """Digest each vector (B, d) with the seed; the base of its drafts' generators."""
+    rows = vectors.detach().to("cpu", torch.float32).contiguous().numpy()
+    prefix = seed.to_bytes(16, "little")
+    return [hashlib.blake2b(prefix + row.tobytes(), digest_size=16).digest() for row in rows]
+
+
+class Noise:
+    """One generator for each draft.
+
+    Args:
+        seeds: for each draft its vector's digest, its length and its sample number.
+        device: where the numbers are used.
+    """
+
+    def __init__(self, seeds: Sequence[tuple[bytes, int, int]], device: torch.device) -> None:
+        self.device = device
+        self.generators = []
+        for base, length, sample in seeds:
+            digest = hashlib.blake2b(base + f"{length}/{sample}".encode(), digest_size=8).digest()
+            generator = torch.Generator(device=device)
+            generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+            self.generators.append(generator)
+
+    def uniform(self, drafts: Sequence[int], count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw `count` numbers in [0, 1) for each of the named drafts: (A, count)."""
+        out = torch.empty(len(drafts), count, dtype=dtype, device=self.device)
+        for i, draft in enumerate(drafts):
+            torch.rand(count, generator=self.generators[draft], dtype=dtype, device=self.device, out=out[i])
+        return out
+
+    def gumbel(self, drafts: Sequence[int], rows: Sequence[int], vocab: int) -> Tensor:
+        """Draw Gumbel noise in float64; in float32 it would lower the effective temperature (2409.02908).
+
+        Args:
+            drafts: A drafts.
+            rows: how many rows of noise each of them needs.
+            vocab: V.
+
+        Returns:
+            (sum of rows, V).
+        """
+        out = torch.empty(sum(rows), vocab, dtype=torch.float64, device=self.device)
+        start = 0
+        for draft, count in zip(drafts, rows, strict=True):
+            part = out[start : start + count]
+            torch.rand(part.shape, generator=self.generators[draft], dtype=torch.float64, device=self.device, out=part)
+            start += count
+        return out.log_().neg_().log_().neg_()

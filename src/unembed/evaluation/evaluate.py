@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unembed.data.tokenization import cut_texts
-from unembed.decoding.inputs import vector_rows
+from unembed.decoding.request import vector_rows
 from unembed.encoders.registry import load_matching
 from unembed.errors import InputError
 from unembed.evaluation.harness import Setting, evaluate_set

@@ -220,7 +220,7 @@ def teacher_forced(denoiser: Any, data: EvaluationSet, rate: float, seed: int = 
     import torch
 
     from unembed.network.base import GIVEN, MASK
-    from unembed.network.precision import autocast
+    from unembed.network.denoiser import autocast
 
     config = denoiser.config
     device = next(denoiser.parameters()).device

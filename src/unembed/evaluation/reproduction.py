@@ -92,7 +92,10 @@ class Reproduction:
         fits = old.get("format") == FORMAT
         self.values: dict[str, Any] = old if fits else {"format": FORMAT, "cells": {}, "models": {}}
         for kept in self.values["cells"].values():
-            kept["stamp"].get("options", {}).pop("score", None)  # an option that is gone; every cell had the same
+            options = kept["stamp"].get("options", {})
+            options.pop("score", None)  # options that are gone; every cell had the same score
+            if options.get("keep") == 0:
+                del options["keep"]
 
     def cell(self, name: str, stamp: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> None:
         """Run `make` and keep what it returns, unless a cell of the same stamp is there.

@@ -15,7 +15,7 @@ from unembed.decoding.causal.writer import likeliest_options, write_texts
 from unembed.network.base import Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
-from unembed.network.precision import autocast
+from unembed.network.denoiser import autocast
 from unembed.refinement.queries import Asked, CachedEncoder, History, Query, known_vectors
 from unembed.refinement.surrogate import NOTHING, Proposal
 

@@ -53,6 +53,8 @@ class Refine:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
+        if isinstance(self.search, dict):
+            raise InputError("search is a dict.", "Pass unembed.refinement.search.SearchConfig(...).")
         if self.method not in METHODS:
             hint = nearest(self.method, METHODS, f"Use one of: {', '.join(METHODS)}.")
             raise InputError(f"There is no refinement {self.method!r}.", hint)

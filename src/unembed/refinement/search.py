@@ -25,8 +25,8 @@ from unembed.checkpoint.student_file import StudentFile
 from unembed.errors import InputError
 from unembed.network.base import Network
 from unembed.network.corrector import Corrector
+from unembed.network.denoiser import autocast
 from unembed.network.difference import DifferencePrior
-from unembed.network.precision import autocast
 from unembed.refinement.forecast import Forecaster
 from unembed.refinement.moves import Mover, MoverConfig
 from unembed.refinement.queries import Asked, CachedEncoder, History, Query, known_vectors

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
+from unembed.network.denoiser import autocast
 from unembed.network.difference import Difference
-from unembed.network.precision import autocast
 from unembed.refinement.surrogate import Surrogate
 
 _ROWS = 256  # rows whose logits are held at once

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.decoding.inputs import as_array
+from unembed.decoding.request import as_array
 from unembed.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ Contents: `Service`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unembed.decoding.config import STRATEGIES, DecodeConfig, strategy_names
-from unembed.decoding.inputs import vector_rows
+from unembed.decoding.request import vector_rows
 from unembed.decoding.wording import UNLIKE, Wording
 from unembed.errors import EncoderError, EncoderMismatchError, InputError, UnembedError
 from unembed.metrics.cosine import row_cosine
@@ -28,6 +29,8 @@ from unembed.serve.results import aligned, canvas_of, change_vectors, recovered
 if TYPE_CHECKING:
     from unembed.decoding.recovery import Recovery
     from unembed.inverter import Inverter
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -53,15 +56,16 @@ class Service:
         prior = inverter.denoiser.token_prior
         self.wording = Wording(inverter.tokenizer, prior) if prior is not None else None
         only = None if inverter.denoiser.config.fills_masks else "left-to-right"
-        self.strategies = [
-            {
-                "name": name,
-                "description": STRATEGIES.get(name, "of a plug-in"),
-                "random": DecodeConfig(strategy=name).random,
-            }
-            for name in strategy_names()
-            if only in (None, name)
-        ]
+        self.strategies: list[dict[str, Any]] = []
+        for name in strategy_names():
+            if only in (None, name):
+                try:
+                    random = DecodeConfig(strategy=name).random
+                except UnembedError as error:  # a package that cannot be used takes nothing else with it
+                    _log.warning("%s The server goes without it.", error.what)
+                    continue
+                about = STRATEGIES.get(name, "of a plug-in")
+                self.strategies.append({"name": name, "description": about, "random": random})
         parts = (inverter.denoiser, inverter.corrector)
         self.refinements = [name for name in METHODS if self.queries and available(name, *parts) is None]
 

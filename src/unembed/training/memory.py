@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from unembed.network.precision import supports_fast_bf16
+from unembed.network.denoiser import supports_fast_bf16
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 

@@ -17,8 +17,7 @@ from unembed.decoding.causal.writer import likeliest_options, sampled_options, w
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.coverage import Guide
 from unembed.decoding.constraints.rules import Rules, no_text
-from unembed.decoding.noise import Noise
-from unembed.decoding.proposals import likeliest, sample_tokens
+from unembed.decoding.proposals import Noise, likeliest, sample_tokens
 from unembed.decoding.trace import Step, alternatives
 from unembed.network.base import Network
 from unembed.network.conditioning import Condition

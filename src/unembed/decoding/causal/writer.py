@@ -19,8 +19,8 @@ from unembed.decoding.causal.beams import Beams, Options, Texts
 from unembed.decoding.proposals import sample_tokens
 from unembed.network.base import Network
 from unembed.network.conditioning import Condition
+from unembed.network.denoiser import autocast
 from unembed.network.heads import row_parts
-from unembed.network.precision import autocast
 
 Chooser = Callable[[Tensor, Beams, Tensor, int], Options]
 """Logits (A, V), which it may overwrite, beams, live hypotheses (A,) and the position -> how they may continue."""

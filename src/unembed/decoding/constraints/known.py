@@ -15,12 +15,12 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
 from unembed.data.tokenization import Tokenizer
 from unembed.decoding.constraints.lexicon import Lexicon, fits, free_runs
 from unembed.decoding.constraints.rules import Rules, Word
-from unembed.decoding.inputs import given_tokens
 from unembed.errors import InputError
 
 
@@ -274,3 +274,26 @@ class _Text:
                 if end == self.max_length or self.given[end] < 0 or not self.lexicon.is_glued(self.given[end]):
                     return place
         return None
+
+
+def given_tokens(given: Any, rows: int) -> torch.Tensor:
+    """Turn known tokens into int64 (rows, up to max_length), -1 where a token is unknown.
+
+    Args:
+        given: array or nested list of whole numbers, (rows, up to max_length), or one row where `rows` is 1.
+        rows: number of vectors.
+
+    Raises:
+        InputError: not whole numbers, or another number of rows.
+    """
+    known = np.asarray(given)
+    if known.dtype.kind not in "iu":
+        raise InputError("Given tokens are not whole numbers.", "Pass token ids, -1 where the token is unknown.")
+    if known.ndim == 1 and rows == 1:
+        known = known[None]
+    if known.ndim != 2 or len(known) != rows:
+        raise InputError(
+            f"Given tokens have shape {known.shape} for {rows} vectors.",
+            "Pass one row of token ids for each vector, -1 where the token is unknown.",
+        )
+    return torch.from_numpy(known.astype(np.int64))

@@ -173,7 +173,7 @@ def check_size(texts: int, sizes: Sequence[int]) -> None:
 
 
 class BatchLoader:
-    """BatchLoader of one bucket each, in random order, for ever.
+    """Batches of one bucket each, in random order, for ever.
 
     Args:
         corpus: the texts.
@@ -196,7 +196,7 @@ class BatchLoader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """BatchLoader of the epoch that is drawn."""
+        """Batches of the epoch that is drawn."""
         return len(self._plan)
 
     @property

@@ -28,7 +28,7 @@ from unembed.encoders.identity import EncoderIdentity
 from unembed.encoders.registry import load_matching
 from unembed.errors import DataError, RecipeError
 from unembed.network.corrector import Corrector
-from unembed.network.precision import lower_precision
+from unembed.network.denoiser import lower_precision
 from unembed.training.memory import resolve_precision
 from unembed.training.pairs.draft_pairs import PairMaker
 from unembed.training.pairs.pair_files import Origin, PairFeed, PairFolder, Texts

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unembed.errors import InputError
 from unembed.network.base import Network
-from unembed.network.precision import supports_fast_bf16
+from unembed.network.denoiser import supports_fast_bf16
 
 _KINDS = ("substitute", "delete", "insert", "swap", "move")
 _SHARES = np.cumsum((0.5, 0.14, 0.14, 0.11, 0.11))

@@ -25,7 +25,7 @@ from unembed.decoding.loop import finish
 from unembed.network.base import GIVEN, MASK, Network
 from unembed.network.conditioning import Condition
 from unembed.network.corrector import Corrector
-from unembed.network.precision import autocast
+from unembed.network.denoiser import autocast
 from unembed.training.pairs.corruption import Corruption
 from unembed.training.pairs.pair_files import KINDS, Pairs, Texts
 

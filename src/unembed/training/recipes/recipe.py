@@ -204,6 +204,8 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
             if value != off:
                 raise RecipeError(f"The recipe has {name} = {shown(value)}, but {name} was removed.", "Leave it out.")
             continue
+        if key in arguments:
+            raise RecipeError(f"The recipe has {name} twice, under an old name too.", "Leave the old name out.")
         if key not in known:
             hint = nearest(key, known, f"Known keys: {', '.join(known)}.")
             plain = name if isinstance(key, str) and name.isprintable() and len(name) < 60 else shown(key)
