@@ -1,6 +1,6 @@
 """Code of other packages: how it is found, and what goes wrong in it is one error of ours that names it.
 
-Contents: `register`, `plugin`, `plugin_names`, `refuse_second`, `REPAIR`, `guarded`, `told`.
+Contents: `register`, `plugin`, `plugin_names`, `REPAIR`, `guarded`, `told`.
 
 A package adds a strategy, a re-masking rule, a noise schedule, a store or an encoder with an entry point, and a program
 with `register`. What is built in comes first: whoever asks here has looked there.
@@ -9,6 +9,7 @@ with `register`. What is built in comes first: whoever asks here has looked ther
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -24,6 +25,14 @@ GROUPS = {
 }
 """What can be added -> the group of its entry points, whose names are the names that users write."""
 
+_BUILT_IN = {
+    "strategy": "unembed.decoding.config:STRATEGIES",
+    "remasking": "unembed.decoding.config:REMASK_RULES",
+    "schedule": "unembed.diffusion.schedule:SCHEDULES",
+    "encoder": "unembed.encoders.registry:_BUILT_IN",
+}
+"""Where the names that are built in are; imported when something is registered."""
+
 REPAIR = "Repair or remove the package that brings it."
 _LONGEST = 200
 _registered: dict[tuple[str, str], Any] = {}
@@ -34,7 +43,7 @@ def register(kind: str, name: str, value: Any) -> None:
 
     A package does the same with an entry point of the group `unembed.strategies`, `unembed.remasking`,
     `unembed.schedules`, `unembed.stores` or `unembed.encoders`; then the command line finds it too. What is built in
-    keeps its name: another under it is refused where it is used. The value is checked where it is first used.
+    keeps its name. The value is checked where it is first used.
 
     Args:
         kind: "strategy", "remasking", "schedule", "store" or "encoder".
@@ -43,25 +52,16 @@ def register(kind: str, name: str, value: Any) -> None:
             `open(address, column, id_column)` that returns a `Store`; a function that returns an `Encoder`.
 
     Raises:
-        InputError: another kind, or no name.
+        InputError: another kind, no name, or one that is built in, so that nobody measures one for the other.
     """
     if kind not in GROUPS:
         raise InputError(f"A plug-in cannot be a {kind!r}.", f"Use one of: {', '.join(GROUPS)}.")
     if not isinstance(name, str) or not name:
         raise InputError(f"A {kind} cannot be registered as {name!r}.", "Give it a name.")
+    home, _, table = _BUILT_IN.get(kind, "").partition(":")
+    if home and name in getattr(importlib.import_module(home), table):
+        raise InputError(f"The {kind} {name!r} is built in.", "Register yours under another name.")
     _registered[kind, name] = value
-
-
-def refuse_second(kind: str, name: str) -> None:
-    """Refuse a value that was registered under a name that is built in, so that nobody measures one for the other.
-
-    Raises:
-        InputError: there is one.
-    """
-    if (kind, name) in _registered:
-        raise InputError(
-            f"The {kind} {name!r} is built in, and another was registered.", "Register yours under another name."
-        )
 
 
 def plugin_names(kind: str) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unembed.errors import InputError
-from unembed.plugins import guarded, plugin, plugin_names, refuse_second, told
+from unembed.plugins import guarded, plugin, plugin_names, told
 
 
 class Schedule:
@@ -133,7 +133,6 @@ def get_schedule(name: str) -> Schedule:
         InputError: no such schedule, or a plug-in that is none: alpha must be 1 at first, never rise, and have a slope.
     """
     if isinstance(name, str) and name in SCHEDULES:  # a file may hold anything
-        refuse_second("schedule", name)
         return SCHEDULES[name]()
     found = plugin("schedule", name)
     if found is None:

@@ -16,7 +16,7 @@ from unembed.decoding.config import REMASK_RULES
 from unembed.decoding.strategies.selection import Rule, View, first_ranked, watched
 from unembed.diffusion.schedule import Schedule
 from unembed.errors import InputError
-from unembed.plugins import plugin, refuse_second
+from unembed.plugins import plugin
 
 
 def nothing(view: View) -> Tensor:
@@ -48,9 +48,7 @@ def by_rule(view: View) -> Tensor:
         return nothing(view)
     name = view.config.remask_rule
     rule = _RULES.get(name)
-    if rule is not None:
-        refuse_second("remasking", name)
-    else:
+    if rule is None:
         found = plugin("remasking", name)
         if not callable(found):
             raise InputError(

@@ -32,7 +32,7 @@ from unembed.decoding.strategies.selection import (
     watched,
 )
 from unembed.errors import InputError
-from unembed.plugins import plugin, refuse_second
+from unembed.plugins import plugin
 
 
 def when_full(view: View) -> Tensor:
@@ -122,7 +122,6 @@ def get_strategy(name: str) -> Strategy:
         InputError: no such strategy, or a plug-in that is none.
     """
     if name in _BUILT_IN:
-        refuse_second("strategy", name)
         return _BUILT_IN[name]
     found = plugin("strategy", name)
     if found is None:
