@@ -145,7 +145,7 @@ def test_damage_says_what_is_left_by_chance_and_what_search_loses(open_page: Ope
     assert "defence" not in page.content().lower()
     recover(page)
     left = page.inner_text(".damage-left >> nth=0")
-    chance = float(re.search(r"([\d.]+) would be by chance", left)[1])  # type: ignore[index]
+    chance = float(re.search(r"chance alone would give ([\d.]+)\.", left)[1])  # type: ignore[index]
     assert 0 < chance < 3
     measured = json.loads((STATIC / "damage.json").read_text("utf-8"))
     search = measured["search"]

@@ -167,7 +167,7 @@ def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
     facts = facts_of(page)
     assert facts["Confidence"] == "0.90" and facts["Exact"] == "10 %" and facts["Fit"] == "0.40"
     assert "Mean token probability" not in facts
-    assert "that calibration on validation texts expects" in page.inner_text(".facts-note")
+    assert "calibrated on validation texts" in page.inner_text(".facts-note")
     page.unroute("**/v1/invert/stream")
     page.route("**/v1/invert/stream", answering(confidence=None, p_exact=None))
     recover(page, ORDER)
@@ -176,7 +176,7 @@ def test_calibration_is_claimed_only_where_it_holds(open_page: Open) -> None:
     assert facts["Mean token probability"] == "0.80"
     assert "Confidence" not in facts and "Exact" not in facts
     note = page.inner_text(".facts-note")
-    assert "not calibrated" in note and "calibration on validation texts" not in note
+    assert "not calibrated" in note and "calibrated on validation texts" not in note
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_a_vector_that_does_not_fit_is_said_to_be_so(open_page: Open, misfit: st
     page.route("**/v1/invert/stream", answering(fit=0.002, misfit=misfit))
     recover(page, ORDER)
     doubts = page.inner_text("#vector-doubts")
-    assert "fewer than one held-out text in a hundred" in doubts and said in doubts
+    assert "fewer than one in a hundred held-out texts" in doubts and said in doubts
     page.locator("#live", has_text="Do not trust").wait_for(state="attached")

@@ -46,7 +46,7 @@ def test_random_numbers_are_said_to_be_unlike_the_models_vectors(open_page: Open
     page.fill("#numbers", json.dumps(numbers))
     page.click("#own .primary")
     finished(page)
-    assert "unlike those that the model has learnt" in page.inner_text("#vector-doubts")
+    assert "unlike those the model has learnt" in page.inner_text("#vector-doubts")
 
 
 @pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2"])
