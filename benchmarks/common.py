@@ -1,6 +1,6 @@
-"""What the benchmarks share: the machine's matrix-multiply rate, the arithmetic of the design, one JSON line.
+"""What the benchmarks share: the machine's matrix-multiply rate, the operations of a pass, one JSON line.
 
-Contents: `machine`, `matmul_rates`, `Counter` (operations by the design's arithmetic), `MatrixProducts` (operations
+Contents: `machine`, `matmul_rates`, `Counter` (operations by formula), `MatrixProducts` (operations
 that were made), `resident_bytes`, `emit`.
 
 The share that a benchmark prints is (operations that the arithmetic says are needed) / seconds / (rate of a plain
@@ -39,7 +39,7 @@ def matmul_rates(device: str = "cpu", seconds: float = 1.0) -> dict[str, float]:
 
 
 class Counter:
-    """Counts the operations that the design's arithmetic asks for while a denoiser runs.
+    """Counts the operations that a pass takes by formula, 2 A n and the head, while a denoiser runs.
 
     A pass of A active parameters over n tokens costs 2 A n, and the head 2 x rows x columns x width ("Arithmetic").
     A is the blocks' parameters; n leaves padding out, so padding shows as a smaller share. Modulation, prefix tokens

@@ -1,4 +1,4 @@
-"""What each part of the design brings, at equal wall-clock and equal seeds.
+"""What each part brings, at equal wall-clock and equal seeds.
 
 Every variant trains for the same minutes on one core from the same recipe with one change; two run side by side, each
 on a core of its own. Results go to docs/results/ablations.json, which docs/results.md and docs/log.md quote.

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.decode --model default --vectors examples/vectors.parquet
 
 Each cell repeats a batch until --seconds have passed. `share` is the part of the measured matrix-multiply rate of the
-dtype that the arithmetic of the design (2 A n a pass, and the head) says is used; `share_padded` counts padding too.
+dtype that the formula (2 A n a pass, and the head) says is used; `share_padded` counts padding too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writes, one writer at a time, checksums, JSON.
 
 A writer puts its bytes under a temporary name in the same folder, flushes them to the disk and renames. A reader
-therefore never meets half a file, also after a power cut (habit 4 of the design). What holds texts or vectors of people
+therefore never meets half a file, also after a power cut. What holds texts or vectors of people
 is written with mode `PRIVATE`, in folders that nobody else may enter; everything else follows the umask.
 """
 

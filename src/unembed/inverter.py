@@ -245,7 +245,7 @@ class Inverter:
             vectors, refine, encoder, batch_size, progress, options: as `invert`; checked at once.
 
         Returns:
-            An iterator; its `recoveries()` are what `invert` returns, or the best so far.
+            To be iterated; its `recoveries()` are what `invert` returns, or the best so far.
 
         Raises:
             InputError: as `invert`.

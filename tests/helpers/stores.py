@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from unembed.stores.opening import open_store
-from unembed.stores.reading import Reading
+from unembed.stores.reading import ReadOptions
 
 
 def read(
     path: Path, column: str | None = None, id_column: str | None = None, **options: Any
 ) -> tuple[Any, list[Any], Any]:
     """Read a file twice; return vectors, ids and metadata."""
-    store = open_store(path, column, id_column, reading=Reading(**options))
+    store = open_store(path, column, id_column, reading=ReadOptions(**options))
     assert len(list(store.batches(1))) == len(list(store.batches(1)))
     parts = list(store.batches(2))
     metadata = {name: [v for part in parts for v in part.metadata[name]] for name in parts[0].metadata}

@@ -30,7 +30,8 @@ from unembed.refinement.queries import CachedEncoder, rounds
 from unembed.training.loop import train
 from unembed.training.pairs import pair_plan
 from unembed.training.pairs.draft_pairs import PairMaker
-from unembed.training.pairs.pair_files import KINDS, PairFeed, PairFolder, Pairs, batch_of
+from unembed.training.pairs.pair_feed import PairFeed, PairFolder, batch_of
+from unembed.training.pairs.pair_files import KINDS, Pairs
 from unembed.training.pairs.pair_plan import plan
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.corrector_task import CorrectorLoss

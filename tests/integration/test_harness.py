@@ -69,7 +69,7 @@ def sample(chains):
 
 
 def test_token_accuracy_is_not_masked_token_accuracy(inverter, chains):
-    """PAPER.md, mistake 1: the same network scores near 1 teacher forced, near 0 decoded from all masks."""
+    """The same network scores near 1 teacher forced, near 0 decoded from all masks."""
     forced = harness.teacher_forced(inverter.denoiser, chains, 0.17, seed=0).value
     decoded = [list(r.token_ids) for r in inverter.invert(chains.vectors, passes=LENGTH, lengths=1)]
     assert forced > 0.8

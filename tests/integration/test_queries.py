@@ -86,6 +86,13 @@ def test_other_methods_keep_to_the_budget(inverter: Inverter, vectors: np.ndarra
     assert 0 < out[0].queries <= 4 and out[0].cosine > 0.5
 
 
+def test_a_text_alone_is_corrected_as_far_as_among_others(inverter: Inverter) -> None:
+    """One whose corrections are all known goes on from its next draft, whether or not another text still asks."""
+    table = pq.read_table(Path(__file__).resolve().parents[2] / "examples" / "vectors.parquet").slice(2, 1)
+    vector = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+    assert inverter.invert(vector, refine=Refine(12, "correct"))[0].queries == 12
+
+
 def test_best_of_keeps_what_is_known(inverter: Inverter, vectors: np.ndarray) -> None:
     out = inverter.invert(vectors[:1], refine=Refine(6, "best-of"), prefix="he")
     assert out[0].text.lower().startswith("he") and out[0].given[0] and out[0].queries <= 6

@@ -129,7 +129,7 @@ def test_every_row_of_ours_has_n_cost_and_intervals(place: Path) -> None:
 
 
 def test_the_papers_figures_are_the_papers() -> None:
-    """The page shows them as PAPER.md gives them: the second accuracy of the paper is not its first."""
+    """The page shows them as the paper prints them: the second accuracy of the paper is not its first."""
     assert paper_facts.REMASKING[0.05] == (0.678, 0.82, 42.1)
     assert [fact["masked"] for fact in paper_facts.ENCODERS] == [0.813, 0.788, 0.760]
     assert paper_facts.MILESTONES["200K"][0] == 0.712 < paper_facts.ENCODERS[-1]["masked"]

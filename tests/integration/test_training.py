@@ -113,7 +113,7 @@ def test_a_run_leaves_log_curve_recipe_and_checkpoint(shards: Path, tmp_path: Pa
 
 
 def test_validation_is_seeded(shards: Path, tmp_path: Path) -> None:
-    """PAPER.md, mistake 8: the same weights give the same figures every time."""
+    """The same weights give the same figures every time."""
     a = train(recipe(shards), tmp_path / "a").metrics
     b = train(recipe(shards), tmp_path / "b").metrics
     assert a == b

@@ -13,7 +13,7 @@ from unembed.decoding.config import STRATEGIES, DecodeConfig
 from unembed.decoding.loop import decode
 from unembed.errors import InputError, RecipeError
 from unembed.network.base import PREFIX
-from unembed.network.config import ModelConfig, Shape
+from unembed.network.config import ModelConfig, NetworkShape
 from unembed.network.denoiser import Denoiser, build_network
 from unembed.network.variants.autoregressive import Autoregressive
 from unembed.training.losses.rows import full_columns, prepare_causal, rows_loss
@@ -134,7 +134,7 @@ def test_other_strategies_refuse_it(network: Denoiser, strategy: str) -> None:
 @pytest.mark.parametrize("key, value", [("prefix_tokens", 0), ("canvas", "eos"), ("time_conditioning", True)])
 def test_shapes_that_it_cannot_have(key: str, value: object) -> None:
     with pytest.raises(InputError, match=key):
-        Shape(**{"backbone": "autoregressive", key: value})
+        NetworkShape(**{"backbone": "autoregressive", key: value})
 
 
 def test_masked_rows_cannot_be_learnt() -> None:

@@ -247,7 +247,7 @@ def test_an_absent_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_not_pickles(written: tuple[Path, Denoiser]) -> None:
-    """PAPER.md, mistake 9: nothing in the directory is a pickle or a zip of pickles."""
+    """Nothing in the directory is a pickle or a zip of pickles."""
     path, _ = written
     for file in path.iterdir():
         assert file.suffix in (".json", ".safetensors") or file.name == "SHA256SUMS"

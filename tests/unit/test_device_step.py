@@ -19,7 +19,7 @@ from unembed.training.device.columns import NEVER, DeviceColumns, Drawn
 from unembed.training.device.device_rows import DeviceRows, draw_rows, most_scored
 from unembed.training.device.device_step import DeviceLoss
 from unembed.training.device.kernels import Kernels, chunk_of, head_loss
-from unembed.training.losses.rows import Columns, Rows, rows_loss
+from unembed.training.losses.rows import Rows, ScoredColumns, rows_loss
 from unembed.training.recipes.recipe_parts import ObjectivePart
 
 V, D, BOS, EOS = 90, 12, 2, 3
@@ -81,7 +81,7 @@ def exact(loss: DeviceLoss, rows: DeviceRows, drawn: Drawn, vectors: Tensor, kno
             )
             condition = denoiser.condition(vectors[mine])
             fitted = (rows.text[mine, :n], known[mine])
-            columns = Columns(drawn.tokens, added, drawn.place)
+            columns = ScoredColumns(drawn.tokens, added, drawn.place)
             total = total + rows_loss(denoiser, condition, made, columns, fitted, table)[0]
     log_n = denoiser.length_log_probs(vectors)
     return total + loss.part.length_weight * F.nll_loss(log_n, rows.length - 1)

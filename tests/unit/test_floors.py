@@ -118,7 +118,13 @@ def test_files_are_short_say_what_they_hold_and_have_names_of_their_own() -> Non
     for folder in ("src", "benchmarks", "reports", "scripts"):
         for path in sorted((checkout / folder).rglob("*.py")):
             named.setdefault(path.name, []).append(str(path.relative_to(checkout)))
-    shared = {name: found for name, found in named.items() if len(found) > 2 and name not in ("__init__.py",)}
+    shared = {name: found for name, found in named.items() if len(found) > 2 and name != "__init__.py"}
+    classes: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(name)
+    shared |= {f"class {name}": found for name, found in classes.items() if len(found) > 1}
     faults += [f"{name} stands in {', '.join(found)}" for name, found in shared.items()]
     assert not faults, "\n".join(faults)
 

@@ -15,7 +15,7 @@ from test_http_encoder import ROOT, TEXTS, WORDS, server  # noqa: F401
 from tests.helpers.endpoint import KEY, EmbeddingServer, dropped, status
 from unembed.cli import main
 from unembed.data.shards import ShardDataset
-from unembed.encoders.pacing import Pace
+from unembed.encoders.pacing import RequestPace
 from unembed.encoders.registry import load_encoder
 from unembed.errors import EncoderError
 from unembed.inverter import Inverter
@@ -108,11 +108,11 @@ def test_no_key_appears_anywhere(
 
 def test_requests_and_tokens_a_window_are_bounded() -> None:
     """Six threads, 20 requests: no window of 0.3 s holds more than 4 requests or 50 tokens."""
-    for pace, most in ((Pace(requests=4, window=0.3), 4), (Pace(tokens=50, window=0.3), 5)):
+    for pace, most in ((RequestPace(requests=4, window=0.3), 4), (RequestPace(tokens=50, window=0.3), 5)):
         times: list[float] = []
         stop = threading.Event()
 
-        def work(pace: Pace = pace, times: list[float] = times, stop: threading.Event = stop) -> None:
+        def work(pace: RequestPace = pace, times: list[float] = times, stop: threading.Event = stop) -> None:
             for _ in range(2):
                 times.append(pace.enter(10, stop)[0])
 
@@ -127,7 +127,7 @@ def test_requests_and_tokens_a_window_are_bounded() -> None:
 
 
 def test_a_request_above_the_limit_goes_alone_and_counts_are_corrected() -> None:
-    pace, stop = Pace(tokens=50, window=0.3), threading.Event()
+    pace, stop = RequestPace(tokens=50, window=0.3), threading.Event()
     big = pace.enter(500, stop)
     after = pace.enter(1, stop)
     assert after[0] - big[0] >= 0.3

@@ -54,7 +54,7 @@ def test_token_accuracy_shifted_by_one_is_zero_but_f1_is_not():
 
 
 def test_token_accuracy_is_not_masked_token_accuracy():
-    """PAPER.md, mistake 1: teacher forced and decoded from all masks are two quantities with two names.
+    """Teacher forced and decoded from all masks are two quantities with two names.
 
     A predictor that copies its left neighbour plus one is right at every masked position of a text whose other tokens
     are visible, but once it has to start from all masks and is wrong at the first token, it is wrong at all of them.

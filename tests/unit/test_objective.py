@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.decoding import some_vectors, tiny_denoiser
+from tests.helpers.tiny import some_vectors, tiny_denoiser
 from unembed.diffusion.bound import bound, count_weights, per_token, subset_weights
 from unembed.diffusion.schedule import SCHEDULES, get_schedule
 from unembed.training.losses.rows import full_columns, masked_rows, prepare_masked, rows_loss

@@ -13,7 +13,8 @@ from unembed.errors import CheckpointError, DataError, InputError
 from unembed.training.pairs import pair_plan
 from unembed.training.pairs.corruption import Corruption
 from unembed.training.pairs.draft_pairs import PairMaker
-from unembed.training.pairs.pair_files import KINDS, Origin, PairFeed, PairFolder, Pairs, Texts
+from unembed.training.pairs.pair_feed import PairFeed, PairFolder
+from unembed.training.pairs.pair_files import KINDS, Origin, Pairs, Texts
 from unembed.training.pairs.pair_plan import make_pairs, plan
 from unembed.training.recipes.recipe_parts import PairsPart
 

@@ -246,3 +246,14 @@ def test_durations(text: str, seconds: float) -> None:
 def test_keys_that_are_gone_are_read_where_they_changed_nothing() -> None:
     """A recipe that an older version stored beside a checkpoint names every key."""
     assert Recipe.from_dict({"data": {"noise": 0.0}, "model": {"prior_once": True}}) == Recipe()
+
+
+def test_an_old_name_of_a_key_is_the_key(tmp_path: Path) -> None:
+    """In a file or in --set; the later --set holds, whatever it calls the key."""
+    old = tmp_path / "old.toml"
+    old.write_text("[data]\nlimit = 12\n")
+    for sets, length in (([], 12), (["data.max_length=9"], 9), (["data.max_length=9", "data.limit=8"], 8)):
+        assert Recipe.load(old, sets).data.max_length == length
+    old.write_text("[data]\nlimit = 12\nmax_length = 9\n")
+    with pytest.raises(RecipeError, match=r"data\.max_length twice"):
+        Recipe.load(old)

@@ -15,7 +15,7 @@ from unembed.cli import invert
 from unembed.errors import InputError
 from unembed.stores.opening import open_store
 from unembed.stores.quantised import Quantisation
-from unembed.stores.reading import Reading
+from unembed.stores.reading import ReadOptions
 
 VECTORS = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float32)
 BYTES = np.clip(VECTORS * 40 + 128, 0, 255).astype(np.uint8)
@@ -38,7 +38,7 @@ def write(path: Path, array: np.ndarray) -> Path:
 def notes_of(path: Path, **options: Any) -> list[str]:
     """Read the whole file twice, in small batches; return the notes."""
     notes: list[str] = []
-    store = open_store(path, reading=Reading(Quantisation(**options), on_note=notes.append))
+    store = open_store(path, reading=ReadOptions(Quantisation(**options), on_note=notes.append))
     for _ in range(2):
         assert sum(map(len, store.batches(2))) == 5
     return notes

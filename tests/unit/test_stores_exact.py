@@ -19,7 +19,7 @@ from unembed.errors import InputError
 from unembed.stores.arrow.values import cells
 from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.protocol import VectorBatch
-from unembed.stores.reading import Reading
+from unembed.stores.reading import ReadOptions
 
 UUID = uuid.UUID("12345678-1234-5678-9234-567812345678")
 FAR = 10_000_000  # days after 1970, in a year that Python's dates do not have
@@ -43,7 +43,7 @@ def save(path: Path, **columns: Any) -> Path:
 
 def batch_of(path: Path, *wanted: str, id_column: str | None = None) -> VectorBatch:
     """Read the file as a command that uses some columns does."""
-    store = open_store(path, id_column=id_column, reading=Reading(wanted=frozenset(wanted)))
+    store = open_store(path, id_column=id_column, reading=ReadOptions(wanted=frozenset(wanted)))
     (batch,) = store.batches(10)
     assert batch.vectors.tolist() == [[1, 0], [0, 1]]
     return batch

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from unembed.errors import InputError
 from unembed.stores.opening import open_store, read_vectors
-from unembed.stores.reading import Reading
+from unembed.stores.reading import ReadOptions
 
 ROWS, WIDTH = 5, 20
 VECTORS = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
@@ -31,7 +31,7 @@ def vectors_of(path: Path | str, **options: Any) -> np.ndarray:
 def noted(path: Path, *wanted: str, **options: Any) -> tuple[Any, list[str]]:
     """Read as a command does that uses some columns; return the first batch and the notes."""
     notes: list[str] = []
-    store = open_store(path, reading=Reading(on_note=notes.append, wanted=frozenset(wanted)), **options)
+    store = open_store(path, reading=ReadOptions(on_note=notes.append, wanted=frozenset(wanted)), **options)
     return next(iter(store.batches())), notes
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from unembed.errors import InputError
 from unembed.stores.opening import open_store
-from unembed.stores.reading import BadRow, Reading
+from unembed.stores.reading import BadRow, ReadOptions
 from unembed.stores.text.delimited import split_rows
 
 WIDTH = 24
@@ -29,7 +29,7 @@ def save(path: Path, text: str) -> Path:
 
 def read(path: Path, **options: Any) -> tuple[np.ndarray, list[Any]]:
     """Return the vectors and the ids of a file."""
-    parts = list(open_store(path, reading=Reading(**options)).batches())
+    parts = list(open_store(path, reading=ReadOptions(**options)).batches())
     return np.concatenate([part.vectors for part in parts]), [i for part in parts for i in part.ids]
 
 

@@ -16,7 +16,7 @@ from unembed.errors import InputError
 from unembed.stores.arrow.layouts import layouts
 from unembed.stores.opening import open_store, read_vectors
 from unembed.stores.protocol import counted_columns
-from unembed.stores.reading import BadRow, Reading
+from unembed.stores.reading import BadRow, ReadOptions
 
 ROWS, WIDTH = 5, 20
 VECTORS = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float16).astype(np.float32)
@@ -182,7 +182,7 @@ def test_columns_of_one_name(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(InputError, match="several columns named 'x'"):
         vectors_of(tmp_path / "a.parquet")
-    store = open_store(tmp_path / "a.parquet", reading=Reading(wanted=frozenset()))
+    store = open_store(tmp_path / "a.parquet", reading=ReadOptions(wanted=frozenset()))
     np.testing.assert_array_equal(next(store.batches()).vectors, VECTORS)
 
 

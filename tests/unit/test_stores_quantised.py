@@ -16,7 +16,7 @@ from test_stores_more import rows_of, says, write
 from unembed.errors import InputError
 from unembed.stores.opening import open_store
 from unembed.stores.quantised import Quantisation, parse_numbers
-from unembed.stores.reading import Reading
+from unembed.stores.reading import ReadOptions
 
 
 def test_scale_and_offset(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def pack(vectors: np.ndarray, kind: str) -> np.ndarray:
 def test_packed_bits(tmp_path: Path, name: str, dtype: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(9, 32))
     write(tmp_path / name, pack(vectors, dtype), [f"r{i}" for i in range(9)], [""] * 9)
-    assert open_store(tmp_path / name, reading=Reading(Quantisation(packed=True))).dimension == 32
+    assert open_store(tmp_path / name, reading=ReadOptions(Quantisation(packed=True))).dimension == 32
     np.testing.assert_array_equal(rows_of(tmp_path / name, packed=True, batch=4)[0], np.sign(vectors))
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.stores import read, write
 from unembed.errors import InputError
 from unembed.stores.opening import open_store
-from unembed.stores.reading import BadRow, Reading
+from unembed.stores.reading import BadRow, ReadOptions
 
 ROWS, WIDTH = 3, 24
 VECTORS = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
@@ -306,7 +306,7 @@ def test_many_columns(tmp_path: Path) -> None:
     names = [f"e{i}" for i in range(10_000)] + [f"name of {i} x" for i in range(10_000)]
     row = ["0.5", "-0.5"] * 5000 + ["word"] * 10_000
     path = write(tmp_path / "a.csv", "\n".join(map(",".join, (names, row, row))))
-    batch = next(open_store(path, reading=Reading(wanted=frozenset())).batches())
+    batch = next(open_store(path, reading=ReadOptions(wanted=frozenset())).batches())
     assert batch.vectors.shape == (2, 10_000)
     with pytest.raises(InputError, match="more than"):
         read(write(tmp_path / "b.csv", "," * (1 << 21)))
@@ -316,4 +316,4 @@ def test_batches_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("unembed.stores.text.lines.READ_BYTES", 10_000)
     path = write(tmp_path / "a.csv", table([["id", "t", "v"], *([i, "x" * 900, str(LISTS[0])] for i in range(10))]))
     assert [len(batch) for batch in open_store(path).batches()] == [3, 3, 3, 1]
-    assert [len(batch) for batch in open_store(path, reading=Reading(wanted=frozenset())).batches()] == [10]
+    assert [len(batch) for batch in open_store(path, reading=ReadOptions(wanted=frozenset())).batches()] == [10]

@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
 
 
 def test_weight_decay_spares_norms_biases_and_embeddings() -> None:
-    """PAPER.md, mistake 8: only matrices of linear maps are decayed."""
+    """Only matrices of linear maps are decayed."""
     denoiser = Denoiser(CONFIG)
     optimizer = make_optimizer(denoiser, OptimizerPart(weight_decay=0.1))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -41,7 +41,7 @@ def test_weight_decay_spares_norms_biases_and_embeddings() -> None:
 
 
 def test_ema_is_fp32_and_moves() -> None:
-    """PAPER.md, mistake 8: an average kept in bf16 never moves at decay 0.9999."""
+    """An average kept in bf16 never moves at decay 0.9999."""
     model = nn.Linear(4, 4).to(torch.bfloat16)
     ema = Ema(model, 0.9999)
     assert all(v.dtype == torch.float32 for v in ema.values)
@@ -203,7 +203,7 @@ def test_halved_batches_show_a_whole_epoch_and_resume() -> None:
 
 
 def test_padding_leaks_no_length() -> None:
-    """PAPER.md, mistake 5: under canvas "eos" the end is masked and learnt like words; no canvas ends with the text."""
+    """Under canvas "eos" the end is masked and learnt like words; no canvas ends with the text."""
     ids = torch.full((64, 4), 9)
     canvas = extend_with_end(ids, 7, eos_id=2)
     rows = prepare_masked(canvas, torch.Generator().manual_seed(0), "bound")

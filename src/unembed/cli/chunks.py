@@ -39,6 +39,7 @@ Finished = Callable[[], Iterator[list[Row]]]
 
 _SETTINGS = "settings.json"
 _FORMAT = "unembed partial output 1"
+_OPTIONS = {"method": "--refinement"}  # settings that an option gives under another name
 _OURS = re.compile(r"settings\.json|\.lock|chunk-\d{7}\.rows|\..*\.part")
 _SECONDS = 0.5  # between two chunks: what a SIGKILL can cost
 _ROWS = 8192
@@ -202,7 +203,8 @@ class Chunks:
         for key in sorted({*settings, *stored} - set(self._same)):
             if settings.get(key) != stored.get(key):
                 raise InputError(
-                    f"The interrupted run in {self.folder} had {key} {stored.get(key)!r}, not {settings.get(key)!r}.",
+                    f"The interrupted run in {self.folder} had {_OPTIONS.get(key, key)} {stored.get(key)!r}, "
+                    f"not {settings.get(key)!r}.",
                     "Give the same options, or remove that folder to start over.",
                 )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from unembed.cli.recovered import Sink
     from unembed.inverter import Inverter, Recovery
     from unembed.stores.protocol import Store, VectorBatch
-    from unembed.stores.reading import Reading
+    from unembed.stores.reading import ReadOptions
 
 T = TypeVar("T")
 CHUNK = 64  # vectors read and shown at a time
@@ -302,15 +302,15 @@ def _constraints(batch: VectorBatch, known: Known, source: str) -> dict[str, Any
     return known.of(batch, lambda part, name: _column(part, name, source)) if known else {}
 
 
-def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None, quiet: bool) -> Reading:
+def _reading(scale: str | None, offset: str | None, packed: bool, skipped: Skipped | None, quiet: bool) -> ReadOptions:
     """Make what the reader is given of the options."""
     from unembed.cli.console import note
     from unembed.stores.quantised import Quantisation, parse_numbers
-    from unembed.stores.reading import Reading
+    from unembed.stores.reading import ReadOptions
 
     factor = parse_numbers(scale, "scale") if scale is not None else None
     shift = parse_numbers(offset, "offset") if offset is not None else None
-    return Reading(Quantisation(factor, shift, packed), skipped, lambda text: note(f"note: {text}", quiet))
+    return ReadOptions(Quantisation(factor, shift, packed), skipped, lambda text: note(f"note: {text}", quiet))
 
 
 def _load(model: str, device: str | None, precision: str, store: Store) -> Inverter:

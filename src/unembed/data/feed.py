@@ -1,6 +1,6 @@
 """Batches for training: texts of one length together, about the same number of tokens in each, in a seeded order.
 
-Contents: `Group`, `Dataset`, `Feed`.
+Contents: `LengthGroup`, `Dataset`, `Feed`.
 
 Rows of a batch have exactly the same length, so nothing is padded and the canvas gives nothing away that the network
 does not know anyway. The order depends on the seed and the epoch alone: a run resumes at any step.
@@ -28,7 +28,7 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
+class LengthGroup:
     """Texts of one length that go through the network together.
 
     Attributes:
@@ -110,23 +110,23 @@ class Feed:
         self._step = epoch * self.batches_per_epoch
         return True
 
-    def next(self) -> list[Group]:
+    def next(self) -> list[LengthGroup]:
         """Return the next batch, here always as one group."""
         self._step += 1
         return [self.at(self._step - 1)]
 
-    def peek(self) -> list[Group]:
+    def peek(self) -> list[LengthGroup]:
         """Return the next batch without moving on."""
         return [self.at(self._step)]
 
-    def at(self, step: int) -> Group:
+    def at(self, step: int) -> LengthGroup:
         """Return batch number `step`, counted over all epochs."""
         epoch, position = divmod(step, self.batches_per_epoch)
         self._load(epoch)
         rows = self._batches[position]
         ids, lengths, vectors = self.dataset.gather(rows)
         known = None if self.fitted is None else self.fitted[rows]
-        return Group(np.asarray(ids)[:, : int(lengths[0])], vectors, known)
+        return LengthGroup(np.asarray(ids)[:, : int(lengths[0])], vectors, known)
 
     def state(self) -> dict[str, int]:
         """Where the next batch is, as JSON values."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unembed.data.batch import Batch, BatchState
-from unembed.data.feed import Group
+from unembed.data.feed import LengthGroup
 from unembed.data.tokenization import Tokenizer, Truncated
 from unembed.encoders.protocol import Encoder
 from unembed.errors import DataError
@@ -191,13 +191,13 @@ class OnlineFeed:
         self._state = BatchState()
         self._stream: Iterator[tuple[Batch, BatchState]] | None = None
 
-    def next(self) -> list[Group]:
+    def next(self) -> list[LengthGroup]:
         """Return the next batch as groups of one length."""
         if self._stream is None:
             self._stream = self._source.forever(self._state)
         batch, self._state = next(self._stream)
         return [
-            Group(batch.ids[rows, : int(n)], batch.vectors[rows])
+            LengthGroup(batch.ids[rows, : int(n)], batch.vectors[rows])
             for n in np.unique(batch.lengths)
             for rows in [batch.lengths == n]
         ]

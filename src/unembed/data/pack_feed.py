@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unembed.data.feed import Group
+from unembed.data.feed import LengthGroup
 from unembed.data.pack import Pack
 
 _LEAST = 8
@@ -103,13 +103,13 @@ class PackFeed:
         self._start, self._length, self._loaded = start, length, epoch
         return len(batches)
 
-    def next(self) -> list[Group]:
+    def next(self) -> list[LengthGroup]:
         """Return the next batch, embedded, as one group."""
         group = self.peek()
         self._position += 1
         return group
 
-    def peek(self) -> list[Group]:
+    def peek(self) -> list[LengthGroup]:
         """Return the next batch without moving on."""
         if self._loaded != self._epoch:
             self._load(self._epoch)
@@ -123,7 +123,7 @@ class PackFeed:
         if self.fitted is not None:
             rows = self.rows[batch]
             known = self.fitted[rows] & (self._length[batch] == self.pack.lengths[rows])
-        return [Group(ids, self.embed(torch.from_numpy(ids)).cpu().numpy(), known)]
+        return [LengthGroup(ids, self.embed(torch.from_numpy(ids)).cpu().numpy(), known)]
 
     def halve(self) -> bool:
         """Continue with batches of half the size, from a new epoch on; false where they are as small as they get."""

@@ -1,7 +1,7 @@
 """A checkpoint with what is next to it, ready to decode; no encoder is needed here.
 
-Contents: `LoadedModel`; `Beside`, `read_beside`, `fit_student`: what a checkpoint says beside its weights is checked
-before it is used, since it may be anybody's.
+Contents: `LoadedModel`; `StoredParts`, `read_beside`, `fit_student`: what a checkpoint says beside its weights is
+checked before it is used, since it may be anybody's.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ _MOST_COST = 16_384  # drafts times passes; the shipped model asks for 384
 
 
 @dataclass
-class Beside:
+class StoredParts:
     """Tokenizer, identity of the encoder, and the options of a decode that a checkpoint takes where none are given."""
 
     tokenizer: Tokenizer
@@ -151,7 +151,7 @@ class Beside:
     defaults: dict[str, Any]
 
 
-def read_beside(checkpoint: Checkpoint) -> Beside:
+def read_beside(checkpoint: Checkpoint) -> StoredParts:
     """Check what a checkpoint says beside its weights.
 
     Raises:
@@ -176,7 +176,7 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
             raise SchemaError(f"its tokenizer has {tokenizer.size} tokens and its network {config.vocab_size}")
         if identity.dimension != config.vector_dim:
             raise SchemaError(f"its encoder has {identity.dimension} dimensions and its network {config.vector_dim}")
-    return Beside(tokenizer, identity, dict(defaults))
+    return StoredParts(tokenizer, identity, dict(defaults))
 
 
 def fit_student(file: StudentFile | None, checkpoint: Checkpoint) -> StudentFile | None:

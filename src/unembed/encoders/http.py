@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from unembed.encoders.endpoint import OPENAI, OPENAI_KEY, Endpoint, parse_endpoint
 from unembed.encoders.identity import EncoderIdentity, make_identity
-from unembed.encoders.pacing import Pace, Usage
+from unembed.encoders.pacing import RequestPace, Usage
 from unembed.encoders.replies import (
     Reply,
     holds_part,
@@ -89,7 +89,7 @@ class HttpEncoder:
         self.name = endpoint.name
         self.prompt = endpoint.prompt
         self.usage = Usage(price=endpoint.price)
-        self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._pace = RequestPace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._tokenizer_json = tokenizer_json
         self._dimension = endpoint.dimensions
         self._model = ""

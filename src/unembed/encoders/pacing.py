@@ -1,6 +1,6 @@
 """Manners towards a server that counts: how much was asked of it, what it cost, and when the next request may go.
 
-Contents: `Usage`, `Pace`.
+Contents: `Usage`, `RequestPace`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Usage:
         return f"{self.requests:,} requests ({self.retries:,} repeated), {tokens}{cost}"
 
 
-class Pace:
+class RequestPace:
     """Lets requests through so that no window holds more of them, or of tokens, than is allowed.
 
     Args:

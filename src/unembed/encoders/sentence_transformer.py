@@ -2,9 +2,10 @@
 
 Contents: `SentenceTransformerEncoder`, `load_sentence_transformer`.
 
-Pooling is never guessed (PAPER, mistake 9): a folder or hub repository without `modules.json` is refused, and so is
-one that brings Python code of its own or weights that are unpickled (`module_check.py`). Texts are sorted by length in
-tokens and embedded in batches, so that a batch holds next to no padding.
+Pooling is never guessed, since a wrong guess makes other vectors without a sign: a folder or hub repository without
+`modules.json` is refused, and so is one that brings Python code of its own or weights that are unpickled
+(`module_check.py`). Texts are sorted by length in tokens and embedded in batches, so that a batch holds next to no
+padding.
 """
 
 from __future__ import annotations

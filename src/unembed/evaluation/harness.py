@@ -3,7 +3,7 @@
 - `Setting`: a strategy with its options, under a name.
 - `evaluate_set`: one setting on one set -> one result (JSON values).
 - `evaluate_baseline`: the same for texts that a baseline returned.
-- `teacher_forced`: masked_token_accuracy@rate, which is not token_accuracy (PAPER.md, mistake 1).
+- `teacher_forced`: masked_token_accuracy@rate, which is not token_accuracy: it sees part of the text.
 - `fit_calibration`: the confidence calibration, from drafts on validation.
 - `write_result`: one file a result, named by set and setting.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RATE = 0.1
-"""The share of masked tokens that the paper's released code scores its "token accuracy" at (PAPER.md, mistake 3)."""
+"""The share of masked tokens that the paper's released code scores its "token accuracy" at."""
 
 PAPER_STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"passes": 32, "lengths": 1},

@@ -20,7 +20,7 @@ NEIGHBOURS = 200_000
 _BLOCK = 8192
 
 
-class Rows(Protocol):
+class SetRows(Protocol):
     """What a set is read from: `data.shards.ShardDataset`, or anything like it."""
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Rows(Protocol):
         ...
 
 
-def _read(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+def _read(rows: SetRows, chosen: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     for start in range(0, len(chosen), _BLOCK):
         ids, lengths, vectors = rows.gather(chosen[start : start + _BLOCK])
         yield [row[:length] for row, length in zip(ids, lengths, strict=True)], vectors
@@ -89,7 +89,7 @@ class EvaluationSet:
         return EvaluationSet(self.name, ids, np.asarray(self.vectors)[chosen], self.of, seed)
 
     @classmethod
-    def from_rows(cls, name: str, rows: Rows, n: int | None = None, seed: int = 0) -> EvaluationSet:
+    def from_rows(cls, name: str, rows: SetRows, n: int | None = None, seed: int = 0) -> EvaluationSet:
         """Read `n` seeded rows of a shard dataset; the others are never read."""
         chosen = seeded_subset(len(rows), n, seed)
         parts = list(_read(rows, chosen))
@@ -155,7 +155,7 @@ class TrainingSample:
         return cls._gather([np.asarray(ids[i]) for i in chosen], np.asarray(vectors)[chosen], len(vectors), seed)
 
     @classmethod
-    def from_rows(cls, rows: Rows, n: int | None = NEIGHBOURS, seed: int = 0) -> TrainingSample:
+    def from_rows(cls, rows: SetRows, n: int | None = NEIGHBOURS, seed: int = 0) -> TrainingSample:
         """Draw from a shard dataset; only the chosen rows are read."""
         ids: list[np.ndarray] = []
         vectors: list[np.ndarray] = []

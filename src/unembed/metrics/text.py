@@ -1,7 +1,7 @@
-"""Text metrics over token ids, each under the one name that the design gives it.
+"""Text metrics over token ids, each under one name.
 
-A prediction and a reference are sequences of token ids without special tokens. Two quantities that the paper calls
-by one name (PAPER.md, mistake 1) are two functions here:
+A prediction and a reference are sequences of token ids without special tokens. Two quantities that the paper
+(arXiv 2602.11047) calls by one name are two functions here:
 
 - `token_accuracy`: after decoding from all masks, position by position over the reference's tokens, missing tokens
   wrong, micro-averaged.

@@ -1,4 +1,4 @@
-"""The shape of the denoiser, as a checkpoint keeps it. Contents: `Shape`, `ModelConfig`."""
+"""The shape of the denoiser, as a checkpoint keeps it. Contents: `NetworkShape`, `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REMOVED = {"position_prior": False, "candidates": 0, "prior_once": True}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class NetworkShape:
     """What a recipe may choose of the network.
 
     Attributes:
@@ -134,7 +134,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Shape):
+class ModelConfig(NetworkShape):
     """Everything that fixes the network: its shape, and what data and objective add to it.
 
     Attributes:
@@ -159,7 +159,7 @@ class ModelConfig(Shape):
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes and ids out of bounds; see also `Shape`."""
+        """Refuse sizes and ids out of bounds; see also `NetworkShape`."""
         super().__post_init__()
         for name, most in _SIZES.items():
             bound(name, getattr(self, name), 1, most, whole=True)
@@ -222,7 +222,7 @@ def _known(value: Any, name: str) -> Any:
     from unembed.diffusion.schedule import SCHEDULES  # imports torch, which recipes do without
 
     mapping(anything, 100)(value, name)
-    for key, kind in ModelConfig.__annotations__.items() | Shape.__annotations__.items():
+    for key, kind in ModelConfig.__annotations__.items() | NetworkShape.__annotations__.items():
         if key in value:
             known = key == "schedule" and value[key] not in list(SCHEDULES)
             check: Check = one_of(sorted({*SCHEDULES, *plugin_names("schedule")})) if known else _OF_TYPE[str(kind)]

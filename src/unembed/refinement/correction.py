@@ -86,7 +86,6 @@ class Correction:
         self._corrector, self._denoiser, self._beam = corrector, denoiser, beam
         self._queues = [[Proposal(tuple(ids), "draft", NOTHING, 0.0) for ids in part] for part in drafts]
         self._corrected: list[set[tuple[int, ...]]] = [set() for _ in drafts]
-        self._asked = self._grown = 0
         with torch.inference_mode(), autocast(denoiser):
             self._condition = denoiser.condition(vectors.float().to(denoiser.banned.device))
 
@@ -102,10 +101,6 @@ class Correction:
 
     def grow(self, rows: Sequence[int]) -> Generator[None, None, int]:
         """Correct the nearest draft of each text that has none left to ask; return how many were corrected."""
-        total = sum(len(history.asked) for history in self.histories)
-        if total == self._asked and not self._grown:
-            return 0  # a round without a correction and without a text that is new ends the loop
-        self._asked = total
         chosen: list[tuple[int, Asked]] = []
         for i in rows:
             asked, queue = self.histories[i].asked, self._queues[i]
@@ -125,5 +120,4 @@ class Correction:
                 self._corrected[i].add(one.ids)
                 self.histories[i].passes += spent
                 self._queues[i] += [Proposal(ids, "correct", NOTHING, 0.0) for ids, _ in options]
-        self._grown = len(chosen)
-        return self._grown
+        return len(chosen)

@@ -214,6 +214,10 @@ class Session:
         """
         return self._steps
 
+    def __repr__(self) -> str:
+        """The method and its budget, and how many vectors there are."""
+        return f"Session({self.refine.method}, {self.refine.queries} queries each, {len(self._request.rows)} vectors)"
+
     def close(self) -> None:
         """End it now."""
         self._steps.close()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unembed.serve.jobs import REFINE, Job, Returner, Shares, Task, Work
+from unembed.serve.jobs import REFINE, Job, Returner, RunningTask, Shares, Work
 from unembed.serve.limits import client
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Engine:
         self._shares = Shares()
         self._wake = threading.Condition()
         self._waiting: dict[Hashable, list[Job]] = {}
-        self._tasks: list[Task] = []
+        self._tasks: list[RunningTask] = []
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="unembed-engine", daemon=True)
         self._thread.start()
@@ -209,7 +209,7 @@ class Engine:
             if task is not None:
                 self._advance(task)
 
-    def _ready(self) -> list[Task]:
+    def _ready(self) -> list[RunningTask]:
         """Tasks whose readers keep up."""
         return [task for task in self._tasks if self._closing or task.read]
 
@@ -234,7 +234,7 @@ class Engine:
             rows = self._take(jobs)
         first = min((task.spent for task in self._tasks), default=0.0)
         work = _begun(rows[0][0].start, [job.rows[index] for job, index in rows])
-        self._tasks.append(Task(work, key, rows, first))
+        self._tasks.append(RunningTask(work, key, rows, first))
         self.joined[len(rows)] = self.joined.get(len(rows), 0) + 1
         self._waiting[key] = [job for job in jobs if job.waiting]
         if not self._waiting[key]:
@@ -265,7 +265,7 @@ class Engine:
             return None
         return min(free, key=lambda job: self._shares.spent(job.client), default=None)
 
-    def _advance(self, task: Task) -> None:
+    def _advance(self, task: RunningTask) -> None:
         """Run one pass of a task."""
         jobs = task.jobs
         if not jobs:

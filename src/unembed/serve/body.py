@@ -1,6 +1,6 @@
 """The body of a request: read within its limits, then counted, then checked, cheapest first.
 
-Contents: `read_body`, `forget_body`; `Shape`, `Shaped`, `shape_of`: what a JSON text holds, counted without parsing it.
+Contents: `read_body`, `forget_body`; `BodyShape`, `Shaped`, `shape_of`: what a JSON text holds, counted, not parsed.
 
 A parser makes an object for every value and a checker an error for every wrong one, and both hold the interpreter while
 they do. Counting takes a few passes over the bytes, whatever they are, so only bodies of a plausible shape are parsed.
@@ -96,7 +96,7 @@ def _explain(error: ValidationError) -> Refused:
 BLOCK = 1 << 20
 
 
-class Shape(NamedTuple):
+class BodyShape(NamedTuple):
     """Numbers of things in a JSON text; upper bounds where it is not JSON.
 
     Attributes:
@@ -111,7 +111,7 @@ class Shape(NamedTuple):
     keys: int
     values: int
 
-    def exceeds(self, most: Shape) -> str | None:
+    def exceeds(self, most: BodyShape) -> str | None:
         """Name the first thing there is more of than `most` allows, None where there is none."""
         for name, found, allowed in zip(self._fields, self, most, strict=True):
             if found > allowed:
@@ -122,10 +122,10 @@ class Shape(NamedTuple):
 class Shaped(BaseModel):
     """A body with bounds on what its JSON holds."""
 
-    shape: ClassVar[Shape]
+    shape: ClassVar[BodyShape]
 
 
-def shape_of(text: bytes) -> Shape:
+def shape_of(text: bytes) -> BodyShape:
     """Count what lies outside of strings."""
     counts = np.zeros(4, dtype=np.int64)
     inside = False
@@ -138,4 +138,4 @@ def shape_of(text: bytes) -> Shape:
         outside = part[~within]
         counts += [np.count_nonzero(outside == ord(sign)) for sign in "[{:,"]
     lists, objects, keys, commas = (int(count) for count in counts)
-    return Shape(lists, objects, keys, commas + lists + objects + 1)
+    return BodyShape(lists, objects, keys, commas + lists + objects + 1)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unembed.decoding.trace import Step
 from unembed.errors import InputError
 from unembed.evaluation.animation import draw, frames, refined
-from unembed.serve.body import Shape, Shaped
+from unembed.serve.body import BodyShape, Shaped
 
 MOST_STEPS, MOST_TOKENS, MOST_CELLS = 256, 512, 16_384
 Text = Annotated[str, Field(max_length=20_000)]
@@ -55,7 +55,7 @@ class PostedDraft(_Part):
 class PostedTrace(_Part, Shaped):
     """The steps of one draft in order, and what came of them."""
 
-    shape: ClassVar[Shape] = Shape(
+    shape: ClassVar[BodyShape] = BodyShape(
         lists=4 * MOST_STEPS, objects=2 * MOST_CELLS, keys=8 * MOST_CELLS, values=16 * MOST_CELLS
     )
 

@@ -1,7 +1,7 @@
 """What waits for the engine, what it has under way, and the memory that it gives back between jobs.
 
-Contents: `Work`, `REFINE`, `Job`, `Task`, `Shares`; `Returner`: decodes and refinements of every size leave glibc's
-heaps in pieces, and what is free between them stays with the process until it is returned.
+Contents: `Work`, `REFINE`, `Job`, `RunningTask`, `Shares`; `Returner`: decodes and refinements of every size leave
+glibc's heaps in pieces, and what is free between them stays with the process until it is returned.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Job:
 
 
 @dataclass(eq=False)
-class Task:
+class RunningTask:
     """A decode under way: its generator, and which row of which job each of its rows is."""
 
     work: Work

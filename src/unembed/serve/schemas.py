@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unembed.decoding.config import DecodeConfig
 from unembed.refinement.refine import DEFAULT
-from unembed.serve.body import Shape, Shaped
+from unembed.serve.body import BodyShape, Shaped
 
 WIDEST = 8192
 """Components of a vector."""
@@ -32,7 +32,7 @@ FEW = 64
 class _Request(Shaped):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    shape: ClassVar[Shape] = Shape(lists=MOST + FEW, objects=FEW, keys=FEW, values=MOST * WIDEST + 4 * FEW)
+    shape: ClassVar[BodyShape] = BodyShape(lists=MOST + FEW, objects=FEW, keys=FEW, values=MOST * WIDEST + 4 * FEW)
 
 
 class EmbedRequest(_Request):
@@ -134,7 +134,7 @@ class Health(BaseModel):
     status: str = Field(examples=["ok"])
 
 
-class Strategy(BaseModel):
+class StrategyInfo(BaseModel):
     """A way to decode."""
 
     name: str
@@ -150,7 +150,7 @@ class Model(BaseModel):
     encoder: dict[str, Any]
     dimension: int
     limit: int
-    strategies: list[Strategy]
+    strategies: list[StrategyInfo]
     defaults: dict[str, Any]
     refinements: list[str]
     queries: bool

@@ -21,7 +21,7 @@ from unembed.plugins import REPAIR, guarded, plugin, plugin_names, told
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import Store, VectorBatch
 from unembed.stores.quantised import Quantisation
-from unembed.stores.reading import NO_ROWS, BadRow, Reading
+from unembed.stores.reading import NO_ROWS, BadRow, ReadOptions
 
 STREAMS = ("jsonl", "csv", "npy", "arrow")  # formats that need no look at their end
 _READERS = {
@@ -53,7 +53,7 @@ def open_store(
     column: str | None = None,
     id_column: str | None = None,
     *,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     kind: str | None = None,
 ) -> Store:
     """Open a store.
@@ -72,10 +72,10 @@ def open_store(
     """
     match = _SCHEME.match(str(address))
     if match is None:
-        return _open_file(address, column, id_column, reading or Reading(), kind)
+        return _open_file(address, column, id_column, reading or ReadOptions(), kind)
     scheme = match.group(1)
     if scheme == "file":
-        return _open_file(str(address)[len("file://") :], column, id_column, reading or Reading(), kind)
+        return _open_file(str(address)[len("file://") :], column, id_column, reading or ReadOptions(), kind)
     if kind is not None or (reading is not None and reading.quantisation.given):
         raise InputError(
             f"A format, a scale, an offset or packed bits are given for {scheme}://, which is not a file.",
@@ -92,7 +92,7 @@ def open_store(
 
 
 def _open_file(
-    path: str | Path, column: str | None, id_column: str | None, reading: Reading, kind: str | None
+    path: str | Path, column: str | None, id_column: str | None, reading: ReadOptions, kind: str | None
 ) -> Store:
     source = Input(path)
     if source.path is not None:
@@ -151,7 +151,7 @@ def read_vectors(
     """
     if batch < 1:
         raise InputError(f"The batch size is {batch}.", "Use at least 1.")
-    reading = Reading(Quantisation(scale, offset, packed), on_bad, header=header)
+    reading = ReadOptions(Quantisation(scale, offset, packed), on_bad, header=header)
     return open_store(path, column, id_column, reading=reading, kind=kind).batches(batch)
 
 

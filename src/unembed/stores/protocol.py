@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unembed.errors import InputError
-from unembed.stores.reading import Reading, look
+from unembed.stores.reading import ReadOptions, look
 from unembed.stores.written import is_missing, oddity
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def make_batch(
     width: int,
     *,
     rows: Sequence[int] | None = None,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     scales: str | None = None,
 ) -> VectorBatch:
     """Check some rows and make a batch of them.
@@ -136,7 +136,7 @@ def make_batch(
     """
     import numpy as np
 
-    reading = reading or Reading()
+    reading = reading or ReadOptions()
     array = np.asarray(vectors)
     if not len(array) and rows is not None:
         return VectorBatch([], np.zeros((0, reading.quantisation.dimension(width)), np.float32), {}, start, [])
@@ -263,7 +263,7 @@ def choose_ids(columns: Sequence[str], asked: str | None, source: str) -> str | 
     return next((name for name in columns if name.lower() in ID_NAMES), None)
 
 
-def choose_others(columns: Sequence[str], reading: Reading, source: str) -> list[str]:
+def choose_others(columns: Sequence[str], reading: ReadOptions, source: str) -> list[str]:
     """Return which of the columns besides ids and vectors are read: those that are used, or all.
 
     Raises:

@@ -1,6 +1,6 @@
 """How a store is read: quantised numbers, bad rows, and what happens when a library fails on a file.
 
-Contents: `Reading` (what every reader is given), `BadRow` (the report of a row that is left out), `guarded` and
+Contents: `ReadOptions` (what every reader is given), `BadRow` (the report of a row that is left out), `guarded` and
 `translated` (whatever a library raises about a damaged file becomes one InputError), and `RESTORE`.
 
 `look` sees the first batch of a store before scales are applied, for numbers that are unlikely to be embeddings: token
@@ -47,7 +47,7 @@ class BadRow:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """What a reader is given besides the names of the columns.
 
     Attributes:
@@ -160,7 +160,7 @@ ENOUGH = 16  # numbers per row; fewer may be whole or positive by chance
 _USED = "They are used as they are"
 
 
-def look(array: Any, source: str, reading: Reading) -> None:
+def look(array: Any, source: str, reading: ReadOptions) -> None:
     """Note or refuse stored numbers that no encoder gives, unless their meaning is given.
 
     Args:
@@ -199,7 +199,7 @@ def _whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "iu" or all(bool((part == np.floor(part)).all()) for part in (array[:1], array))
 
 
-def _whole_numbers(low: int, high: int, source: str, reading: Reading) -> None:
+def _whole_numbers(low: int, high: int, source: str, reading: ReadOptions) -> None:
     """Note bytes, refuse what is beyond them."""
     holds = f"{source} holds whole numbers from {low} to {high}"
     if low < -128 or high > 255:

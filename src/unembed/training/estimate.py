@@ -1,7 +1,7 @@
 """What a run would cost, measured before it begins. Contents: `Estimate`, `estimate`, `Pace`, `measure_pace`.
 
-The steps measured are the loop's own (`Stepper`), on a network that is thrown away. Operations follow the arithmetic of
-the design: 6 A n for A block parameters over n tokens, and 6 x rows x columns x width for the head; modulation, prefix
+The steps measured are the loop's own (`Stepper`), on a network that is thrown away. Operations are
+counted as 6 A n for A block parameters over n tokens, and 6 x rows x columns x width for the head; modulation, prefix
 tokens and attention scores are not counted.
 """
 

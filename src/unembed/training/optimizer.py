@@ -66,7 +66,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, part: OptimizerPart, precision: str = "fp32") -> torch.optim.Optimizer:
-    """AdamW, or AdamW and Muon; weight decay touches matrices of linear maps only (PAPER.md, mistake 8).
+    """AdamW, or AdamW and Muon; weight decay touches matrices of linear maps only.
 
     Norm gains, biases, gates, positions and embeddings are not decayed. Muon takes the matrices inside blocks, with
     updates of the size that AdamW's have (arXiv 2502.16982, equation 4), so that both follow one learning rate.

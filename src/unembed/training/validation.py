@@ -1,4 +1,4 @@
-"""Seeded validation: the same texts and the same masks every time (PAPER.md, mistake 8).
+"""Seeded validation: the same texts and the same masks every time, so that two figures differ by the weights alone.
 
 Contents: `Validation`.
 """

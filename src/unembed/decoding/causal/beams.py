@@ -1,4 +1,4 @@
-"""Hypotheses of left-to-right texts, and one step of a beam. Contents: `Options`, `Beams`, `Texts`."""
+"""Hypotheses of left-to-right texts, and one step of a beam. Contents: `BeamOptions`, `Beams`, `Texts`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Texts = list[list[tuple[tuple[int, ...], float]]]
 """For each row pairs of token ids and log-probability, the likeliest first."""
 
 
-class Options(NamedTuple):
+class BeamOptions(NamedTuple):
     """C continuations for each of A hypotheses.
 
     `tokens`, `gain` (what is added to the total) and `log_prob` (what is kept) are (A, C). `evidence` (A,) is the
@@ -68,7 +68,7 @@ class Beams:
             best=best if top else None,
         )
 
-    def advance(self, alive: Tensor, options: Options, eos: int, position: int) -> Tensor:
+    def advance(self, alive: Tensor, options: BeamOptions, eos: int, position: int) -> Tensor:
         """Extend the live hypotheses `alive` (A,), flat indices, by C options each; keep the K best of each row.
 
         Returns:

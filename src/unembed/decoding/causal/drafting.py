@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unembed.decoding.canvas import Canvas, empty_canvas
-from unembed.decoding.causal.beams import Beams, Options
+from unembed.decoding.causal.beams import BeamOptions, Beams
 from unembed.decoding.causal.writer import likeliest_options, sampled_options, write
 from unembed.decoding.config import DecodeConfig
 from unembed.decoding.constraints.coverage import Guide
@@ -63,7 +63,7 @@ def draft_left_to_right(
     noise = Noise([(seeds[t], -1, i % config.samples) for i, t in enumerate(text.tolist())], device)
     guide = None if rules is None else Guide(rules, c.vocab_size, c.eos_id, device)
 
-    def choose(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:
+    def choose(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> BeamOptions:
         best = likeliest(logits, top) if top else None
         uniform = None
         if config.temperature > 0:  # a beam of 1: a hypothesis is a row
@@ -115,7 +115,7 @@ def _guided_options(
     beam: int,
     temperature: float,
     uniform: Tensor | None,
-) -> Options:
+) -> BeamOptions:
     """What constraints allow; log-probabilities stay those of the network, so that hypotheses can be compared."""
     log_probs = logits.log_softmax(-1)
     order = guide.steer(log_probs, hypotheses, text, position)  # (A, V) with bonuses, -inf where forbidden
@@ -127,7 +127,7 @@ def _guided_options(
     single = log_probs.gather(1, tokens)
     known = guide.rules.given[text, position] >= 0
     evidence = torch.where(known, single[:, 0], 0.0)
-    return Options(tokens, gain, single.masked_fill(known.unsqueeze(1), 0.0), evidence)
+    return BeamOptions(tokens, gain, single.masked_fill(known.unsqueeze(1), 0.0), evidence)
 
 
 def _step(beams: Beams, row: int, slot: int, position: int, number: int, denoiser: ModelConfig) -> Step:

@@ -15,14 +15,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from unembed.decoding.causal.beams import Beams, Options, Texts
+from unembed.decoding.causal.beams import BeamOptions, Beams, Texts
 from unembed.decoding.proposals import sample_tokens
 from unembed.network.base import Network
 from unembed.network.conditioning import Condition
 from unembed.network.denoiser import autocast
 from unembed.network.heads import row_parts
 
-Chooser = Callable[[Tensor, Beams, Tensor, int], Options]
+Chooser = Callable[[Tensor, Beams, Tensor, int], BeamOptions]
 """Logits (A, V), which it may overwrite, beams, live hypotheses (A,) and the position -> how they may continue."""
 
 
@@ -105,7 +105,7 @@ def write_texts(
         yield
 
 
-def likeliest_options(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:
+def likeliest_options(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> BeamOptions:
     """The K likeliest tokens, K the width of the beam; a `Chooser`."""
     count, found = min(beams.total.shape[1], logits.shape[1]), []
     for rows in row_parts(len(logits), logits.shape[1], logits.device):
@@ -114,16 +114,16 @@ def likeliest_options(logits: Tensor, beams: Beams, alive: Tensor, position: int
         top = log_prob[:, :1]
         found.append((tokens, log_prob - top - part.sub_(top).exp_().sum(1, keepdim=True).log()))
     tokens, log_prob = (torch.cat(part) for part in zip(*found, strict=True))
-    return Options(tokens, log_prob, log_prob)
+    return BeamOptions(tokens, log_prob, log_prob)
 
 
-def sampled_options(logits: Tensor, temperature: float, uniform: Tensor) -> Options:
+def sampled_options(logits: Tensor, temperature: float, uniform: Tensor) -> BeamOptions:
     """One token per row, sampled from logits (A, V), which are overwritten, with random numbers (A,)."""
     found = []
     for rows in row_parts(len(logits), logits.shape[1], logits.device):
         found.append(sample_tokens(logits[rows], temperature, uniform[rows]))
     tokens, log_prob = (torch.cat(part).unsqueeze(1) for part in zip(*found, strict=True))  # (A, 1)
-    return Options(tokens, log_prob, log_prob)
+    return BeamOptions(tokens, log_prob, log_prob)
 
 
 class Bag:
@@ -144,7 +144,7 @@ class Bag:
         self.stock = torch.tensor(stock, device=device)  # (R, U) how often each is there
         self.eos = eos
 
-    def __call__(self, logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:
+    def __call__(self, logits: Tensor, beams: Beams, alive: Tensor, position: int) -> BeamOptions:
         """Score the tokens that are left, or the end where none is; a `Chooser`."""
         row = alive // beams.total.shape[1]
         words, written = self.words[row], beams.tokens.flatten(0, 1)[alive, :position]
@@ -155,4 +155,4 @@ class Bag:
         done = left.sum(1) == 0
         words = words.masked_fill(done.unsqueeze(1), self.eos)
         gain[:, 0] = torch.where(done, log_probs[:, self.eos], gain[:, 0])
-        return Options(words, gain, gain)
+        return BeamOptions(words, gain, gain)

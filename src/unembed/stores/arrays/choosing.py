@@ -1,6 +1,6 @@
 """Which array of a file holds the vectors, and which belong to its rows: what .npz, .safetensors and HDF5 share.
 
-Contents: `Part`, `Chosen`, `choose_parts`, `squeezed`, `plain_values`, `TOKENS`.
+Contents: `ArrayPart`, `Chosen`, `choose_parts`, `squeezed`, `plain_values`, `TOKENS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from unembed.errors import InputError
 from unembed.stores.arrow.values import spelt
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
 from unembed.stores.quantised import SCALE_NAMES, choose_scales, takes_scales
-from unembed.stores.reading import NO_ROWS, Reading, check_width
+from unembed.stores.reading import NO_ROWS, ReadOptions, check_width
 
 TOKENS = "Give one vector per row: an array with one for each token must be pooled first, for example by the mean."
 _STACK = "Stack the vectors to one array, or name the right one with --column."
@@ -20,7 +20,7 @@ _SHOWN = 12
 _NUMBERS = ("float", "int", "uint", "BF16")  # what names of real types begin with
 
 
-class Part(NamedTuple):
+class ArrayPart(NamedTuple):
     """An array of a file.
 
     Attributes:
@@ -69,7 +69,12 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def choose_parts(
-    parts: dict[str, Part], column: str | None, id_column: str | None, reading: Reading, source: str, many: bool = False
+    parts: dict[str, ArrayPart],
+    column: str | None,
+    id_column: str | None,
+    reading: ReadOptions,
+    source: str,
+    many: bool = False,
 ) -> Chosen:
     """Choose the arrays that are read.
 
@@ -108,7 +113,7 @@ def choose_parts(
     return Chosen(vectors, count, width, ids, scale, used)
 
 
-def _choose_vectors(parts: dict[str, Part], column: str | None, source: str) -> str:
+def _choose_vectors(parts: dict[str, ArrayPart], column: str | None, source: str) -> str:
     """Choose the array that holds the vectors (see `choose_vectors`)."""
     shown = {name: f"{part.shown}, {' x '.join(map(str, part.shape)) or 'one value'}" for name, part in parts.items()}
     tables = {
@@ -126,7 +131,7 @@ def _choose_vectors(parts: dict[str, Part], column: str | None, source: str) -> 
     )
 
 
-def _why(part: Part, count: int) -> str:
+def _why(part: ArrayPart, count: int) -> str:
     """Say in a clause why an array beside the vectors is not read."""
     if part.dtype == "object" and not part.plain:
         return "it holds Python objects, which are never unpickled"
@@ -136,7 +141,7 @@ def _why(part: Part, count: int) -> str:
 
 
 def _choose_beside(
-    sides: list[str], unread: dict[str, str], id_column: str | None, reading: Reading, source: str
+    sides: list[str], unread: dict[str, str], id_column: str | None, reading: ReadOptions, source: str
 ) -> tuple[str | None, list[str]]:
     """Choose the arrays of ids and of metadata among those with one value per row; note the others with a reason."""
     for name in sorted({id_column or "", *(reading.wanted or ())}.intersection(unread)):

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrays.choosing import Part, choose_parts
+from unembed.stores.arrays.choosing import ArrayPart, choose_parts
 from unembed.stores.arrays.npy import ArrayStore, Read
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.reading import READ_BYTES, Reading, translated
+from unembed.stores.reading import READ_BYTES, ReadOptions, translated
 
 _KIND = "HDF5"
 _MOST = 10_000  # datasets
 
 
-def open_hdf5(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
+def open_hdf5(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> ArrayStore:
     """Open an HDF5 file; its only dataset of shape (n, d), or the one named ("group/name"), holds the vectors.
 
     Raises:
@@ -39,7 +39,7 @@ def open_hdf5(source: Input, column: str | None, id_column: str | None, reading:
         parts, chunks, sizes = {}, {}, {}
         for name, part in _datasets(file).items():
             kind = part.dtype
-            parts[name] = Part(tuple(part.shape), kind.name, str(kind), kind.kind in "fiubSUO")
+            parts[name] = ArrayPart(tuple(part.shape), kind.name, str(kind), kind.kind in "fiubSUO")
             chunks[name], sizes[name] = _chunk(part), kind.itemsize
     chosen = choose_parts(parts, column, id_column, reading, path, many=True)
     for name in chosen.used:

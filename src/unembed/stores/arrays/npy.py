@@ -15,7 +15,7 @@ from unembed.errors import InputError
 from unembed.stores.arrays.choosing import TOKENS, Chosen, plain_values, squeezed
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import VectorBatch, check_dtype, make_batch
-from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, Reading, check_width, translated
+from unembed.stores.reading import NO_ROWS, READ_BYTES, RESTORE, ReadOptions, check_width, translated
 
 Read = Callable[[int, int], dict[str, Any]]
 
@@ -38,7 +38,7 @@ class ArrayStore:
     chosen: Chosen
     reader: Callable[[], AbstractContextManager[Read]]
     row_bytes: int = 0
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def dimension(self) -> int:
@@ -189,7 +189,7 @@ def rows_of(arrays: dict[str, tuple[Any, Header]], source: str) -> Read:
     return read
 
 
-def open_npy(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
+def open_npy(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> ArrayStore:
     """Open a .npy array of shape (n, d), or (d,) for one vector, without reading it into memory.
 
     Raises:

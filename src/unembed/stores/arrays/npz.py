@@ -11,17 +11,17 @@ import zipfile
 from collections.abc import Iterator
 
 from unembed.errors import InputError
-from unembed.stores.arrays.choosing import Part, choose_parts, squeezed
+from unembed.stores.arrays.choosing import ArrayPart, choose_parts, squeezed
 from unembed.stores.arrays.npy import ArrayStore, Header, Read, read_header, rows_of
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.reading import RATIO, RESTORE, Reading, translated
+from unembed.stores.reading import RATIO, RESTORE, ReadOptions, translated
 
 _KIND = "an .npz archive"
 _SMALL = 1 << 26  # bytes below which the ratio does not matter
 _MEMBERS = 10_000
 
 
-def open_npz(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
+def open_npz(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> ArrayStore:
     """Open a .npz archive; its only array of shape (n, d), or the one named, holds the vectors.
 
     Raises:
@@ -39,7 +39,7 @@ def open_npz(source: Input, column: str | None, id_column: str | None, reading: 
             "Save the vectors as an array of float32.",
         )
     parts = {
-        name: Part(part.shape, part.dtype.name, str(part.dtype), part.dtype.kind in "fiubSUM" and name != "")
+        name: ArrayPart(part.shape, part.dtype.name, str(part.dtype), part.dtype.kind in "fiubSUM" and name != "")
         for name, part in headers.items()
     }
     chosen = choose_parts(parts, column, id_column, reading, path)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrays.choosing import Part, choose_parts
+from unembed.stores.arrays.choosing import ArrayPart, choose_parts
 from unembed.stores.arrays.npy import ArrayStore, Read
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.reading import Reading, translated
+from unembed.stores.reading import ReadOptions, translated
 
 _KIND = "safetensors"
 _DTYPES = {
@@ -31,7 +31,7 @@ _DTYPES = {
 }  # what numpy has; BF16 is read through torch
 
 
-def open_safetensors(source: Input, column: str | None, id_column: str | None, reading: Reading) -> ArrayStore:
+def open_safetensors(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> ArrayStore:
     """Open a .safetensors file; its only tensor of shape (n, d), or the one named, holds the vectors.
 
     Raises:
@@ -49,7 +49,7 @@ def open_safetensors(source: Input, column: str | None, id_column: str | None, r
             kind = str(part.get_dtype())
             shown = _DTYPES.get(kind, "bfloat16" if kind == "BF16" else f"not read: {kind}")
             plain = kind in _DTYPES or kind == "BOOL"
-            parts[name] = Part(tuple(part.get_shape()), _DTYPES.get(kind, kind), shown, plain)
+            parts[name] = ArrayPart(tuple(part.get_shape()), _DTYPES.get(kind, kind), shown, plain)
     chosen = choose_parts(parts, column, id_column, reading, path)
     half = parts[chosen.vectors].dtype == "BF16"  # numpy has no bfloat16: torch reads those slices
 

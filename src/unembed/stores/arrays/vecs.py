@@ -12,7 +12,7 @@ from typing import Any
 from unembed.errors import InputError
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import VectorBatch, choose_others, make_batch
-from unembed.stores.reading import READ_BYTES, RESTORE, Reading, check_width, translated
+from unembed.stores.reading import READ_BYTES, RESTORE, ReadOptions, check_width, translated
 
 _KINDS = {".fvecs": "<f4", ".bvecs": "u1"}
 
@@ -35,7 +35,7 @@ class VecsStore:
     kind: str
     source: Input
     count: int | None
-    reading: Reading
+    reading: ReadOptions
 
     @property
     def dimension(self) -> int:
@@ -74,7 +74,7 @@ class VecsStore:
                     yield part
 
 
-def open_vecs(source: Input, column: str | None, id_column: str | None, reading: Reading) -> VecsStore:
+def open_vecs(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> VecsStore:
     """Open a .fvecs or .bvecs file; .ivecs holds no vectors.
 
     Raises:

@@ -16,13 +16,13 @@ from unembed.stores.arrow.messages import CheckedStream, check_file, check_next
 from unembed.stores.arrow.schema import TableStore, choose_columns
 from unembed.stores.arrow.slices import checked
 from unembed.stores.inputs import Input
-from unembed.stores.reading import Reading, guarded, translated
+from unembed.stores.reading import ReadOptions, guarded, translated
 
 _FILE = b"ARROW1"
 _KIND = "Arrow IPC"
 
 
-def open_arrow(source: Input, column: str | None, id_column: str | None, reading: Reading) -> TableStore:
+def open_arrow(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> TableStore:
     """Open an Arrow IPC file or stream; without a name, vectors are as in `choose_columns`.
 
     Raises:

@@ -1,8 +1,8 @@
 """How Arrow tables hold vectors: lists, fields of structs, one column per number, text, bytes.
 
 A list column may be of any list type, a dictionary or runs, and its numbers whole, halves, decimals or text; lists
-that hold one list each count as that list. What a cell is follows from its type, or from reading it. Contents: `Layout`
-(one way to hold vectors, and the numbers read that way) and `layouts` (what a schema offers).
+that hold one list each count as that list. What a cell is follows from its type, or from reading it. Contents:
+`ArrowLayout` (one way to hold vectors, and the numbers read that way) and `layouts` (what a schema offers).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REPAIR = "Repair or remove that row, or leave it out with --skip-bad."
 
 
 @dataclass(frozen=True)
-class Layout:
+class ArrowLayout:
     """One way in which a table may hold vectors.
 
     Attributes:
@@ -99,9 +99,9 @@ class Layout:
             yield stored(chunk)
 
 
-def layouts(schema: Any) -> list[Layout]:
+def layouts(schema: Any) -> list[ArrowLayout]:
     """Return the ways in which tables of a pyarrow schema may hold vectors; text only if a cell shows it."""
-    found: list[Layout] = []
+    found: list[ArrowLayout] = []
     numeric: list[str] = []
     kinds = {}
     for part in schema:
@@ -114,11 +114,11 @@ def layouts(schema: Any) -> list[Layout]:
             continue
         kind = {kinds[name] for name in names}
         same = next(iter(kind)) if len(kind) == 1 else ""
-        found.append(Layout(prefix, WIDE, tuple(names), (), same, f"{len(names)} columns"))
+        found.append(ArrowLayout(prefix, WIDE, tuple(names), (), same, f"{len(names)} columns"))
     return found
 
 
-def _below(name: str, column: str, fields: tuple[str, ...], kind: Any) -> Iterator[Layout]:
+def _below(name: str, column: str, fields: tuple[str, ...], kind: Any) -> Iterator[ArrowLayout]:
     """Yield what a column or a field of a struct offers."""
     import pyarrow as pa
 
@@ -134,11 +134,13 @@ def _below(name: str, column: str, fields: tuple[str, ...], kind: Any) -> Iterat
         while is_list(inner):
             inner = plain_type(stored_type(inner.value_type))
         if _is_number(inner):
-            yield Layout(name, LISTS, (column,), fields, str(inner), str(kind))
+            yield ArrowLayout(name, LISTS, (column,), fields, str(inner), str(kind))
         elif is_text(inner) or pa.types.is_decimal(inner):
-            yield Layout(name, LISTS, (column,), fields, "", str(kind))
+            yield ArrowLayout(name, LISTS, (column,), fields, "", str(kind))
     elif is_text(inner) or is_bytes(inner):
-        yield Layout(name, TEXT, (column,), fields, "", "numbers as text" if is_text(inner) else "numbers as bytes")
+        yield ArrowLayout(
+            name, TEXT, (column,), fields, "", "numbers as text" if is_text(inner) else "numbers as bytes"
+        )
 
 
 def _from_lists(column: Any, width: int) -> tuple[Any, list[int], list[Fault]]:

@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
     dictionary_page_offset: int
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """What the footer says of a row group."""
 
     num_rows: int
@@ -73,7 +73,7 @@ class Leaf:
     repeated: bool
 
 
-def footer(stream: BinaryIO) -> list[Group]:
+def footer(stream: BinaryIO) -> list[RowGroup]:
     """Read the row groups out of the footer of a parquet file.
 
     Raises:
@@ -91,7 +91,7 @@ def footer(stream: BinaryIO) -> list[Group]:
         raise ValueError("its footer is damaged") from None
 
 
-def _group(fields: dict[int, Any]) -> Group:
+def _group(fields: dict[int, Any]) -> RowGroup:
     chunks = []
     for column in fields[1]:
         part = column[3]
@@ -99,10 +99,10 @@ def _group(fields: dict[int, Any]) -> Group:
         if not all(isinstance(number, int) and number >= 0 for number in (*numbers, fields[3], *part[2])):
             raise ValueError("its footer holds a number below 0")
         chunks.append(Chunk(tuple(part[2]), *numbers))
-    return Group(fields[3], chunks)
+    return RowGroup(fields[3], chunks)
 
 
-def leaves(schema: Any, groups: Sequence[Group], names: Sequence[str]) -> list[Leaf]:
+def leaves(schema: Any, groups: Sequence[RowGroup], names: Sequence[str]) -> list[Leaf]:
     """Return the leaves of some columns of a table, from the schema of a parquet file."""
     found = []
     wanted = set(names)
@@ -121,7 +121,7 @@ def leaves(schema: Any, groups: Sequence[Group], names: Sequence[str]) -> list[L
     return found
 
 
-def rows_that_fit(stream: BinaryIO, group: Group, used: Sequence[Leaf], source: str) -> int:
+def rows_that_fit(stream: BinaryIO, group: RowGroup, used: Sequence[Leaf], source: str) -> int:
     """Return how many rows of a row group unfold to at most a quarter of `READ_BYTES`.
 
     Args:

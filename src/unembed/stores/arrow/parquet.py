@@ -15,14 +15,14 @@ from unembed.stores.arrow.pages import footer, leaves, rows_that_fit
 from unembed.stores.arrow.schema import TableStore, choose_columns
 from unembed.stores.arrow.slices import checked
 from unembed.stores.inputs import AS_FILE, Input
-from unembed.stores.reading import NO_ROWS, PEEK, Reading, guarded, translated
+from unembed.stores.reading import NO_ROWS, PEEK, ReadOptions, guarded, translated
 
 _KIND = "parquet"
 _BUFFERS = 1 << 25  # bytes that are read at a time, over all columns, so that a large row group is not fetched whole
 _TOGETHER = 1000  # row groups
 
 
-def open_parquet(source: Input, column: str | None, id_column: str | None, reading: Reading) -> TableStore:
+def open_parquet(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> TableStore:
     """Open a parquet file; without a name, vectors are as in `choose_columns`.
 
     Raises:

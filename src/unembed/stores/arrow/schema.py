@@ -1,6 +1,6 @@
 """Columns of Arrow tables, as parquet and Arrow IPC files hold them: which hold vectors, and batches out of them.
 
-Contents: `TableStore`, `Columns`, `choose_columns`.
+Contents: `TableStore`, `ArrowColumns`, `choose_columns`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unembed.errors import InputError
-from unembed.stores.arrow.layouts import LISTS, NO_VECTOR, WIDE, Layout, layouts
+from unembed.stores.arrow.layouts import LISTS, NO_VECTOR, WIDE, ArrowLayout, layouts
 from unembed.stores.arrow.slices import sliced
 from unembed.stores.arrow.values import cells
 from unembed.stores.protocol import VectorBatch, choose_ids, choose_others, choose_vectors, counted_columns, make_batch
 from unembed.stores.quantised import choose_scales
-from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, Reading, check_width, translated
+from unembed.stores.reading import NO_ROWS, PEEK, READ_BYTES, RESTORE, ReadOptions, check_width, translated
 from unembed.stores.text.groups import GENERIC, SEPARATORS, clear
 
 Peek = Callable[[list[str]], Iterable[Any]]
@@ -35,7 +35,7 @@ class TableStore:
     """
 
     name: str
-    columns: Columns
+    columns: ArrowColumns
     tables: Callable[[int], Generator[Any]]
     count: int | None = None
 
@@ -59,7 +59,7 @@ class TableStore:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ArrowColumns:
     """The columns of a table of vectors.
 
     Attributes:
@@ -74,11 +74,11 @@ class Columns:
 
     source: str
     width: int
-    vectors: Layout
+    vectors: ArrowLayout
     id_name: str | None
     scale_name: str | None
     others: tuple[str, ...]
-    reading: Reading
+    reading: ReadOptions
 
     @property
     def used(self) -> list[str]:
@@ -125,8 +125,8 @@ class Columns:
 
 
 def choose_columns(
-    schema: Any, peek: Peek, source: str, column: str | None, id_column: str | None, reading: Reading
-) -> Columns:
+    schema: Any, peek: Peek, source: str, column: str | None, id_column: str | None, reading: ReadOptions
+) -> ArrowColumns:
     """Choose the columns of a table.
 
     Args:
@@ -154,14 +154,14 @@ def choose_columns(
     numeric = [name for name in others if name != id_name and _is_number(schema, name)]
     scale_name = choose_scales(numeric, vectors.kind, reading.quantisation)
     reading.quantisation.check(width, vectors.kind, source)
-    chosen = Columns(source, width, vectors, id_name, scale_name, tuple(read), reading)
+    chosen = ArrowColumns(source, width, vectors, id_name, scale_name, tuple(read), reading)
     double = next((name for name in chosen.used if names.count(name) > 1), None)
     if double is not None:
         raise InputError(f"{source} has several columns named {double!r}.", "Give every column its own name.")
     return chosen
 
 
-def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, column: str | None) -> Layout:
+def _choose(offered: list[ArrowLayout], names: list[str], peek: Peek, source: str, column: str | None) -> ArrowLayout:
     """Choose where the vectors are: lists of numbers, else counted columns, else text that shows vectors."""
     sure = [[part for part in offered if part.kind and part.form == LISTS], [p for p in offered if p.form == WIDE]]
     doubtful = [part for part in offered if not any(part in tier for tier in sure)]
@@ -193,7 +193,7 @@ def _choose(offered: list[Layout], names: list[str], peek: Peek, source: str, co
     return next(part for part in found if part.name == chosen)
 
 
-def _meant(found: list[Layout], peek: Peek) -> list[Layout]:
+def _meant(found: list[ArrowLayout], peek: Peek) -> list[ArrowLayout]:
     """Return the one of counted columns and columns of text that is meant, if that is clear; else all."""
     options = {}
     for part in found:
@@ -206,7 +206,7 @@ def _meant(found: list[Layout], peek: Peek) -> list[Layout]:
     return [part for part in found if part.name == name] or found
 
 
-def _first_is_id(vectors: Layout, schema: Any, peek: Peek, id_column: str | None) -> str | None:
+def _first_is_id(vectors: ArrowLayout, schema: Any, peek: Peek, id_column: str | None) -> str | None:
     """Return the first of counted columns where it holds whole numbers that differ before fractions: ids."""
     import pyarrow as pa
 
@@ -228,7 +228,7 @@ def _first_is_id(vectors: Layout, schema: Any, peek: Peek, id_column: str | None
     return first if len(set(ids)) == len(ids) > 1 and None not in ids else None
 
 
-def _width(vectors: Layout, peek: Peek, source: str) -> int:
+def _width(vectors: ArrowLayout, peek: Peek, source: str) -> int:
     """Return the length of the first vector."""
     width = seen = 0
     odd: tuple[int, str, str] | None = None
@@ -254,9 +254,9 @@ def _width(vectors: Layout, peek: Peek, source: str) -> int:
     return width
 
 
-def _shown(doubtful: list[Layout], peek: Peek) -> list[Layout]:
+def _shown(doubtful: list[ArrowLayout], peek: Peek) -> list[ArrowLayout]:
     """Return the layouts whose first cells hold vectors."""
-    found: list[Layout] = []
+    found: list[ArrowLayout] = []
     for table in _first(peek(list(dict.fromkeys(name for part in doubtful for name in part.columns)))):
         found += [
             part for part in doubtful if (width := part.width(table)) > 1 and len(part.numbers(table, width)[1]) > 0

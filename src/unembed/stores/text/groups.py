@@ -1,8 +1,8 @@
 """Columns of a table of text that may hold vectors, and which of them are meant.
 
 A vector is one column of text, or one column per number: columns whose names are counted (e0, e1, ...), in the
-order of the counts, or neighbours in a table without names. Contents: `Column`, `Group`, `counted`, `neighbours`,
-`choose`, `clear`.
+order of the counts, or neighbours in a table without names. Contents: `TableColumn`, `ColumnGroup`, `counted`,
+`neighbours`, `choose`, `clear`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WIDE, _NARROW = 16, 8  # numbers: a wide column is meant where all others are n
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """What the first rows show of a column.
 
     Attributes:
@@ -49,7 +49,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class ColumnGroup:
     """Columns that hold a vector.
 
     Attributes:
@@ -69,7 +69,7 @@ class Group:
     trouble: tuple[str, str] | None = None
 
 
-def neighbours(columns: list[Column], source: str) -> list[Group]:
+def neighbours(columns: list[TableColumn], source: str) -> list[ColumnGroup]:
     """Return runs of numbers in a table without names; whole numbers at their ends are ids or labels."""
     groups = []
     place = 0
@@ -88,7 +88,7 @@ def neighbours(columns: list[Column], source: str) -> list[Group]:
     return groups
 
 
-def _trimmed(run: list[Column], source: str) -> tuple[list[Column], tuple[str, str] | None]:
+def _trimmed(run: list[TableColumn], source: str) -> tuple[list[TableColumn], tuple[str, str] | None]:
     """Leave out whole numbers before and after fractions; trouble where they may belong to them."""
     begin = next(i for i, part in enumerate(run) if not part.whole)
     end = len(run) - next(i for i, part in enumerate(reversed(run)) if not part.whole)
@@ -110,12 +110,12 @@ def _trimmed(run: list[Column], source: str) -> tuple[list[Column], tuple[str, s
     return run[first:last], doubt
 
 
-def _group(name: str, run: Sequence[Column], trouble: tuple[str, str] | None) -> Group:
+def _group(name: str, run: Sequence[TableColumn], trouble: tuple[str, str] | None) -> ColumnGroup:
     places = tuple(part.place for part in run)
-    return Group(name, places, False, len(places), all(part.whole for part in run), trouble)
+    return ColumnGroup(name, places, False, len(places), all(part.whole for part in run), trouble)
 
 
-def counted(names: list[str], columns: list[Column], source: str) -> list[Group]:
+def counted(names: list[str], columns: list[TableColumn], source: str) -> list[ColumnGroup]:
     """Return columns that are named by counts, in the order of these."""
     plain = [name[:-2] if re.fullmatch(r"\d+\.0", name) else name for name in names]
     groups = []
@@ -131,7 +131,7 @@ def counted(names: list[str], columns: list[Column], source: str) -> list[Group]
     return groups
 
 
-def _of_vector(members: list[tuple[int, Column]]) -> bool:
+def _of_vector(members: list[tuple[int, TableColumn]]) -> bool:
     """Return whether the first of counted columns belongs to the vector; else it holds ids or texts."""
     first, others = members[0][1], [part for _, part in members[1:]]
     if not first.number:
@@ -160,8 +160,13 @@ def _gaps(name: str, counts: list[int], low: int, source: str) -> tuple[str, str
 
 
 def choose(
-    groups: list[Group], names: list[str], columns: list[Column], asked: str | None, id_column: str | None, source: str
-) -> Group:
+    groups: list[ColumnGroup],
+    names: list[str],
+    columns: list[TableColumn],
+    asked: str | None,
+    id_column: str | None,
+    source: str,
+) -> ColumnGroup:
     """Choose the group that holds the vectors; the column that was named for the ids is not of it."""
     by_name = {group.name: group for group in groups}
     span = _RANGE.fullmatch(asked) if asked is not None and asked not in names else None

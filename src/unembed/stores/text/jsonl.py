@@ -13,7 +13,7 @@ from typing import Any
 from unembed.errors import InputError
 from unembed.stores.inputs import Input
 from unembed.stores.protocol import ID_NAMES, choose_ids, choose_others, choose_vectors
-from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
+from unembed.stores.reading import NO_ROWS, PEEK, ReadOptions, check_width
 from unembed.stores.text.documents import Bad, json_values
 from unembed.stores.text.groups import clear
 from unembed.stores.text.lines import LineStore, Record, legible
@@ -27,7 +27,7 @@ _COUNTS = "Give as many ids as vectors, or name another column with --id-column.
 _KEYS = re.compile(r"[.\[\]{}]+")
 
 
-def open_jsonl(source: Input, column: str | None, id_column: str | None, reading: Reading) -> LineStore:
+def open_jsonl(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> LineStore:
     """Open JSON lines, or one JSON document.
 
     Args:
@@ -81,7 +81,7 @@ def _missing(node: Any, row: int, line: int, path: str, source: str) -> str:
     return f"{where} has no list of numbers under {path!r}{why}."
 
 
-def _look(source: Input, column: str | None, reading: Reading) -> tuple[list[Any], dict[Path, Found], Path]:
+def _look(source: Input, column: str | None, reading: ReadOptions) -> tuple[list[Any], dict[Path, Found], Path]:
     """Look at the first values; return them, the vectors in them, and the path to those that are meant."""
     sample: list[Any] = []
     bad = InputError(f"{source.name} has no rows.", NO_ROWS)

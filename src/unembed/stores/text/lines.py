@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unembed.stores.protocol import VectorBatch, make_batch
-from unembed.stores.reading import READ_BYTES, Reading
+from unembed.stores.reading import READ_BYTES, ReadOptions
 
 Record = tuple[int, int, Sequence[float], dict[str, Any], int]
 
@@ -40,7 +40,7 @@ class LineStore:
     records: Callable[[], Generator[Record]]
     id_name: str | None = None
     count: int | None = None
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     names: tuple[str, ...] | None = None
 
     @property
@@ -90,7 +90,7 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def legible(others: dict[str, Any], row: int, line: int, source: str, reading: Reading) -> bool:
+def legible(others: dict[str, Any], row: int, line: int, source: str, reading: ReadOptions) -> bool:
     """Return whether the columns of a row are text without bytes that are not UTF-8; reject the row otherwise."""
     for name, value in others.items():
         if isinstance(value, str) and not value.isascii() and any(_HIGH <= letter <= _LOW for letter in value):

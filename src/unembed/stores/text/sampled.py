@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unembed.errors import InputError
-from unembed.stores.text.groups import GENERIC, SEPARATORS, Column, Group, choose, counted, neighbours
+from unembed.stores.text.groups import GENERIC, SEPARATORS, ColumnGroup, TableColumn, choose, counted, neighbours
 from unembed.stores.text.lines import readable
 from unembed.stores.written import as_vector, is_missing, is_number
 
@@ -23,7 +23,7 @@ _MANY = 8  # numbers; more in a row that count from 0 or 1 are names
 
 
 @dataclass(frozen=True)
-class Layout:
+class TextLayout:
     """Where things are in a table.
 
     Attributes:
@@ -35,12 +35,12 @@ class Layout:
 
     names: list[str]
     begin: int
-    group: Group
+    group: ColumnGroup
     id_place: int | None
 
 
 @dataclass(frozen=True)
-class Sample:
+class TextSample:
     """The first rows of a table.
 
     Attributes:
@@ -77,7 +77,7 @@ def decimal_mark(rows: Sequence[Sequence[str]]) -> str:
     return "," if commas > 2 * points else "."
 
 
-def has_header(sample: Sample) -> bool | None:
+def has_header(sample: TextSample) -> bool | None:
     """Return whether the first row names the columns; None where that is not clear."""
     (_, first), *others = sample.rows
     rest = [fields for _, fields in others if len(fields) in (len(first), len(first) + 1)]
@@ -114,13 +114,13 @@ def _consecutive(cells: Sequence[str]) -> bool:
     return values[0] in (0, 1) and values == list(range(values[0], values[0] + len(values)))
 
 
-def _fractions(sample: Sample, row: Sequence[str]) -> bool:
+def _fractions(sample: TextSample, row: Sequence[str]) -> bool:
     """Return whether a row holds a number with a fraction, or a vector."""
     return any((sample.number(cell) and not sample.whole(cell)) or sample.vector(cell) for cell in row)
 
 
 @dataclass(frozen=True)
-class Columns:
+class TextColumns:
     """The columns of a table and the groups of them that may hold vectors.
 
     Attributes:
@@ -134,10 +134,10 @@ class Columns:
     names: list[str]
     begin: int
     headless: bool | None
-    groups: list[Group]
-    columns: list[Column]
+    groups: list[ColumnGroup]
+    columns: list[TableColumn]
 
-    def choose(self, asked: str | None, id_column: str | None, source: str) -> Layout:
+    def choose(self, asked: str | None, id_column: str | None, source: str) -> TextLayout:
         """Choose the vectors.
 
         Args:
@@ -155,10 +155,10 @@ class Columns:
                 "Pass --header if it names them, or --no-header if it is a row.",
             )
         group = choose(self.groups, self.names, self.columns, asked, id_column, source)
-        return Layout(self.names, self.begin, group, _id_place(self.names, self.columns, group, self.headless))
+        return TextLayout(self.names, self.begin, group, _id_place(self.names, self.columns, group, self.headless))
 
 
-def find_columns(sample: Sample, source: str, header: bool | None) -> Columns:
+def find_columns(sample: TextSample, source: str, header: bool | None) -> TextColumns:
     """Look at the columns of a table.
 
     Args:
@@ -180,11 +180,11 @@ def find_columns(sample: Sample, source: str, header: bool | None) -> Columns:
         names = [*names, ""] if ends else ["", *names]
     names = [readable(name.strip()) for name in names]
     columns = _columns(sample, [fields for _, fields in rows if len(fields) == len(names)], len(names))
-    groups = [Group(names[c.place], (c.place,), True, c.vector, c.whole) for c in columns if c.vector]
+    groups = [ColumnGroup(names[c.place], (c.place,), True, c.vector, c.whole) for c in columns if c.vector]
     broken = sum(_broken(fields) for _, fields in rows)
     if 2 * broken <= len(rows):  # else lists are cut in pieces: this is not the right delimiter
         groups += neighbours(columns, source) if titled is False else counted(names, columns, source)
-    return Columns(names, begin, None if titled is None else not titled, groups, columns)
+    return TextColumns(names, begin, None if titled is None else not titled, groups, columns)
 
 
 def _broken(fields: list[str]) -> bool:
@@ -197,7 +197,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _columns(sample: Sample, rows: list[list[str]], count: int) -> list[Column]:
+def _columns(sample: TextSample, rows: list[list[str]], count: int) -> list[TableColumn]:
     """Look at each column."""
     found = []
     for place in range(count):
@@ -207,7 +207,7 @@ def _columns(sample: Sample, rows: list[list[str]], count: int) -> list[Column]:
         number = 2 * len(numbers) >= len(filled) > 0
         vectors = [] if number else [v for cell in filled if (v := as_vector(cell)) is not None]
         found.append(
-            Column(
+            TableColumn(
                 place,
                 readable(filled[0]) if filled else "",
                 number,
@@ -222,7 +222,7 @@ def _columns(sample: Sample, rows: list[list[str]], count: int) -> list[Column]:
     return found
 
 
-def _id_place(names: list[str], columns: list[Column], group: Group, headless: bool) -> int | None:
+def _id_place(names: list[str], columns: list[TableColumn], group: ColumnGroup, headless: bool) -> int | None:
     """Return a column whose values look like ids, though its name does not say so."""
     taken = set(group.places)
     for part in columns:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from unembed.errors import InputError
 from unembed.stores.inputs import Input, text_lines
 from unembed.stores.protocol import choose_ids, choose_others
-from unembed.stores.reading import NO_ROWS, PEEK, Reading, check_width
+from unembed.stores.reading import NO_ROWS, PEEK, ReadOptions, check_width
 from unembed.stores.text.delimited import BLANKS, split_rows
-from unembed.stores.text.groups import Group
+from unembed.stores.text.groups import ColumnGroup
 from unembed.stores.text.lines import REPAIR, LineStore, Record, legible
-from unembed.stores.text.sampled import Columns, Layout, Sample, decimal_mark, find_columns
+from unembed.stores.text.sampled import TextColumns, TextLayout, TextSample, decimal_mark, find_columns
 from unembed.stores.written import as_vector, is_missing, is_number, parse_vector, to_numbers
 
 _DELIMITERS = (",", ";", "\t", "|", BLANKS)
@@ -31,9 +31,9 @@ class _Form:
 
     delimiter: str
     decimal: str
-    columns: Columns
+    columns: TextColumns
 
-    def vector(self, group: Group, fields: list[str]) -> list[float]:
+    def vector(self, group: ColumnGroup, fields: list[str]) -> list[float]:
         """Return the numbers of a row.
 
         Raises:
@@ -51,7 +51,7 @@ class _Form:
             raise ValueError(f"a value that is not a number in column {name!r} ({shown!r})") from None
 
 
-def open_csv(source: Input, column: str | None, id_column: str | None, reading: Reading) -> LineStore:
+def open_csv(source: Input, column: str | None, id_column: str | None, reading: ReadOptions) -> LineStore:
     """Open a .csv or .tsv file.
 
     Args:
@@ -106,7 +106,7 @@ def open_csv(source: Input, column: str | None, id_column: str | None, reading: 
     return LineStore(source.name, width, records, id_name, reading=reading, names=tuple(used))
 
 
-def _why(fields: list[str], layout: Layout, error: str) -> str:
+def _why(fields: list[str], layout: TextLayout, error: str) -> str:
     """Say what is wrong with a row, as it follows "Line 7 of a.csv"."""
     if [field.strip() for field in fields] == layout.names:
         return "repeats the header"
@@ -115,7 +115,7 @@ def _why(fields: list[str], layout: Layout, error: str) -> str:
     return f"holds {error}"
 
 
-def _first(form: _Form, layout: Layout, rows: list[tuple[int, list[str]]], source: str) -> list[float]:
+def _first(form: _Form, layout: TextLayout, rows: list[tuple[int, list[str]]], source: str) -> list[float]:
     """Return the vector of the first row that holds one."""
     for line, fields in rows:
         if line >= layout.begin and len(fields) == len(layout.names):
@@ -126,7 +126,7 @@ def _first(form: _Form, layout: Layout, rows: list[tuple[int, list[str]]], sourc
     raise InputError(f"{source} has no vector in its first rows.", _SKIP)
 
 
-def _look(source: Input, column: str | None, reading: Reading) -> tuple[_Form, list[tuple[int, list[str]]]]:
+def _look(source: Input, column: str | None, reading: ReadOptions) -> tuple[_Form, list[tuple[int, list[str]]]]:
     """Read as much of the beginning as shows a vector; return how the table is written, and its first rows."""
     head: list[str] = []
     lines = _text(source)
@@ -151,7 +151,9 @@ def _look(source: Input, column: str | None, reading: Reading) -> tuple[_Form, l
     return form, rows
 
 
-def _form(head: list[str], ended: bool, source: Input, reading: Reading) -> tuple[_Form, list[tuple[int, list[str]]]]:
+def _form(
+    head: list[str], ended: bool, source: Input, reading: ReadOptions
+) -> tuple[_Form, list[tuple[int, list[str]]]]:
     """Try the delimiters on the first lines; the first one that shows vectors is meant, else the likeliest."""
     usual = "\t" if source.suffix == ".tsv" else ","
     order = [usual, *(delimiter for delimiter in _DELIMITERS if delimiter != usual)]
@@ -163,7 +165,7 @@ def _form(head: list[str], ended: bool, source: Input, reading: Reading) -> tupl
         rows, titles = _sample(head, delimiter, ended, source.name)
         if not rows:
             continue
-        sample = Sample(rows, titles, decimal_mark([fields for _, fields in rows]))
+        sample = TextSample(rows, titles, decimal_mark([fields for _, fields in rows]))
         form = _Form(delimiter, sample.decimal, find_columns(sample, source.name, reading.header))
         if form.columns.groups and (len(form.columns.names) > 1 or _bracketed(form.columns)):
             return form, rows
@@ -173,7 +175,7 @@ def _form(head: list[str], ended: bool, source: Input, reading: Reading) -> tupl
     return max(found, key=lambda item: (_regular(item[1]), bool(item[0].columns.groups)))
 
 
-def _bracketed(columns: Columns) -> bool:
+def _bracketed(columns: TextColumns) -> bool:
     """Return whether the only column holds more than numbers with something between them that may be a delimiter."""
     return not any(delimiter in columns.columns[0].first.strip() for delimiter in _DELIMITERS) or not is_number(
         columns.columns[0].first.strip()[:1].replace("-", "0")

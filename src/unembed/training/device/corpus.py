@@ -1,6 +1,6 @@
 """Tokens of all texts on the device, and the batches of an epoch, drawn there: one bucket and one size each.
 
-Contents: `Corpus`, `Epoch`, `sizes_of`, `Batch`, `BatchLoader`.
+Contents: `Corpus`, `Epoch`, `sizes_of`, `DeviceBatch`, `BatchLoader`.
 
 An epoch takes every text once, whole or cut to a run of its words, sorts them by width, and cuts that order into
 batches. The host learns one number a bucket from it; all else stays on the device.
@@ -139,7 +139,7 @@ _LEAST = 8
 
 
 @dataclass(frozen=True)
-class Batch:
+class DeviceBatch:
     """B texts, as places of a corpus; all tensors are on the device.
 
     Attributes:
@@ -227,7 +227,7 @@ class BatchLoader:
         self._number, self._position = self._number + 1, 0
         self._epoch, self._plan = self._load()
 
-    def next(self) -> Batch:
+    def next(self) -> DeviceBatch:
         """Return the next batch and move on."""
         if self._position >= len(self._plan):
             self._again()
@@ -237,15 +237,17 @@ class BatchLoader:
         k = kind % len(self.buckets)
         part = slice(at, at + self.sizes[k])
         cut = self.crop > 0 and (not self.apart or kind >= len(self.buckets))
-        return Batch(self.buckets[k], epoch.rows[part], epoch.start[part], epoch.length[part], epoch.whole[part], cut)
+        return DeviceBatch(
+            self.buckets[k], epoch.rows[part], epoch.start[part], epoch.length[part], epoch.whole[part], cut
+        )
 
-    def examples(self) -> list[Batch]:
+    def examples(self) -> list[DeviceBatch]:
         """A batch of each shape, with texts from all over the corpus; no place moves."""
         corpus, found = self.corpus, []
         for width, size in zip(self.buckets, self.sizes, strict=True):
             rows = torch.arange(size, device=corpus.device) * len(corpus) // size
             length = corpus.length[rows].clamp_max(width)
-            found.append(Batch(width, rows, corpus.start[rows], length, length == corpus.length[rows], cut=True))
+            found.append(DeviceBatch(width, rows, corpus.start[rows], length, length == corpus.length[rows], cut=True))
         return found
 
     def halve(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from unembed.data.pack import Pack
 from unembed.encoders.bert import BertOnIds
 from unembed.priors.fit import Batch as Embedded
-from unembed.training.device.corpus import Batch, Corpus, check_size, sizes_of
+from unembed.training.device.corpus import Corpus, DeviceBatch, check_size, sizes_of
 from unembed.training.device.kernels import Kernels
 from unembed.training.memory import out_of_memory
 
@@ -80,7 +80,7 @@ class Resident:
         self.encoder.layer = self.kernels.layer
         return self.encoder(ids, length)
 
-    def of(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def of(self, batch: DeviceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What a batch is scored with, without a read of the device.
 
         Returns:

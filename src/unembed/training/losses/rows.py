@@ -1,6 +1,6 @@
 """What one batch of one length teaches: masks, left-to-right rows.
 
-Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `masked_rows`, `prepare_causal`, `Columns`,
+Contents: `Rows` (a prepared share of a batch), `prepare_masked`, `masked_rows`, `prepare_causal`, `ScoredColumns`,
 `full_columns`, `rows_loss`.
 
 Mask counts follow `diffusion.masking`: k uniform over 1..n and stratified over the batch, exactly k masked, weight n/k
@@ -123,7 +123,7 @@ def prepare_causal(ids: Tensor, bos_id: int, eos_id: int) -> Rows:
 
 
 @dataclass
-class Columns:
+class ScoredColumns:
     """Columns of the training softmax.
 
     Attributes:
@@ -136,25 +136,25 @@ class Columns:
     correction: Tensor
     place: Tensor
 
-    def to(self, device: torch.device) -> Columns:
+    def to(self, device: torch.device) -> ScoredColumns:
         """Return the columns on a device."""
         tokens = None if self.tokens is None else self.tokens.to(device)
-        return Columns(tokens, self.correction.to(device), self.place.to(device))
+        return ScoredColumns(tokens, self.correction.to(device), self.place.to(device))
 
 
-def full_columns(denoiser: Network, causal: bool) -> Columns:
+def full_columns(denoiser: Network, causal: bool) -> ScoredColumns:
     """All tokens that can be output; the end token only where the canvas or the causal order knows it."""
     off = denoiser.banned.clone()
     off[denoiser.config.eos_id] = denoiser.config.canvas == "length" and not causal
     correction = torch.zeros(len(off), device=off.device).masked_fill(off, -torch.inf)
-    return Columns(None, correction, torch.arange(len(off), device=off.device))
+    return ScoredColumns(None, correction, torch.arange(len(off), device=off.device))
 
 
 def rows_loss(
     denoiser: Network,
     condition: Condition,
     rows: Rows,
-    columns: Columns,
+    columns: ScoredColumns,
     fitted: tuple[Tensor, Tensor] | None = None,
     table: Tensor | None = None,
     more: Sequence[tuple[Tensor, Tensor]] = (),

@@ -31,7 +31,8 @@ from unembed.network.corrector import Corrector
 from unembed.network.denoiser import lower_precision
 from unembed.training.memory import resolve_precision
 from unembed.training.pairs.draft_pairs import PairMaker
-from unembed.training.pairs.pair_files import Origin, PairFeed, PairFolder, Texts
+from unembed.training.pairs.pair_feed import PairFeed, PairFolder
+from unembed.training.pairs.pair_files import Origin, Texts
 from unembed.training.pairs.pair_plan import Planned, make_pairs, plan
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.recipes.recipe_parts import DataPart

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unembed.data.tokenization import Tokenizer
-from unembed.decoding.causal.beams import Beams, Options
+from unembed.decoding.causal.beams import BeamOptions, Beams
 from unembed.decoding.causal.writer import write_texts
 from unembed.decoding.loop import finish
 from unembed.network.base import GIVEN, MASK, Network
@@ -59,7 +59,7 @@ def write_own_drafts(
         Token ids of each draft, at least one and at most the limit.
     """
 
-    def choose(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> Options:
+    def choose(logits: Tensor, beams: Beams, alive: Tensor, position: int) -> BeamOptions:
         values, tokens = logits.topk(min(_TOP, logits.shape[1]), dim=1)  # (A, V) -> (A, T)
         heat = temperature[alive].unsqueeze(1)
         pick = torch.where(heat > 0, values / heat.clamp_min(1e-6) + _gumbel(values, generator), values)
@@ -67,7 +67,7 @@ def write_own_drafts(
         if position < true.shape[1]:
             chosen = torch.where((position < begun[alive]).unsqueeze(1), true[alive, position, None], chosen)
         nothing = torch.zeros_like(chosen, dtype=torch.float32)
-        return Options(chosen, nothing, nothing)
+        return BeamOptions(chosen, nothing, nothing)
 
     return [list(one[0][0]) for one in finish(write_texts(denoiser, condition, 1, choose))[0]]
 

@@ -143,7 +143,7 @@ class Recipe:
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `values` with each `a.b=c` set; c is read as TOML, or as a string where it is not TOML."""
-    out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    out: dict[str, Any] = {k: _renamed(k, v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for item in overrides:
         key, equals, raw = item.partition("=")
         if not equals or not key.strip():
@@ -154,7 +154,20 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         node = out.setdefault(tables[0], {}) if tables else out
         if not isinstance(node, dict):
             raise RecipeError(f"--set {shown(item)}: {shown(tables[0])} is not a table.", "Check the key.")
-        node[name] = _value(raw)
+        node[RENAMED.get((tables[0] if tables else "", name), name)] = _value(raw)
+    return out
+
+
+def _renamed(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with its keys as they are called now.
+
+    Raises:
+        RecipeError: a key stands there under both names.
+    """
+    out = {RENAMED.get((where, key), key): value for key, value in values.items()}
+    if len(out) < len(values):
+        twice = next(f"{where}.{new}" for (of, old), new in RENAMED.items() if of == where and old in values)
+        raise RecipeError(f"The recipe has {twice} twice, under an old name too.", "Leave the old name out.")
     return out
 
 
@@ -196,16 +209,13 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     hints = _hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
     arguments = {}
-    for key, value in values.items():
-        key = RENAMED.get((where, key), key)
+    for key, value in _renamed(where, values).items():
         name = f"{where}.{key}" if where else key
         if (where, key) in REMOVED:
             off = REMOVED[where, key]
             if value != off:
                 raise RecipeError(f"The recipe has {name} = {shown(value)}, but {name} was removed.", "Leave it out.")
             continue
-        if key in arguments:
-            raise RecipeError(f"The recipe has {name} twice, under an old name too.", "Leave the old name out.")
         if key not in known:
             hint = nearest(key, known, f"Known keys: {', '.join(known)}.")
             plain = name if isinstance(key, str) and name.isprintable() and len(name) < 60 else shown(key)

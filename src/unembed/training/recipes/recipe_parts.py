@@ -13,7 +13,7 @@ from typing import Any
 
 from unembed.checks import allow, bound, shown
 from unembed.errors import RecipeError
-from unembed.network.config import Shape
+from unembed.network.config import NetworkShape
 from unembed.plugins import plugin_names
 
 SCHEDULE_NAMES = ("linear", "cosine", "exponential")
@@ -75,8 +75,8 @@ class _Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPart(Shape):
-    """Shape of the denoiser (see `Shape` for its keys), and what its weights start from.
+class ModelPart(NetworkShape):
+    """Shape of the denoiser (see `NetworkShape` for its keys), and what its weights start from.
 
     Attributes:
         init_embeddings: start the token embeddings from the encoder's own, where it has some of the same shape.

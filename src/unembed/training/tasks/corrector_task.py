@@ -26,9 +26,10 @@ from unembed.errors import CheckpointError, RecipeError
 from unembed.network.base import MASK
 from unembed.network.corrector import Corrector, CorrectorConfig
 from unembed.training.losses.cross_entropy import Shortlist
-from unembed.training.losses.rows import Columns, Rows, full_columns, prepare_causal, prepare_masked, rows_loss
+from unembed.training.losses.rows import Rows, ScoredColumns, full_columns, prepare_causal, prepare_masked, rows_loss
 from unembed.training.pairs.beside import Beside
-from unembed.training.pairs.pair_files import KINDS, PairBatch, PairFeed, Pairs, batch_of
+from unembed.training.pairs.pair_feed import PairBatch, PairFeed, batch_of
+from unembed.training.pairs.pair_files import KINDS, Pairs
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.task import Part, Task
 
@@ -249,7 +250,7 @@ class CorrectorLoss:
 
     def _columns(
         self, rows: Rows, batch: PairBatch, shortlist: Shortlist | None, generator: torch.Generator
-    ) -> Columns:
+    ) -> ScoredColumns:
         """Columns of the softmax, on the CPU: the shortlist, and all tokens of texts and drafts."""
         c = self.corrector.base.config
         if shortlist is None:
@@ -260,10 +261,10 @@ class CorrectorLoss:
         tokens, correction, place = shortlist.draw(torch.cat(wanted), generator)
         if c.canvas == "length" and not rows.causal:
             correction = correction.masked_fill(tokens == c.eos_id, -torch.inf)
-        return Columns(tokens, correction, place)
+        return ScoredColumns(tokens, correction, place)
 
     @torch.no_grad()
-    def _scores(self, direction: Tensor, white: Tensor, columns: Columns, batch: PairBatch) -> Tensor:
+    def _scores(self, direction: Tensor, white: Tensor, columns: ScoredColumns, batch: PairBatch) -> Tensor:
         """Products (B, K) of a direction with the columns' class means, less the share of texts of the fit in them."""
         directions = self.corrector.directions
         with torch.autocast(white.device.type, enabled=False):

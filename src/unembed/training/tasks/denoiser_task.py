@@ -20,8 +20,8 @@ from unembed.diffusion.schedule import get_schedule
 from unembed.network.base import MASK, Network
 from unembed.training.losses.cross_entropy import Shortlist
 from unembed.training.losses.rows import (
-    Columns,
     Rows,
+    ScoredColumns,
     extend_with_end,
     full_columns,
     prepare_causal,
@@ -170,7 +170,7 @@ class StepLoss:
         width = most if draw[0] < 0.5 else least + int(draw[1] * (most - least + 1))
         return extend_with_end(ids, min(width, most), config.eos_id)
 
-    def _columns(self, rows: list[Rows], ids: Tensor, generator: torch.Generator) -> list[Columns]:
+    def _columns(self, rows: list[Rows], ids: Tensor, generator: torch.Generator) -> list[ScoredColumns]:
         if self.shortlist is None:
             return [full_columns(self.denoiser, r.causal) for r in rows]
         config = self.denoiser.config
@@ -182,7 +182,7 @@ class StepLoss:
             added = correction
             if config.canvas == "length" and not r.causal:
                 added = correction.masked_fill(tokens == config.eos_id, -torch.inf)
-            out.append(Columns(tokens, added, place))
+            out.append(ScoredColumns(tokens, added, place))
         return out
 
     def __call__(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unembed.errors import RecipeError
 from unembed.network.denoiser import Denoiser
-from unembed.training.device.corpus import Batch, BatchLoader
+from unembed.training.device.corpus import BatchLoader, DeviceBatch
 from unembed.training.device.device_step import DeviceLoss
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.denoiser_task import DenoiserBase
@@ -72,12 +72,12 @@ class DeviceTask(DenoiserBase):
 
     def draw(self) -> list[Part]:
         """See `Task`: one part."""
-        batch: Batch = self.feed.next()
+        batch: DeviceBatch = self.feed.next()
         return [Part(1.0, len(batch.rows), batch)]
 
     def score(self, part: Part, generator: torch.Generator) -> Tensor:
         """See `Task`: nats a scored token, and the weighted loss of the lengths; masks are drawn on the device."""
-        batch: Batch = part.values
+        batch: DeviceBatch = part.values
         if batch.cut or self.resident.vectors is None:
             self._encoded += len(batch.rows) * (batch.width + 2)
         ids, vectors, full, known = self.resident.of(batch)

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unembed.checkpoint.student_file import STUDENT_FILE, StudentFile, read_student, write_student
-from unembed.data.feed import Group
+from unembed.data.feed import LengthGroup
 from unembed.errors import CheckpointError
 from unembed.files import read_json
 from unembed.network.student import StudentConfig, StudentEncoder
 from unembed.training.pairs.beside import Beside
-from unembed.training.pairs.pair_files import PairBatch, PairFeed
+from unembed.training.pairs.pair_feed import PairBatch, PairFeed
 from unembed.training.recipes.recipe import Recipe
 from unembed.training.tasks.task import Part, Task, in_parts
 
@@ -86,7 +86,7 @@ class StudentTask(Task):
         """See `Task`: one less the cosine, and what the recipe adds to it."""
         return self._of_pairs(part.values) if isinstance(part.values, PairBatch) else self._of_texts(part.values)
 
-    def _of_texts(self, group: Group) -> Tensor:
+    def _of_texts(self, group: LengthGroup) -> Tensor:
         vectors = torch.from_numpy(group.vectors).to(self.device)
         return self._distance(self._guess(torch.from_numpy(group.ids).to(self.device)), F.normalize(vectors, dim=1))
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unembed.data.feed import Group
+from unembed.data.feed import LengthGroup
 from unembed.encoders.identity import EncoderIdentity
 from unembed.network.block import compile_blocks, compiled_blocks, uncompile_blocks
 from unembed.training.memory import out_of_memory
@@ -39,7 +39,7 @@ class Part:
     values: Any
 
 
-def in_parts(groups: Sequence[Group]) -> list[Part]:
+def in_parts(groups: Sequence[LengthGroup]) -> list[Part]:
     """The groups of a batch, each of texts of one length, as parts."""
     size = sum(len(group) for group in groups)
     return [Part(len(group) / size, len(group), group) for group in groups]
