@@ -28,7 +28,7 @@ from unembed.network.base import Network
 from unembed.network.corrector import Corrector
 from unembed.network.denoiser import lower_precision
 from unembed.refinement.refine import Refine
-from unembed.refinement.session import Session
+from unembed.refinement.session import Session, check_refine
 from unembed.refinement.vector_precision import precision_of
 
 __all__ = ["Inverter", "Recovery", "Refine"]
@@ -254,6 +254,7 @@ class Inverter:
         if self.denoiser.config.causal and not {"strategy", "temperature"} & set(options):
             options = {"strategy": "left-to-right", "beam": 8, **options}  # many drafts for few passes
         request = self.model.request(vectors, options)
+        check_refine(refine, request, self.corrector)  # before the encoder is loaded
         return Session(
             request,
             self.tokenizer,

@@ -153,6 +153,22 @@ class _Batch:
             )
 
 
+def check_refine(refine: Refine, request: Request, corrector: Corrector | None) -> None:
+    """Refuse a refinement before anything is loaded for it.
+
+    Raises:
+        InputError: the checkpoint cannot be refined so, or constraints that the method does not keep.
+    """
+    error = available(refine.method, request.denoiser, corrector)
+    if error is not None:
+        raise error
+    if request.rules is not None and refine.method != "best-of":
+        raise InputError(
+            f"The refinement {refine.method} changes drafts without regard to what is known of the text.",
+            "Use the refinement best-of, which keeps constraints, or leave the constraints out.",
+        )
+
+
 class Session:
     """The refinement of some vectors; iterate it once, to its end or as far as wanted.
 
@@ -183,14 +199,7 @@ class Session:
         judged: Judged | None = None,
         progress: bool = False,
     ) -> None:
-        error = available(refine.method, request.denoiser, corrector)
-        if error is not None:
-            raise error
-        if request.rules is not None and refine.method != "best-of":
-            raise InputError(
-                f"The refinement {refine.method} changes drafts without regard to what is known of the text.",
-                "Use the refinement best-of, which keeps constraints, or leave the constraints out.",
-            )
+        check_refine(refine, request, corrector)
         self.refine = refine
         self.precision = refine.vector_precision or precision_of(request.rows)
         self.tolerance = self.precision.tolerance if refine.tolerance is None else refine.tolerance
