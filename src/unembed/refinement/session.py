@@ -1,6 +1,6 @@
 """A refinement, step by step: from vectors and an encoder that may be asked to the nearest drafts.
 
-Contents: `available`, `Session`, `Round`, `Refinement`.
+Contents: `available`, `check_refine`, `Session`, `Round`, `Refinement`.
 
     session = inverter.session(vectors, refine=Refine(64))
     for step in session:  # None after a read of the network, a `Round` after an answer of the encoder
